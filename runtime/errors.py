@@ -1,0 +1,61 @@
+"""Every error mwc raises on purpose, in one tree.
+
+    MwcError
+    ├── OptionError          an option is unknown, out of range, or conflicts with another
+    ├── AudioError           a file or array cannot be used as audio
+    ├── CheckpointError      a source cannot be found, read or understood
+    │   ├── UnsupportedModel     it is readable, but not a Whisper that mwc can compile
+    │   └── WeightMismatch       its tensors do not fit its configuration
+    ├── CompileError         MAX could not compile the graphs for a target
+    ├── ArtifactError        an artifact is missing, damaged, or of another format or version
+    │   └── TargetError          it is sound, but not for this machine or device
+    ├── VerificationError    an artifact does not compute what its checkpoint computes
+    └── BusyError            a model is already decoding in another thread
+
+A message is one sentence (or one per problem found) that names what was wrong with its value, what
+is allowed, and what to do. The command line prints it as it is; `--debug` adds the traceback.
+"""
+
+
+class MwcError(Exception):
+    """Base of every error mwc raises on purpose; its text is meant for the user."""
+
+
+class OptionError(MwcError):
+    """An option is unknown, out of range, or conflicts with another."""
+
+
+class AudioError(MwcError):
+    """A file or array cannot be used as audio."""
+
+
+class CheckpointError(MwcError):
+    """A checkpoint source cannot be found, read or understood."""
+
+
+class UnsupportedModel(CheckpointError):
+    """A checkpoint is readable, but not a Whisper that mwc can compile."""
+
+
+class WeightMismatch(CheckpointError):
+    """A checkpoint's tensors do not fit its configuration."""
+
+
+class CompileError(MwcError):
+    """MAX could not compile the graphs for a target."""
+
+
+class ArtifactError(MwcError):
+    """An artifact is missing, damaged, or of another format or version."""
+
+
+class TargetError(ArtifactError):
+    """An artifact is sound, but holds nothing for this machine or device."""
+
+
+class VerificationError(MwcError):
+    """An artifact does not compute what its checkpoint computes."""
+
+
+class BusyError(MwcError):
+    """A model is already decoding in another thread."""
