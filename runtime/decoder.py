@@ -1,0 +1,142 @@
+"""What decoding needs of a model, as a protocol: windows of audio, rows of tokens, one choice each.
+
+`session.py` implements it over MAX; tests implement it in ten lines. A window is 30 s of audio
+with its cross-attention keys and values; a row is one hypothesis with its own self-attention
+cache; a row points at a window. Rows of one call never read each other's data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.spec import WhisperSpec
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+PIECE_FRAMES = 1000
+"""Log-mel frames computed from one piece of samples: 10 s."""
+
+PIECE_SAMPLES = 160240
+"""Samples one piece takes: 999 hops of 160 and one 400-sample frame, centred like torch.stft."""
+
+RULE_STATE_SIZE = 6
+"""Columns of a row's rule state; see `rules.rule_state`."""
+
+
+@dataclass(frozen=True)
+class PrefillRow:
+    """One row to start.
+
+    Attributes:
+        tokens: the prompt, ending with the last token before the first sampled one; 1 to
+            n_text_ctx ids.
+        row: the row slot that holds its self-attention cache.
+        window: the window slot it listens to.
+        sot_index: where in `tokens` the sot stands: `no_speech_prob` and the language
+            probabilities are read there.
+        rule_state: int32 [RULE_STATE_SIZE], as `rules.rule_state` gives for no sampled tokens.
+    """
+
+    tokens: tuple[int, ...]
+    row: int
+    window: int
+    sot_index: int
+    rule_state: Int32
+
+
+@dataclass(frozen=True)
+class PrefillResult:
+    """What a prefill chose, per row in order.
+
+    Attributes:
+        tokens: int32 [rows], the first sampled token.
+        logprobs: float32 [rows], its log-probability after the filters.
+        no_speech_probs: float32 [rows], softmax at sot, before any filter.
+        language_probs: float32 [rows, n_languages], softmax at sot over the language tokens in
+            the order of `TokenSpec.languages`; [rows, 0] where the model has none.
+    """
+
+    tokens: Int32
+    logprobs: Float32
+    no_speech_probs: Float32
+    language_probs: Float32
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One token for each active row.
+
+    Attributes:
+        tokens: int32 [rows], the last sampled token of each row.
+        rows: int32 [rows], row slots.
+        positions: int32 [rows], where each token stands in its row, 0-based.
+        windows: int32 [rows], window slots.
+        rule_states: int32 [rows, RULE_STATE_SIZE], state after `tokens` were sampled.
+    """
+
+    tokens: Int32
+    rows: Int32
+    positions: Int32
+    windows: Int32
+    rule_states: Int32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a step chose: int32 [rows] token ids and float32 [rows] log-probabilities."""
+
+    tokens: Int32
+    logprobs: Float32
+
+
+class Decoder(Protocol):
+    """A loaded model, seen from the decoding loop."""
+
+    @property
+    def spec(self) -> WhisperSpec:
+        """The model's dimensions, audio constants and tokens."""
+        ...
+
+    @property
+    def n_windows(self) -> int:
+        """How many window slots there are."""
+        ...
+
+    @property
+    def n_rows(self) -> int:
+        """How many row slots there are."""
+        ...
+
+    def log_mel(self, samples: Float32) -> Float32:
+        """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
+        ...
+
+    def encode(
+        self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
+    ) -> None:
+        """Encode windows into their slots.
+
+        Args:
+            log_mel: float32 [b, 3000, n_mels], raw log10 mel.
+            log_mel_max: float32 [b], the maximum whose value minus 8 is the floor.
+            n_frames: int32 [b], frames that hold audio; the rest become 0.0 after normalising.
+            windows: int32 [b], the slots to fill.
+        """
+        ...
+
+    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+        """Run prompts and choose each row's first token.
+
+        Args:
+            rows: rows to start, in distinct slots.
+            suppress: float32 [2, n_vocab] of 0 and -inf, as `rules.suppress_mask` gives.
+        """
+        ...
+
+    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+        """Feed one token to each row and choose the next; `suppress` as for `prefill`."""
+        ...

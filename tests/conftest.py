@@ -1,0 +1,17 @@
+"""Fixtures shared by every test: where the speech corpus lies, and the compiled models."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def audio_dir() -> Path:
+    """The speech corpus: MWC_TEST_AUDIO, else ../shared/audio beside the checkout, else skip."""
+    folder = Path(os.environ.get("MWC_TEST_AUDIO") or ROOT.parent / "shared" / "audio")
+    if not (folder / "manifest.tsv").is_file():
+        pytest.skip(f"no speech corpus at {folder}; set MWC_TEST_AUDIO to a folder with one")
+    return folder
