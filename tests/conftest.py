@@ -1,11 +1,13 @@
 """Fixtures shared by every test: where the speech corpus lies, and the compiled models."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # the tests' own helpers: tiny_checkpoint, …
 
 
 @pytest.fixture(scope="session")
