@@ -1,0 +1,126 @@
+"""What this machine's CPU can run and how much of it this process may use. Linux only.
+
+Flag names are the kernel's, as in /proc/cpuinfo: SSE3 is "pni", LZCNT is "abm".
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CGROUP = Path("/proc/self/cgroup")
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+# x86-64 psABI, "Micro-Architecture Levels" (table 3.1): each level adds to the one before.
+_LEVEL_1 = ("cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2")
+_LEVEL_2 = (*_LEVEL_1, "cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
+_LEVEL_3 = (*_LEVEL_2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
+_LEVEL_4 = (*_LEVEL_3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+FEATURES_OF_ARCH: dict[str, tuple[str, ...]] = {
+    "x86-64-v2": _LEVEL_2,
+    "x86-64-v3": _LEVEL_3,
+    "x86-64-v4": _LEVEL_4,
+}
+"""The flags code for a CPU level needs."""
+
+# Further flags that name instructions a code generator may use when it compiles for the host;
+# the other flags in /proc/cpuinfo describe the kernel, the hypervisor or the system.
+_HOST_X86 = (
+    "adx", "aes", "amx_bf16", "amx_complex", "amx_fp16", "amx_int8", "amx_tile", "avx512_4fmaps",
+    "avx512_4vnniw", "avx512_bf16", "avx512_bitalg", "avx512_fp16", "avx512_vbmi2", "avx512_vnni",
+    "avx512_vp2intersect", "avx512_vpopcntdq", "avx512er", "avx512ifma", "avx512pf", "avx512vbmi",
+    "avx_ifma", "avx_ne_convert", "avx_vnni", "avx_vnni_int16", "avx_vnni_int8", "fma4", "gfni",
+    "pclmulqdq", "rdrand", "rdseed", "sha_ni", "sse4a", "tbm", "vaes", "vpclmulqdq", "xop",
+    "xsavec", "xsaveopt",
+)  # fmt: skip
+_HOST_ARM = (
+    "aes", "asimd", "asimddp", "asimdfhm", "asimdhp", "asimdrdm", "atomics", "bf16", "crc32",
+    "fcma", "fp", "fphp", "i8mm", "jscvt", "lrcpc", "pmull", "sha1", "sha2", "sha3", "sha512",
+    "sve", "sve2", "svebf16", "svei8mm",
+)  # fmt: skip
+_HOST_FLAGS = frozenset(_LEVEL_4) | frozenset(_HOST_X86) | frozenset(_HOST_ARM)
+
+
+def cpu_features() -> frozenset[str]:
+    """Every flag of the first CPU in /proc/cpuinfo ("flags" on x86, "Features" on ARM)."""
+    return frozenset(_cpuinfo("flags", "Features").split())
+
+
+def host_features() -> tuple[str, ...]:
+    """The flags that code compiled for this very CPU may depend on, sorted."""
+    return tuple(sorted(cpu_features() & _HOST_FLAGS))
+
+
+def cpu_model() -> str:
+    """The CPU's name as /proc/cpuinfo gives it, else the machine type, for example "aarch64"."""
+    return _cpuinfo("model name") or platform.machine()
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may keep busy, at least 1.
+
+    The smaller of its affinity mask and its control group's CPU quota; a fraction is rounded
+    down, since threads beyond the quota are paused (as Rust's std::thread::available_parallelism).
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quotas = _cgroup_quotas()
+    return max(1, min([allowed, *(int(quota) for quota in quotas)]))
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The value of the first line of /proc/cpuinfo with one of these keys, or ""."""
+    try:
+        lines = _CPUINFO.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            return value.strip()
+    return ""
+
+
+def _cgroup_quotas() -> list[float]:
+    """CPU quotas, in CPUs, of this process's control groups and the groups above them.
+
+    Files of the kernel's cgroup-v2.rst ("cpu.max") and sched-bwc.rst ("cpu.cfs_quota_us").
+    """
+    try:
+        lines = _CGROUP.read_text().splitlines()
+    except OSError:
+        return []
+    quotas: list[float] = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            quotas += _quotas_above(_CGROUP_ROOT, group, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            quotas += _quotas_above(_CGROUP_ROOT / "cpu", group, _quota_v1)
+    return quotas
+
+
+def _quotas_above(root: Path, group: str, read: Callable[[Path], float | None]) -> list[float]:
+    """Quotas of `group` and every group above it, up to and including `root`."""
+    folder = root / group.strip("/")
+    folders = [folder, *folder.parents]
+    found = [read(each) for each in folders if each == root or root in each.parents]
+    return [quota for quota in found if quota is not None]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
