@@ -1,0 +1,207 @@
+"""One file's log-mel frames: its length and maximum first, then any 30 s window of it.
+
+The numbers are those of openai/whisper's `transcribe`, which computes
+`log_mel_spectrogram(audio, padding=N_SAMPLES)` over the whole file: the samples reflected at the
+start, 30 s of zeros after the end, and one maximum for the whole file (`whisper/audio.py`,
+`whisper/transcribe.py`). Here the mel itself is computed by the compiled graph, 10 s at a time, so
+the file is never in memory as a whole: its samples pass through a buffer, and its frames are kept
+only up to `keep_seconds`; beyond, the audio is read a second time as the windows move forward.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.audio import AudioSource
+from mwc.runtime.decoder import PIECE_FRAMES, PIECE_SAMPLES
+from mwc.runtime.errors import AudioError
+from mwc.runtime.progress import Progress, ProgressEvent, silent
+
+Float32 = npt.NDArray[np.float32]
+
+LogMel = Callable[[Float32], Float32]
+"""Raw log10 mel of pieces: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
+
+SAMPLE_RATE = 16000
+HOP_LENGTH = 160
+"""Samples from one frame to the next, 10 ms (`AudioSpec.hop_length`)."""
+
+HALF_FFT = 200
+"""Samples that a frame reaches back from its hop: torch.stft centres its 400-sample frames."""
+
+WINDOW_FRAMES = 3000
+"""30 s, the encoder's input (`AudioSpec.n_frames`)."""
+
+PIECE_HOP = PIECE_FRAMES * HOP_LENGTH
+"""Samples from one piece to the next: 10 s; pieces overlap by the 240 that frames share."""
+
+PIECES_PER_CALL = 3
+"""Pieces computed in one call of log_mel while more audio follows: one window."""
+
+LOG_MEL_FLOOR = -10.0
+"""log10 of 1e-10, where openai/whisper clamps the mel spectrum: what digital silence gives."""
+
+
+class LogMelPieces:
+    """The pieces of one reading, in order: an iterator of float32 [1000, n_mels].
+
+    Piece k covers frames 1000k to 1000k + 999, that is samples 160000k - 200 to 160000k + 160040:
+    reflected before the start (x[200] .. x[1]), zero past the end. The last piece is the last one
+    with a frame that touches audio.
+
+    Attributes:
+        n_samples: samples read so far; all of them once the iterator is exhausted.
+    """
+
+    def __init__(self, blocks: Iterator[Float32], log_mel: LogMel) -> None:
+        self.n_samples = 0
+        self._blocks = blocks
+        self._log_mel = log_mel
+        # What the next piece starts with; the reflection is filled in with the first piece.
+        self._buffer = np.zeros(PIECES_PER_CALL * PIECE_HOP + PIECE_SAMPLES - PIECE_HOP, np.float32)
+        self._filled = HALF_FFT
+        self._at_start = True
+
+    def __iter__(self) -> Iterator[Float32]:
+        for block in self._blocks:
+            self.n_samples += len(block)
+            taken = 0
+            while taken < len(block):
+                part = block[taken : taken + len(self._buffer) - self._filled]
+                self._buffer[self._filled : self._filled + len(part)] = part
+                self._filled += len(part)
+                taken += len(part)
+                if self._filled == len(self._buffer):
+                    yield from self._compute(PIECES_PER_CALL)
+                    self._keep_overlap()
+        if self.n_samples:
+            yield from self._compute(self._n_last_pieces())
+
+    def _n_last_pieces(self) -> int:
+        """How many pieces the buffered samples need, so that each touches some of them."""
+        n_frames = -(-self._filled // HOP_LENGTH)
+        return -(-n_frames // PIECE_FRAMES)
+
+    def _keep_overlap(self) -> None:
+        """Move what the next piece shares with the last one to the front; the rest is zero."""
+        overlap = self._buffer[PIECES_PER_CALL * PIECE_HOP :].copy()
+        self._buffer[:] = 0.0
+        self._buffer[: len(overlap)] = overlap
+        self._filled = len(overlap)
+
+    def _compute(self, n_pieces: int) -> Iterator[Float32]:
+        """Cut the buffer into pieces and give their frames."""
+        if self._at_start:
+            self._buffer[:HALF_FFT] = self._buffer[2 * HALF_FFT : HALF_FFT : -1]
+            self._at_start = False
+        samples = np.zeros((n_pieces, PIECE_SAMPLES), np.float32)
+        for k, piece in enumerate(samples):
+            part = self._buffer[k * PIECE_HOP : k * PIECE_HOP + PIECE_SAMPLES]
+            piece[: len(part)] = part
+        yield from self._log_mel(samples)
+
+
+class Features:
+    """The log-mel frames of one source, by window; see the module's docstring.
+
+    Making one reads the source through once. Afterwards windows may be asked for in any order;
+    going back in a file longer than `keep_seconds` starts another reading, which is slow.
+
+    Attributes:
+        n_samples: 16 kHz samples in the source.
+        n_frames: frames that hold audio: n_samples // 160, as openai/whisper counts them.
+        duration: seconds, n_samples / 16000.
+        log_mel_max: the largest raw log10 mel of the whole padded file; this minus 8 is the floor.
+    """
+
+    def __init__(
+        self,
+        source: AudioSource,
+        log_mel: LogMel,
+        n_mels: int,
+        *,
+        keep_seconds: float = 1800.0,
+        progress: Progress = silent,
+    ) -> None:
+        """Read the source once for its length and maximum.
+
+        Args:
+            source: the audio.
+            log_mel: float32 [pieces, 160240] -> [pieces, 1000, n_mels], raw log10 mel, pieces free.
+            n_mels: mel bins, 80 or 128.
+            keep_seconds: keep the frames of files up to this long (1800 s of 80 mels: 58 MB).
+            progress: told the seconds read, stage "read audio".
+
+        Raises:
+            AudioError: the source cannot be read, or has no samples.
+        """
+        self._source = source
+        self._log_mel = log_mel
+        self._n_mels = n_mels
+        self._pieces: dict[int, Float32] = {}
+        self._reading: Iterator[tuple[int, Float32]] | None = None
+        self.log_mel_max = LOG_MEL_FLOOR
+        reader = LogMelPieces(source.blocks(), log_mel)
+        complete = True
+        for k, piece in enumerate(reader):
+            self.log_mel_max = max(self.log_mel_max, float(piece.max()))
+            complete = complete and reader.n_samples <= keep_seconds * SAMPLE_RATE
+            if complete:
+                self._pieces[k] = piece
+            else:
+                self._pieces.clear()
+            seconds = reader.n_samples / SAMPLE_RATE
+            progress(ProgressEvent("read audio", seconds, source.duration_hint, "seconds"))
+        if reader.n_samples == 0:
+            raise AudioError(f"{source.name} has no audio samples; give at least one")
+        self._complete = complete
+        self.n_samples = reader.n_samples
+        self.n_frames = self.n_samples // HOP_LENGTH
+        self.duration = self.n_samples / SAMPLE_RATE
+
+    def n_frames_at(self, seek: int) -> int:
+        """Frames with audio in the window that starts at frame `seek`: 0 to 3000."""
+        return max(0, min(WINDOW_FRAMES, self.n_frames - seek))
+
+    def window(self, seek: int) -> Float32:
+        """Frames seek to seek + 2999, raw log10 mel: float32 [3000, n_mels].
+
+        Frames from `n_frames` on hold -10.0, the value of silence; openai/whisper replaces them by
+        a normalised 0.0, which the encoder graph does with `n_frames_at(seek)`.
+
+        Raises:
+            ValueError: seek is negative.
+            AudioError: the source gives less audio than it did at first.
+        """
+        if seek < 0:
+            raise ValueError(f"seek is {seek}; it counts frames from the start, 0 or more")
+        window = np.full((WINDOW_FRAMES, self._n_mels), LOG_MEL_FLOOR, np.float32)
+        end = seek + self.n_frames_at(seek)
+        if end == seek:
+            return window
+        first, last = seek // PIECE_FRAMES, (end - 1) // PIECE_FRAMES
+        if not self._complete:
+            self._slide(first, last)
+        for k in range(first, last + 1):
+            start, stop = max(seek, k * PIECE_FRAMES), min(end, (k + 1) * PIECE_FRAMES)
+            part = self._pieces[k][start - k * PIECE_FRAMES : stop - k * PIECE_FRAMES]
+            window[start - seek : stop - seek] = part
+        return window
+
+    def _slide(self, first: int, last: int) -> None:
+        """Hold pieces first to last and nothing before; read on, or anew if they have passed."""
+        if self._reading is None or (self._pieces and first < min(self._pieces)):
+            self._pieces.clear()
+            self._reading = enumerate(LogMelPieces(self._source.blocks(), self._log_mel))
+        for k in [k for k in self._pieces if k < first]:
+            del self._pieces[k]
+        while last not in self._pieces:
+            k, piece = next(self._reading, (-1, None))
+            if piece is None:
+                raise AudioError(
+                    f"{self._source.name} gives less audio than when it was first read; "
+                    "leave the file as it is while it is transcribed"
+                )
+            if k >= first:
+                self._pieces[k] = piece
