@@ -11,10 +11,7 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from mwc.runtime.artifact import (
-    Artifact,
-    file_sha256,
-)
+from mwc.runtime.artifact import Artifact, file_sha256
 from mwc.runtime.disk import lock_folder, raise_if_full, sync
 from mwc.runtime.errors import ArtifactError
 from mwc.runtime.manifest import (
