@@ -1,0 +1,250 @@
+"""A model for tests: the `Decoder` protocol over a function from tokens to logits, no MAX needed.
+
+It keeps slots as the real one does and fails on what would corrupt them: a step at a wrong
+position, a slot used twice in one call, a row of a window that was never encoded.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mwc.runtime import rules
+from mwc.runtime.decoder import (
+    Choice,
+    Float32,
+    Int32,
+    PrefillResult,
+    PrefillRow,
+    StepBatch,
+)
+from mwc.runtime.spec import AudioSpec, ModelSpec, TokenSpec, WhisperSpec
+from mwc.runtime.tokenizer import SPECIAL_TOKENS_FILE, VOCABULARY_FILE, Tokenizer
+
+N_FRAMES = 3000
+
+
+@dataclass(frozen=True)
+class FakeWindow:
+    """What a fake decoder knows of encoded audio: where it starts and how many frames count."""
+
+    start: int
+    n_frames: int
+
+
+Logits = Callable[[FakeWindow, tuple[int, ...]], Float32]
+"""From a window and all tokens of a row, prompt included, to float32 [n_vocab]."""
+
+
+@dataclass
+class FakeDecoder:
+    """A `Decoder` whose logits come from a function."""
+
+    spec: WhisperSpec
+    logits: Logits
+    n_windows: int = 2
+    n_rows: int = 3
+    windows: dict[int, FakeWindow] = field(default_factory=dict)
+    rows: dict[int, list[int]] = field(default_factory=dict)
+    encoded: list[FakeWindow] = field(default_factory=list)
+    prompts: list[tuple[int, ...]] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
+
+    def log_mel(self, samples: Float32) -> Float32:
+        return np.zeros((len(samples), 1000, self.spec.model.n_mels), dtype=np.float32)
+
+    def encode(
+        self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
+    ) -> None:
+        batch = len(windows)
+        assert log_mel.shape == (batch, N_FRAMES, self.spec.model.n_mels)
+        assert log_mel.dtype == np.float32
+        assert log_mel_max.shape == (batch,)
+        assert log_mel_max.dtype == np.float32
+        assert n_frames.shape == (batch,)
+        assert n_frames.dtype == windows.dtype == np.int32
+        for k, slot in enumerate(windows.tolist()):
+            assert 0 <= slot < self.n_windows
+            self.windows[slot] = FakeWindow(int(log_mel[k, 0, 0]), int(n_frames[k]))
+            self.encoded.append(self.windows[slot])
+
+    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+        assert 0 < len({row.row for row in rows}) == len(rows) <= self.n_rows
+        for row in rows:
+            assert 1 <= len(row.tokens) <= self.spec.model.n_text_ctx
+            assert row.tokens[row.sot_index] == self.spec.tokens.sot
+            self.rows[row.row] = list(row.tokens)
+            self.prompts.append(row.tokens)
+        choice = self._choose(
+            [row.row for row in rows],
+            [row.window for row in rows],
+            suppress,
+            np.stack([row.rule_state for row in rows]),
+        )
+        probs = np.stack(
+            [
+                np.exp(
+                    rules.log_softmax(
+                        self.logits(self.windows[row.window], row.tokens[: row.sot_index + 1])
+                    )
+                )
+                for row in rows
+            ]
+        )
+        languages = probs[:, [token for _, token in self.spec.tokens.languages]]
+        return PrefillResult(
+            tokens=choice.tokens,
+            logprobs=choice.logprobs,
+            no_speech_probs=probs[:, self.spec.tokens.no_speech],
+            language_probs=languages / languages.sum(axis=1, keepdims=True),
+        )
+
+    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+        slots = batch.rows.tolist()
+        assert len(set(slots)) == len(slots) == len(batch.tokens) == len(batch.windows)
+        self.batch_sizes.append(len(slots))
+        for token, slot, position in zip(
+            batch.tokens.tolist(), slots, batch.positions.tolist(), strict=True
+        ):
+            assert position == len(self.rows[slot]) < self.spec.model.n_text_ctx
+            self.rows[slot].append(token)
+        return self._choose(slots, batch.windows.tolist(), suppress, batch.rule_states)
+
+    def _choose(
+        self, slots: list[int], windows: list[int], suppress: Float32, states: Int32
+    ) -> Choice:
+        logits = np.stack(
+            [
+                self.logits(self.windows[window], tuple(self.rows[slot]))
+                for slot, window in zip(slots, windows, strict=True)
+            ]
+        )
+        return rules.choose(logits, suppress, states, self.spec)
+
+
+@dataclass(frozen=True)
+class FakeFeatures:
+    """Log-mel windows that say in their first value where they start."""
+
+    n_frames: int
+    n_mels: int
+    log_mel_max: float = 0.5
+
+    @property
+    def n_samples(self) -> int:
+        return self.n_frames * 160
+
+    @property
+    def duration(self) -> float:
+        return self.n_frames / 100
+
+    def window(self, seek: int) -> Float32:
+        frames = np.full((N_FRAMES, self.n_mels), -10.0, dtype=np.float32)
+        frames[0, 0] = seek
+        return frames
+
+    def n_frames_at(self, seek: int) -> int:
+        return min(N_FRAMES, self.n_frames - seek)
+
+
+def fake_model(n_vocab: int, n_text_ctx: int = 448) -> ModelSpec:
+    """Dimensions that a fake decoder needs; the others do not matter."""
+    return ModelSpec(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=64,
+        n_audio_head=1,
+        n_audio_layer=1,
+        n_audio_mlp=64,
+        n_vocab=n_vocab,
+        n_text_ctx=n_text_ctx,
+        n_text_state=64,
+        n_text_head=1,
+        n_text_layer=1,
+        n_text_mlp=64,
+    )
+
+
+def fake_special_tokens(languages: Sequence[str] = ("en", "de", "fr")) -> dict[str, int]:
+    """Special tokens after 256 one-byte text tokens, in Whisper's order."""
+    names = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in languages)]
+    names += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>"]
+    names += ["<|nospeech|>", "<|notimestamps|>", *(f"<|{i * 0.02:.2f}|>" for i in range(1501))]
+    return {name: 256 + i for i, name in enumerate(names)}
+
+
+def fake_spec(languages: Sequence[str] = ("en", "de", "fr"), n_text_ctx: int = 448) -> WhisperSpec:
+    """A small model: every byte is a text token; no languages makes it English-only."""
+    ids = fake_special_tokens(languages)
+    tokens = TokenSpec(
+        eot=ids["<|endoftext|>"],
+        sot=ids["<|startoftranscript|>"],
+        sot_prev=ids["<|startofprev|>"],
+        no_speech=ids["<|nospeech|>"],
+        no_timestamps=ids["<|notimestamps|>"],
+        timestamp_begin=ids["<|0.00|>"],
+        transcribe=ids["<|transcribe|>"] if languages else None,
+        translate=ids["<|translate|>"] if languages else None,
+        languages=tuple((code, ids[f"<|{code}|>"]) for code in languages),
+        suppress_tokens=(
+            ord("#"),
+            ord("*"),
+            ids["<|startoftranscript|>"],
+            ids["<|translate|>"],
+            ids["<|transcribe|>"],
+            ids["<|startoflm|>"],
+            ids["<|startofprev|>"],
+            ids["<|nospeech|>"],
+        ),
+        begin_suppress_tokens=(ord(" "), ids["<|endoftext|>"]),
+        max_initial_timestamp_index=50,
+        alignment_heads=((0, 0),),
+        alignment_heads_derived=True,
+    )
+    return WhisperSpec(fake_model(256 + len(ids), n_text_ctx), AudioSpec(), tokens)
+
+
+def fake_tokenizer(folder: Path, spec: WhisperSpec) -> Tokenizer:
+    """Write the two files of `fake_spec`'s vocabulary and read them."""
+    lines = [f"{base64.b64encode(bytes([b])).decode()} {b}\n" for b in range(256)]
+    (folder / VOCABULARY_FILE).write_text("".join(lines))
+    ids = fake_special_tokens([code for code, _ in spec.tokens.languages])
+    (folder / SPECIAL_TOKENS_FILE).write_text(json.dumps(ids))
+    return Tokenizer(folder, spec.tokens)
+
+
+def scripted(
+    spec: WhisperSpec,
+    script: Callable[[FakeWindow], Sequence[int]],
+    *,
+    no_speech_prob: float = 0.0,
+    certainty: float = 20.0,
+) -> Logits:
+    """Logits that follow a script of tokens for each window, then eot.
+
+    Args:
+        spec: the model.
+        script: the tokens a window is to give; the rules still apply.
+        no_speech_prob: what `<|nospeech|>` gets at sot.
+        certainty: by how much the logit of the scripted token leads.
+    """
+    end_of_prompt = {spec.tokens.sot, spec.tokens.no_timestamps}
+    end_of_prompt |= {token for _, token in spec.tokens.languages}
+    end_of_prompt |= {t for t in (spec.tokens.transcribe, spec.tokens.translate) if t is not None}
+
+    def logits(window: FakeWindow, tokens: tuple[int, ...]) -> Float32:
+        values = np.zeros(spec.model.n_vocab, dtype=np.float32)
+        if tokens[-1] == spec.tokens.sot and spec.tokens.is_multilingual:
+            values[:] = -np.inf
+            values[spec.tokens.no_speech] = np.log(max(no_speech_prob, 1e-9))
+            values[spec.tokens.languages[0][1]] = np.log(1 - no_speech_prob)
+            return values
+        start = max(i for i, token in enumerate(tokens) if token in end_of_prompt) + 1
+        n_sampled = len(tokens) - start
+        lines = [*script(window), spec.tokens.eot]
+        values[lines[min(n_sampled, len(lines) - 1)]] = certainty
+        return values
+
+    return logits
