@@ -1,0 +1,159 @@
+"""Command lines as users of other Whisper programs type them, turned into mwc's own spelling.
+
+Sources of the names: openai/whisper `transcribe.py` (`cli`), Softcatala/whisper-ctranslate2
+`src/whisper_ctranslate2/commandline.py`, ggml-org/whisper.cpp `examples/cli/cli.cpp`.
+"""
+
+from collections.abc import Collection, Sequence
+
+from mwc.runtime.errors import OptionError
+
+FLAGS = frozenset(
+    {
+        "--carry-initial-prompt",
+        "--condition-on-previous-text",
+        "--suppress-blank",
+        "--vad-filter",
+        "--without-timestamps",
+        "--word-timestamps",
+    }
+)
+"""Options of `mwc run` that take no value here and True or False in openai/whisper."""
+
+_AT_CONVERT = "the precision is part of the artifact: choose it with `mwc convert --precision`"
+_FIRST = "give the artifact or checkpoint as the first argument: `mwc run ARTIFACT AUDIO…`"
+_GREEDY = "mwc 0.1 decodes greedily at temperature 0, without fallback: leave it out"
+_NO_BATCH = "mwc 0.1 takes the files one after the other: leave it out"
+_NO_VAD = "mwc 0.1 has no voice activity detection: leave it out"
+_NO_WORDS = "mwc 0.1 gives times for segments, not for words: leave it out"
+_FORMATS = "use --output-format txt or json, and --output-dir DIR to write files"
+_HUB = "mwc reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE: set those instead"
+
+FOREIGN = {
+    "--model": _FIRST,
+    "--model-dir": _FIRST,
+    "--model-directory": _FIRST,
+    "-m": _FIRST,
+    "--file": _FIRST,
+    "--hf-token": _HUB,
+    "--local-files-only": _HUB,
+    "--cache-directory": "set MWC_CACHE to the folder for converted models",
+    "--compute-type": _AT_CONVERT,
+    "--fp16": _AT_CONVERT,
+    "--verbose": "text goes to stdout and progress to stderr; --quiet silences the latter",
+    "--print-colors": "mwc 0.1 prints no token probabilities: leave it out",
+    "--print-progress": "progress is shown on stderr by itself: leave it out",
+    "--no-prints": "use --quiet",
+    "--pretty-json": "pipe --output-format json through a formatter",
+    "--device-index": "mwc 0.1 uses the first device of a kind: leave it out",
+    "--no-gpu": "use --device cpu",
+    "--processors": "use --threads",
+    "--batched": _NO_BATCH,
+    "--batch-size": _NO_BATCH,
+    "--temperature-increment-on-fallback": _GREEDY,
+    "--temperature-inc": _GREEDY,
+    "--no-fallback": "mwc 0.1 never falls back to other temperatures: leave it out",
+    "--entropy-thold": _GREEDY,
+    "--prompt-reset-on-temperature": _GREEDY,
+    "--vad": _NO_VAD,
+    "--vad-threshold": _NO_VAD,
+    "--vad-onset": _NO_VAD,
+    "--vad-model": _NO_VAD,
+    "--vad-min-speech-duration-ms": _NO_VAD,
+    "--vad-max-speech-duration-s": _NO_VAD,
+    "--vad-min-silence-duration-ms": _NO_VAD,
+    "--vad-speech-pad-ms": _NO_VAD,
+    "--highlight-words": _NO_WORDS,
+    "--max-line-width": _NO_WORDS,
+    "--max-line-count": _NO_WORDS,
+    "--max-words-per-line": _NO_WORDS,
+    "--max-len": _NO_WORDS,
+    "--split-on-word": _NO_WORDS,
+    "--dtw": _NO_WORDS,
+    "--translate": "use --task translate",
+    "--detect-language": "leave --language out: mwc detects it and writes it into the JSON output",
+    "--no-timestamps": "use --without-timestamps",
+    "--offset-t": "use --clip-timestamps START,END in seconds",
+    "--duration": "use --clip-timestamps START,END in seconds",
+    "--max-context": "use --condition-on-previous-text False",
+    "--suppress-nst": "use --suppress-tokens",
+    "--suppress-regex": "use --suppress-tokens with token ids",
+    "--output-file": "use --output-dir; a file is named after its audio",
+    "--output-txt": _FORMATS,
+    "--output-srt": _FORMATS,
+    "--output-vtt": _FORMATS,
+    "--output-csv": _FORMATS,
+    "--output-json": _FORMATS,
+    "--output-json-full": _FORMATS,
+    "--output-lrc": _FORMATS,
+    "-otxt": _FORMATS,
+    "-osrt": _FORMATS,
+    "-ovtt": _FORMATS,
+    "-ocsv": _FORMATS,
+    "-oj": _FORMATS,
+    "-ojf": _FORMATS,
+    "-olrc": _FORMATS,
+    "-of": "use --output-dir; a file is named after its audio",
+    "-tr": "use --task translate",
+    "-dl": "leave --language out: mwc detects it and writes it into the JSON output",
+    "-nt": "use --without-timestamps",
+    "-np": "use --quiet",
+    "-ng": "use --device cpu",
+    "-bs": "use --beam-size; mwc 0.1 decodes greedily, so 1 is the only value",
+    "-bo": "use --best-of; mwc 0.1 decodes greedily, so it cannot be more than 1",
+    "-nf": "mwc 0.1 never falls back to other temperatures: leave it out",
+    "-ml": _NO_WORDS,
+    "-sow": _NO_WORDS,
+}
+"""Options people know from another engine that mwc does not have: what to do instead."""
+
+
+def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
+    """Spell options mwc's way: hyphens for underscores, `--flag`/`--no-flag` for `--flag True`.
+
+    Nothing after a bare `--` is touched, nor any value.
+    """
+    result: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*result, word, *rest]
+        if not word.startswith("--"):
+            result.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        if name not in flags:
+            result.append(f"{name}{equals}{value}")
+            continue
+        if not equals and rest and _truth(rest[0]) is not None:
+            value = rest.pop(0)
+        result.append(_flag(name, value, bool(equals)))
+    return result
+
+
+def refuse_foreign(argv: Sequence[str]) -> None:
+    """Refuse an option that mwc does not have but another Whisper program does.
+
+    Raises:
+        OptionError: names the option and what to do instead.
+    """
+    for word in argv:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if name in FOREIGN:
+            raise OptionError(f"mwc has no {name}: {FOREIGN[name]}")
+
+
+def _truth(word: str) -> bool | None:
+    return {"true": True, "false": False}.get(word.lower())
+
+
+def _flag(name: str, value: str, has_equals: bool) -> str:
+    """One flag with the value it was given: "" (none), True or False."""
+    truth = _truth(value) if has_equals or value else True
+    if truth is None:
+        raise OptionError(f"{name} is True or False, not {value!r}")
+    return name if truth else f"--no-{name.removeprefix('--')}"

@@ -1,0 +1,138 @@
+"""What the command says besides its result: notes, errors and progress bars, all on stderr.
+
+Results go to stdout and only there, so that `mwc run … > text.txt` holds the text alone.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from mwc.runtime.progress import ProgressEvent
+
+
+def say(text: str) -> None:
+    """Write one line of the command's own words to stderr, as it is, without markup."""
+    print(f"mwc: {text}", file=sys.stderr, flush=True)
+
+
+class Display:
+    """Shows progress events as one bar per stage, and erases them at the end.
+
+    Where stderr is no terminal (a pipe, a log file, `TERM=dumb`) it shows nothing. Call it with
+    an event; use it as a context manager, so that the bars never outlive an error.
+
+    Attributes:
+        audio_seconds: the length of the audio last reported, or None before the first report.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self.audio_seconds: float | None = None
+        self._shown = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._quiet = quiet
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> "Display":
+        if self._shown:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            self._progress.stop()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Show where one stage stands."""
+        if event.unit == "seconds":
+            self.audio_seconds = event.total
+        if not self._shown:
+            return
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self._progress.add_task(event.stage, amount="")
+        task = self._tasks[event.stage]
+        self._progress.update(
+            task, completed=event.done, total=event.total, amount=format_amount(event)
+        )
+
+    def note(self, text: str) -> None:
+        """Write one line to stderr above the bars, unless told to be quiet."""
+        if not self._quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Write one line to stderr above the bars, quiet or not."""
+        with self.aside():
+            say(text)
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's bar, so that the next event of that name starts a new one."""
+        task = self._tasks.pop(stage, None)
+        if task is not None:
+            self._progress.remove_task(task)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bars off the terminal while something else is printed."""
+        if not self._shown:
+            yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+
+def format_amount(event: ProgressEvent) -> str:
+    """How much of a stage is done, in its own unit: "12.0/75.5 MB", "1:10/18:26", "3/9 graphs"."""
+    if event.unit == "bytes":
+        done, total, unit = (f"{event.done / 1e6:.1f}", _megabytes(event.total), " MB")
+    elif event.unit == "seconds":
+        done, total, unit = (format_clock(event.done), _clock(event.total), "")
+    else:
+        done, total, unit = (f"{event.done:g}", _count(event.total), f" {event.unit}")
+    return f"{done}/{total}{unit}" if total else f"{done}{unit}"
+
+
+def format_clock(seconds: float) -> str:
+    """Seconds as "4:05" or "1:04:05"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_speed(audio_seconds: float, wall_seconds: float) -> str:
+    """How long some audio took, for people: "10.6 s of audio in 0.52 s, 20.4 times real time"."""
+    ratio = audio_seconds / max(wall_seconds, 1e-9)
+    return f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, {ratio:.1f} times real time"
+
+
+def _megabytes(total: float | None) -> str:
+    return "" if total is None else f"{total / 1e6:.1f}"
+
+
+def _clock(total: float | None) -> str:
+    return "" if total is None else format_clock(total)
+
+
+def _count(total: float | None) -> str:
+    return "" if total is None else f"{total:g}"

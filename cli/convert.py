@@ -1,0 +1,117 @@
+"""`mwc convert`: a checkpoint in, a compiled and verified artifact out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mwc.cli.console import Display
+from mwc.runtime.errors import OptionError
+
+_TARGET_HELP = "What to compile for, repeatable: cpu (this machine), cpu:x86-64-v3, cuda:sm_90a, …"
+
+
+def command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Hub id, Hugging Face or CTranslate2 folder, OpenAI .pt, GGML .bin, or pkg:NAME; "
+            "with --add-target, an artifact.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="The artifact's folder, made by this command.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="Weights and arithmetic: f32, bf16 or f16.")
+    ] = "f32",
+    target: Annotated[list[str] | None, typer.Option("--target", help=_TARGET_HELP)] = None,
+    add_target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--add-target", help="Compile an artifact for one more target; needs no checkpoint."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Where the vocabulary is, if the checkpoint has none."),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Compare every stage with the checkpoint's."),
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an artifact that is there already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Compile a Whisper checkpoint into an artifact, and check it against the checkpoint.
+
+    The artifact is one folder. It is complete or not there at all: an interrupted or failed
+    conversion leaves nothing behind.
+    """
+    if add_target:
+        _refuse_beside_add_target(
+            {
+                "OUT": out is not None,
+                "--target": target is not None,
+                "--precision": precision != "f32",
+                "--revision": revision is not None,
+                "--tokenizer": tokenizer is not None,
+                "--no-verify": not verify,
+                "--force": force,
+            }
+        )
+        _add_targets(Path(source), add_target, quiet)
+        return
+    if out is None:
+        raise OptionError("mwc convert needs OUT, the folder to write: `mwc convert SOURCE OUT`")
+    from mwc.compiler import ConvertOptions, convert
+
+    options = ConvertOptions(
+        precision=precision,
+        targets=tuple(target or ("cpu",)),
+        revision=revision,
+        tokenizer=tokenizer,
+        verify=verify,
+        force=force,
+    )
+    with Display(quiet=quiet) as display:
+        result = convert(source, out, options, display)
+    for note in result.notes:
+        print(f"note: {note}")
+    if result.report is None:
+        print("not verified (--no-verify)")
+    else:
+        print("\n".join(result.report.summary()))
+    print(f"wrote {result.artifact} ({format_seconds(result.seconds)})")
+    if result.report is not None and not result.report.ok:
+        raise typer.Exit(1)
+
+
+def format_seconds(seconds: dict[str, float]) -> str:
+    """How long each part took: "41.0 s: weights 1.2, compile 30.1, verify 9.7"."""
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    return f"{sum(seconds.values()):.1f} s: {parts}" if parts else "0.0 s"
+
+
+def _refuse_beside_add_target(given: dict[str, bool]) -> None:
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise OptionError(
+            f"--add-target extends an artifact as it is, so {', '.join(wrong)} cannot go with it: "
+            "`mwc convert ARTIFACT --add-target TARGET`"
+        )
+
+
+def _add_targets(artifact: Path, targets: list[str], quiet: bool) -> None:
+    from mwc.compiler import add_target
+
+    with Display(quiet=quiet) as display:
+        for target in targets:
+            add_target(artifact, target, display)
+            display.note(f"added {target} to {artifact}")

@@ -1,0 +1,135 @@
+"""The `mwc` command: reads the command line, calls one sub-command, turns errors into exit codes.
+
+Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 3 some of several files failed;
+130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from mwc.cli import convert, demo, inspect, run, verify
+from mwc.cli.arguments import normalise, refuse_foreign
+from mwc.cli.console import say
+from mwc.runtime.errors import MwcError, OptionError
+
+app = typer.Typer(
+    name="mwc",
+    help="Whisper checkpoints in, ahead-of-time compiled artifacts out, speech into text.",
+    epilog="Any command takes --debug, which adds the traceback to an error.",
+    add_completion=True,
+    rich_markup_mode=None,  # its tables cut long option names off
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("convert")(convert.command)
+app.command("run")(run.command)
+app.command("inspect")(inspect.command)
+app.command("verify")(verify.command)
+app.command("demo")(demo.command)
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the versions of mwc, MAX and the format.")
+    ] = False,
+) -> None:
+    """Whisper checkpoints in, ahead-of-time compiled artifacts out, speech into text."""
+    if version:
+        print(versions())
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+def versions() -> str:
+    """One line: mwc's version, MAX's, and the artifact format's revision."""
+    from importlib.metadata import version
+
+    from mwc.runtime.artifact import FORMAT_REVISION
+
+    return f"mwc {version('mwc')}, MAX {version('max')}, artifact format {FORMAT_REVISION}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (the process's own by default) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = _take_debug(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # transcripts are in any script
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(words)
+    except typer.TyperException as error:
+        return _failed(error.format_message(), error.exit_code, debug)
+    except OptionError as error:
+        return _failed(str(error), 2, debug)
+    except MwcError as error:
+        return _failed(str(error), 1, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read the text has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _failed(_os_error(error), 1, debug)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = "" if debug else "; please report this, with the traceback that --debug adds"
+        return _failed(f"unexpected error: {told}{hint}", 1, debug)
+
+
+def _run(words: list[str]) -> int:
+    """Call typer; a command's own code arrives as typer.Exit, which typer returns as a number."""
+    words = normalise(words)
+    if words[:1] == ["run"]:
+        refuse_foreign(words[1:])
+    code = app(words, prog_name="mwc", standalone_mode=False)
+    sys.stdout.flush()
+    if code == 130:
+        say("interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _take_debug(words: list[str]) -> bool:
+    """Remove --debug, wherever it stands before a bare `--`, and tell whether it was there."""
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words[:end] = [word for word in words[:end] if word != "--debug"]
+    return debug
+
+
+def _failed(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    say(message)
+    if code == 2:
+        say("`mwc --help` and `mwc COMMAND --help` list what is allowed")
+    return code
+
+
+def _os_error(error: OSError) -> str:
+    """An operating system's error as a sentence: "No space left on device: /tmp/x.json"."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{reason}: {error.filename}" if error.filename else reason
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Leave through the context managers, so that nothing half-written stays behind."""
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

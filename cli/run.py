@@ -1,0 +1,230 @@
+"""`mwc run`: audio in, text out."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mwc.cli.cache import artifact_for
+from mwc.cli.console import Display, format_speed
+from mwc.cli.output import Output, plan_output
+from mwc.runtime.errors import AudioError, OptionError
+
+if TYPE_CHECKING:
+    from mwc.runtime import Model
+
+STDIN = "-"
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An artifact; or a checkpoint, which is converted into the cache the first time.",
+            show_default=False,
+        ),
+    ],
+    audio: Annotated[
+        list[str],
+        typer.Argument(help="Audio or video files; - is standard input.", show_default=False),
+    ],
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language", "-l", help="Spoken language, code or name; detected if left out."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="transcribe, or translate into English.")
+    ] = None,
+    output_format: Annotated[
+        str, typer.Option("--output-format", "-f", help="txt, json, or all (both, into files).")
+    ] = "txt",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Write files there instead of to stdout."),
+    ] = None,
+    without_timestamps: Annotated[
+        bool | None,
+        typer.Option(
+            "--without-timestamps/--no-without-timestamps", help="Decode without time tokens."
+        ),
+    ] = None,
+    initial_prompt: Annotated[
+        str | None,
+        typer.Option("--initial-prompt", "--prompt", help="Text to set the first window's style."),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Text each window's transcript begins with.")
+    ] = None,
+    condition_on_previous_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--condition-on-previous-text/--no-condition-on-previous-text",
+            help="Give each window the text before it (the default).",
+        ),
+    ] = None,
+    clip_timestamps: Annotated[
+        str | None,
+        typer.Option("--clip-timestamps", help="START,END,START,… in seconds: only these clips."),
+    ] = None,
+    suppress_tokens: Annotated[
+        str | None,
+        typer.Option("--suppress-tokens", help="Token ids never to choose; -1: the usual symbols."),
+    ] = None,
+    suppress_blank: Annotated[
+        bool | None,
+        typer.Option(
+            "--suppress-blank/--no-suppress-blank", help="Never begin with a blank (the default)."
+        ),
+    ] = None,
+    max_initial_timestamp: Annotated[
+        float | None,
+        typer.Option("--max-initial-timestamp", help="Latest first time in a window, seconds."),
+    ] = None,
+    no_speech_threshold: Annotated[
+        float | None,
+        typer.Option("--no-speech-threshold", help="Skip a window likelier silent than this…"),
+    ] = None,
+    logprob_threshold: Annotated[
+        float | None,
+        typer.Option("--logprob-threshold", help="…if its mean log-probability is below this."),
+    ] = None,
+    compression_ratio_threshold: Annotated[
+        float | None,
+        typer.Option("--compression-ratio-threshold", help="Text that packs better is repetition."),
+    ] = None,
+    sample_len: Annotated[
+        int | None, typer.Option("--sample-len", help="Most tokens to sample in one window.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", help="CPU threads; as many as are usable if left out."),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")
+    ] = False,
+    beam_size: Annotated[int | None, typer.Option("--beam-size", hidden=True)] = None,
+    best_of: Annotated[int | None, typer.Option("--best-of", hidden=True)] = None,
+    patience: Annotated[float | None, typer.Option("--patience", hidden=True)] = None,
+    length_penalty: Annotated[float | None, typer.Option("--length-penalty", hidden=True)] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", hidden=True)] = None,
+    word_timestamps: Annotated[
+        bool | None, typer.Option("--word-timestamps/--no-word-timestamps", hidden=True)
+    ] = None,
+    prepend_punctuations: Annotated[
+        str | None, typer.Option("--prepend-punctuations", hidden=True)
+    ] = None,
+    append_punctuations: Annotated[
+        str | None, typer.Option("--append-punctuations", hidden=True)
+    ] = None,
+    carry_initial_prompt: Annotated[
+        bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
+    ] = None,
+    hallucination_silence_threshold: Annotated[
+        float | None, typer.Option("--hallucination-silence-threshold", hidden=True)
+    ] = None,
+    vad_filter: Annotated[
+        bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)
+    ] = None,
+    hotwords: Annotated[str | None, typer.Option("--hotwords", hidden=True)] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option("--repetition-penalty", hidden=True)
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option("--no-repeat-ngram-size", hidden=True)
+    ] = None,
+) -> None:
+    """Turn speech into text: text on stdout (or into --output-dir), progress on stderr.
+
+    Options and their defaults are openai/whisper's, written with hyphens or underscores; decoding
+    is greedy. With several files, one that fails does not stop the others (exit code 3).
+    """
+    decoding = {
+        name: value
+        for name, value in locals().items()
+        if name not in _NOT_DECODING and value is not None
+    }
+    job = Job(tuple(audio), plan_output(audio, output_format, output_dir), decoding)
+    from mwc.runtime import TranscribeOptions
+
+    TranscribeOptions.from_keywords(decoding)  # a wrong option is told before anything is loaded
+    with Display(quiet=quiet) as display:
+        artifact = artifact_for(model, display)
+        from mwc.runtime import load
+
+        failed = transcribe_all(load(artifact, device=device, threads=threads), job, display)
+    if failed:
+        raise typer.Exit(3 if failed < len(audio) else 1)
+
+
+_NOT_DECODING = frozenset(
+    {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet"}
+)
+"""Parameters of `command` that say what to read and write; the others go to TranscribeOptions."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one `mwc run` does.
+
+    Attributes:
+        audio: what to read, in order: paths, or "-" for standard input.
+        output: where each transcript goes.
+        decoding: the options given, by openai/whisper's names.
+    """
+
+    audio: tuple[str, ...]
+    output: Output
+    decoding: dict[str, Any]
+
+
+def transcribe_all(model: "Model", job: Job, display: Display) -> int:
+    """Transcribe every input in order and return how many could not be.
+
+    With one input its error is raised; with several it is told, and the next one's turn comes.
+
+    Raises:
+        AudioError: the only input cannot be used as audio.
+        MwcError: something that would fail for every input alike.
+    """
+    failed = 0
+    for name in job.audio:
+        try:
+            _transcribe_one(model, name, job, display)
+        except AudioError as error:
+            if len(job.audio) == 1:
+                raise
+            failed += 1
+            display.warn(str(error))
+    return failed
+
+
+def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> None:
+    started = time.perf_counter()
+    source = _stdin() if name == STDIN else name
+    display.forget("transcribe")
+    if job.output.streams:
+        with display.aside():
+            job.output.begin(name)
+        for segment in model.stream(source, progress=display, **job.decoding):
+            with display.aside():
+                job.output.print_segment(segment)
+        seconds = display.audio_seconds or 0.0
+    else:
+        transcript = model.transcribe(source, progress=display, **job.decoding)
+        with display.aside():
+            job.output.write(name, transcript)
+        seconds = transcript.duration
+    speed = format_speed(seconds, time.perf_counter() - started)
+    display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
+
+
+def _stdin() -> Any:
+    if sys.stdin.isatty():
+        raise OptionError("- reads audio from standard input, but nothing is piped into it")
+    return sys.stdin.buffer
