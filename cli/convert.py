@@ -49,10 +49,11 @@ def command(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Compile a Whisper checkpoint into an artifact, and check it against the checkpoint.
+    """Compile a checkpoint into an artifact.
 
-    The artifact is one folder. It is complete or not there at all: an interrupted or failed
-    conversion leaves nothing behind.
+    Every stage is then compared with the checkpoint's own (--no-verify skips it). The artifact
+    is one folder. It is complete or not there at all: an interrupted or failed conversion
+    leaves nothing behind.
     """
     if add_target:
         _refuse_beside_add_target(

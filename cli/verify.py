@@ -28,10 +28,11 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Compare an artifact's stages and tokens with a reference that runs the checkpoint itself.
+    """Compare an artifact with its checkpoint.
 
-    The reference is transformers where it is installed (`pip install 'mwc[verify]'`), else a
-    small numpy implementation. Exit code 1 if any stage is beyond its bound.
+    Stages and tokens are compared with a reference that runs the checkpoint itself:
+    transformers where it is installed (`pip install 'mwc[verify]'`), else a small numpy
+    implementation. Exit code 1 if anything is beyond its bound.
     """
     from mwc.compiler import verify_artifact
 
