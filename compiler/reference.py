@@ -4,15 +4,31 @@ Two implementations: `reference_torch`, transformers fed with the checkpoint's t
 where it is installed; `reference_numpy`, the model written out in numpy, which is always there.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mwc.compiler.checkpoint import Checkpoint
 from mwc.runtime.spec import WhisperSpec
 
+if TYPE_CHECKING:
+    from mwc.compiler.checkpoint import Checkpoint
+
 Float32 = npt.NDArray[np.float32]
+
+
+class TensorSource(Protocol):
+    """The part of `checkpoint.Tensors` that references read."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every tensor's shape, by Hugging Face's name without the leading "model."."""
+        ...
+
+    def read(self, name: str) -> Float32:
+        """One tensor as float32, in Hugging Face's layout."""
+        ...
 
 
 class Reference(Protocol):
@@ -49,7 +65,7 @@ class Reference(Protocol):
         ...
 
 
-def open_reference(checkpoint: Checkpoint, spec: WhisperSpec) -> Reference:
+def open_reference(checkpoint: "Checkpoint", spec: WhisperSpec) -> Reference:
     """Return transformers over the checkpoint's tensors where it is installed, else numpy."""
     try:
         import torch  # noqa: F401
@@ -60,4 +76,4 @@ def open_reference(checkpoint: Checkpoint, spec: WhisperSpec) -> Reference:
         return NumpyReference(checkpoint.tensors, spec)
     from mwc.compiler.reference_torch import TorchReference
 
-    return TorchReference(checkpoint, spec)
+    return TorchReference(checkpoint.config, checkpoint.tensors, spec)

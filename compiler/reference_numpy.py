@@ -10,7 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from mwc.compiler.checkpoint import Tensors
+from mwc.compiler.reference import TensorSource
 from mwc.runtime.spec import AudioSpec, WhisperSpec
 
 Float32 = npt.NDArray[np.float32]
@@ -73,7 +73,7 @@ def _erf_table() -> Float32:
     rise = np.diff(value)
     start, end = slope[:-1], slope[1:]
     cubic = np.stack([value[:-1], start, 3 * rise - 2 * start - end, start + end - 2 * rise], 1)
-    return np.concatenate([cubic, [[1.0, 0.0, 0.0, 0.0]]]).astype(np.float32)
+    return np.concatenate([cubic, [[1.0, 0.0, 0.0, 0.0]]], dtype=np.float32)
 
 
 _ERF = _erf_table()
@@ -85,7 +85,8 @@ def erf(x: Float32) -> Float32:
     index = scaled.astype(np.int32)
     t = scaled - index.astype(np.float32)
     c = np.take(_ERF, index, axis=0, mode="clip")
-    return np.copysign(((c[..., 3] * t + c[..., 2]) * t + c[..., 1]) * t + c[..., 0], x)
+    y: Float32 = ((c[..., 3] * t + c[..., 2]) * t + c[..., 1]) * t + c[..., 0]
+    return np.copysign(y, x)
 
 
 def gelu(x: Float32) -> Float32:
@@ -101,7 +102,7 @@ def gelu(x: Float32) -> Float32:
 
 def softmax(x: Float32) -> Float32:
     """Softmax over the last axis."""
-    exp = np.exp(x - x.max(-1, keepdims=True))
+    exp: Float32 = np.exp(x - x.max(-1, keepdims=True))
     exp /= exp.sum(-1, keepdims=True)
     return exp
 
@@ -111,7 +112,7 @@ class NumpyReference:
 
     name = "numpy"
 
-    def __init__(self, tensors: Tensors, spec: WhisperSpec) -> None:
+    def __init__(self, tensors: TensorSource, spec: WhisperSpec) -> None:
         """Keep the tensors; nothing is read before it is used."""
         self._tensors = tensors
         self._spec = spec

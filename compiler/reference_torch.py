@@ -3,6 +3,7 @@
 Importing this module needs torch and transformers (`pip install 'mwc[verify]'`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from mwc.compiler.checkpoint import Checkpoint
+from mwc.compiler.reference import TensorSource
 from mwc.runtime.spec import WhisperSpec
 
 Float32 = npt.NDArray[np.float32]
@@ -24,12 +25,12 @@ Float32 = npt.NDArray[np.float32]
 class TorchReference:
     """A `Reference` built from the tensors alone, so that every source layout can have one."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: WhisperSpec) -> None:
+    def __init__(self, config: Mapping[str, Any], tensors: TensorSource, spec: WhisperSpec) -> None:
         """Read every tensor, as float32, into transformers' model on the CPU."""
         self.name = f"transformers {transformers.__version__}"
         self._spec = spec
-        self._model = _build(checkpoint, spec)
-        self._features = WhisperFeatureExtractor(feature_size=spec.model.n_mels)
+        self._model = _build(config, tensors, spec.tokens.eot)
+        self._features = WhisperFeatureExtractor(feature_size=spec.model.n_mels)  # type: ignore[no-untyped-call]
 
     def log_mel(self, samples: Float32) -> Float32:
         """Normalised log-mel [3000, n_mels] of samples [480000], by the feature extractor."""
@@ -80,19 +81,18 @@ class TorchReference:
         return _numpy(out.logits)
 
 
-def _build(checkpoint: Checkpoint, spec: WhisperSpec) -> Any:
+def _build(config: Mapping[str, Any], tensors: TensorSource, pad: int) -> Any:
     """Make transformers' model without initialising it, then hand it the checkpoint's tensors."""
-    settings = {**checkpoint.config, "pad_token_id": spec.tokens.eot, "tie_word_embeddings": True}
-    config = WhisperConfig.from_dict(settings)
+    settings = {**config, "pad_token_id": pad, "tie_word_embeddings": True}
     with torch.device("meta"):
-        model = WhisperForConditionalGeneration(config)
+        model = WhisperForConditionalGeneration(WhisperConfig.from_dict(settings))
     state = {
-        f"model.{name}": torch.from_numpy(np.array(checkpoint.tensors.read(name), np.float32))
-        for name in checkpoint.tensors.shapes
+        f"model.{name}": torch.from_numpy(np.array(tensors.read(name), np.float32))
+        for name in tensors.shapes
     }
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
     model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
+    return model.eval()  # type: ignore[no-untyped-call]
 
 
 def _keep(outputs: dict[str, Float32], name: str) -> Any:
