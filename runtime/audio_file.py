@@ -43,7 +43,7 @@ EXACT_DURATION = ("flac", "mov", "matroska", "aiff", "au")
 """Containers whose header states the duration; elsewhere FFmpeg estimates or reads it off the end
 of what is there, so that a shorter decode proves nothing."""
 
-MISSING_SECONDS = 1.0
+MISSING_SECONDS = 0.5
 """A decode shorter than the stated duration by more than this is called truncated."""
 
 MAX_DAMAGED_RUN = 500
@@ -105,7 +105,7 @@ def decode_blocks(file: BinaryIO, name: str, warnings: list[str]) -> Iterator[Fl
     if stated is not None and stated - seconds > MISSING_SECONDS:
         warnings.append(
             f"{name} ends after {seconds:.1f} s although its header says {stated:.1f} s: "
-            "it is probably truncated"
+            "it is truncated or damaged"
         )
 
 
@@ -150,6 +150,11 @@ def _reason(error: BaseException) -> str:
 def _audio_stream(container: Any, name: str) -> Any:
     """The stream FFmpeg itself would pick."""
     stream = container.streams.best("audio")
+    if stream is None and container.streams.audio:
+        raise AudioError(
+            f"{name} cannot be read as audio (nothing in it decodes): it is damaged, or not what "
+            "its name says; check that it plays elsewhere, or export it again"
+        )
     if stream is None:
         kinds = sorted({other.type for other in container.streams}) or ["no"]
         raise AudioError(
