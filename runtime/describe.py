@@ -175,6 +175,7 @@ def _parity_rows(parity: dict[str, Any] | None) -> Rows:
     ]
     for stage in parity.get("stages", ()):
         error = f"max abs {_number(stage.get('max_abs'))}, rel {_number(stage.get('max_rel'))}"
+        error += f" (bound {_number(stage.get('bound'))})"
         rows.append((str(stage.get("name")), error + ("" if stage.get("ok") else "  FAILED")))
     return rows
 
