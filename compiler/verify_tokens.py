@@ -3,6 +3,8 @@
 The reference chooses with `runtime.rules`, the numpy form of the rules that the graphs apply.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,25 +149,36 @@ def _margin(
 ) -> float:
     """How far the reference's logits [n_vocab] are from choosing `ours`; infinite if forbidden.
 
-    The least amount that, added to every logit of ours' kind (text or timestamp) and once more to
-    ours itself, makes it the choice. Within one kind that is the gap between the two candidates;
-    between the kinds it is the gap in the rule that weighs all timestamps against the best text.
+    The least amount that, added to ours' logit, makes it the choice: the gap to the best token. If
+    the choice is a timestamp and ours is text, or the other way round, that comes after the least
+    amount that, added to every token of ours' kind, moves the choice to that kind: the gap in the
+    rule that weighs all timestamps against the best text.
     """
     begin = spec.tokens.timestamp_begin
     kind = slice(begin, None) if ours >= begin else slice(0, begin)
 
-    def chosen(amount: float) -> bool:
+    def choice(to_kind: float, to_ours: float) -> int:
         moved = logits.copy()
-        moved[kind] += np.float32(amount)
-        moved[ours] += np.float32(amount)
-        return int(choose(moved[None], suppress, state, spec).tokens[0]) == ours
+        moved[kind] += np.float32(to_kind)
+        moved[ours] += np.float32(to_ours)
+        return int(choose(moved[None], suppress, state, spec).tokens[0])
 
-    if not chosen(MAX_MARGIN):
-        return float("inf")
+    between = _least(lambda amount: (choice(amount, 0.0) >= begin) == (ours >= begin))
+    if math.isinf(between):
+        return between
+    return between + _least(lambda amount: choice(between, amount) == ours)
+
+
+def _least(holds: Callable[[float], bool]) -> float:
+    """Find the least amount from which on a condition holds; infinite if beyond MAX_MARGIN."""
+    if holds(0.0):
+        return 0.0
+    if not holds(MAX_MARGIN):
+        return math.inf
     low, high = 0.0, MAX_MARGIN
     for _ in range(24):  # to 4e-6, about a float32 logit's rounding
         middle = (low + high) / 2
-        low, high = (low, middle) if chosen(middle) else (middle, high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
     return high
 
 
