@@ -29,13 +29,18 @@ def wav(samples: npt.NDArray[Any], rate: int = 16000) -> bytes:
 
 
 def encode(
-    samples: npt.NDArray[np.int16], rate: int, container: str, codec: str, bit_rate: int = 128000
+    samples: npt.NDArray[np.int16],
+    rate: int,
+    container: str,
+    codec: str,
+    bit_rate: int = 128000,
+    **options: str,
 ) -> bytes:
-    """A mono file of samples int16 [n], written by PyAV."""
+    """A mono file of samples int16 [n], written by PyAV with FFmpeg's container options."""
     import av
 
     out = BytesIO()
-    with av.open(out, "w", format=container) as file:
+    with av.open(out, "w", format=container, options=options) as file:
         stream: Any = file.add_stream(codec, rate=rate)
         stream.layout = "mono"
         stream.bit_rate = bit_rate

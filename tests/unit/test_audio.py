@@ -190,12 +190,10 @@ def test_damage_in_the_middle_is_stepped_over() -> None:
 
 
 def test_a_variable_rate_mp3_without_a_header_is_not_called_truncated() -> None:
-    quiet = encode(tone(10.0, 44100), 44100, "mp3", "mp3", bit_rate=32000)
-    loud = encode(tone(10.0, 44100), 44100, "mp3", "mp3", bit_rate=320000)
-    data = quiet + loud
-    for tag in (b"Xing", b"Info"):
-        data = data.replace(tag, b"\0\0\0\0")
-    source = open_audio(data)
+    bare = {"write_xing": "0", "id3v2_version": "0"}
+    low = encode(tone(10.0, 44100), 44100, "mp3", "mp3", bit_rate=32000, **bare)
+    high = encode(tone(10.0, 44100), 44100, "mp3", "mp3", bit_rate=320000, **bare)
+    source = open_audio(low + high)
     seconds = len(read(source)) / 16000
     assert source.duration_hint is not None
     assert source.duration_hint > seconds + 20  # the estimate is far off
