@@ -291,14 +291,19 @@ def test_random_bytes_never_raise_anything_else() -> None:
 @pytest.mark.parametrize(
     "playlist",
     ["ffconcat version 1.0\nfile '{path}'\n", "#EXTM3U\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n"],
+    ids=["ffconcat", "hls"],
 )
-def test_playlists_open_no_other_file(tmp_path: Path, playlist: str) -> None:
-    secret = tmp_path / "secret.wav"
-    secret.write_bytes(wav(tone(1.0)))
-    for name in ("list.ffconcat", "list.m3u8", "list.wav"):
-        path = tmp_path / name
-        path.write_text(playlist.format(path=secret))
-        assert "cannot be read as audio" in refusal(path)
+def test_playlists_open_no_other_file(
+    tmp_path: Path, playlist: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret.wav").write_bytes(wav(tone(1.0)))
+    for target in ("secret.wav", str(tmp_path / "secret.wav")):
+        data = playlist.format(path=target).encode()
+        for name in ("list.ffconcat", "list.m3u8", "list.wav"):
+            Path(name).write_bytes(data)
+            assert "cannot be read as audio" in refusal(name)
+        assert "cannot be read as audio" in refusal(data)
 
 
 def test_streams_that_are_not_binary_or_open(tmp_path: Path) -> None:
