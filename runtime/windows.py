@@ -1,0 +1,207 @@
+"""The way through a file: which window comes next, with which prompt, what its tokens mean.
+
+Each window of 30 s is cut at the timestamps the model gave; the next one starts where the last
+complete segment ended, with the text so far as its prompt. Nothing here touches the model.
+
+Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mwc.runtime.decode import Prompt, WindowResult, make_prompt
+from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.tokenizer import Tokenizer
+from mwc.runtime.transcript import Segment
+
+
+@dataclass(frozen=True)
+class WindowRequest:
+    """A window to decode: where it starts, its frames that count (1 to 3000), its prompt."""
+
+    seek: int
+    n_frames: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a window's tokens that makes one segment, in 20 ms steps from the window."""
+
+    tokens: tuple[int, ...]
+    start: int
+    end: int | None
+
+
+@dataclass(frozen=True)
+class WindowCut:
+    """How a window's tokens fall into pieces.
+
+    Attributes:
+        pieces: the segments; one whose `end` is None lasts to the end of the window.
+        advance: 20 ms steps to the next window; None for the whole window.
+    """
+
+    pieces: tuple[Piece, ...]
+    advance: int | None
+
+
+def cut_window(tokens: Sequence[int], timestamp_begin: int) -> WindowCut:
+    """Cut a window's tokens where two timestamps meet.
+
+    Tokens after the last such place are an unfinished segment, left to the next window, unless a
+    single timestamp ends them: then nothing was said after it. Without such a place all tokens are
+    one segment from the window's start to its last timestamp, or to its end. A first token that is
+    no timestamp (possible only without the timestamp rules) starts at the window.
+    """
+    is_timestamp = [token >= timestamp_begin for token in tokens]
+    ends_on_single = is_timestamp[-2:] == [False, True]
+    cuts = [i for i in range(1, len(tokens)) if is_timestamp[i - 1] and is_timestamp[i]]
+    if not cuts:
+        times = [token for token in tokens if token >= timestamp_begin]
+        end = times[-1] - timestamp_begin if times else 0
+        return WindowCut((Piece(tuple(tokens), 0, end or None),), None)
+    if ends_on_single:
+        cuts.append(len(tokens))
+    pieces = tuple(
+        Piece(
+            tuple(tokens[start:end]),
+            max(tokens[start] - timestamp_begin, 0),
+            tokens[end - 1] - timestamp_begin,
+        )
+        for start, end in zip([0, *cuts[:-1]], cuts, strict=True)
+    )
+    return WindowCut(pieces, None if ends_on_single else tokens[cuts[-1] - 1] - timestamp_begin)
+
+
+class WindowLoop:
+    """Which window comes next, with which prompt, and what its tokens mean.
+
+    Ask `next_window`, decode it, hand the result to `accept`, until there is no next one.
+
+    Attributes:
+        seek: frame at which the next window starts.
+    """
+
+    def __init__(
+        self,
+        spec: WhisperSpec,
+        tokenizer: Tokenizer,
+        options: TranscribeOptions,
+        language: str,
+        n_frames: int,
+    ) -> None:
+        """Start at the first clip of a file of `n_frames` frames with audio.
+
+        Raises:
+            OptionError: the initial prompt or the prefix cannot be used.
+        """
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._options = options
+        self._language = language
+        self._n_frames = n_frames
+        self._clips = _clips(options, spec, n_frames)
+        self.seek = self._clips[0][0] if self._clips else n_frames
+        self._n_segments = 0
+        initial = options.initial_prompt
+        self._initial = [] if initial is None else tokenizer.encode(" " + initial.strip())
+        self._history = list(self._initial)
+        self._reset_since = 0
+        self._request: WindowRequest | None = None
+        make_prompt(spec, tokenizer, options, language)  # refuses a bad prefix before any work
+
+    def next_window(self) -> WindowRequest | None:
+        """Return the window to decode now, or None at the end of the last clip."""
+        while self._clips and self.seek >= self._clips[0][1]:
+            self._clips.pop(0)
+            if self._clips:
+                self.seek = self._clips[0][0]
+        if not self._clips:
+            return None
+        window = self._spec.audio.n_frames
+        self._request = WindowRequest(
+            seek=self.seek,
+            n_frames=min(window, self._clips[0][1] - self.seek),
+            prompt=make_prompt(
+                self._spec, self._tokenizer, self._options, self._language, self._previous()
+            ),
+        )
+        return self._request
+
+    def accept(self, result: WindowResult) -> list[Segment]:
+        """Take the result of the window last asked for; return its segments and move on."""
+        request = self._request
+        if request is None:
+            raise RuntimeError("accept() needs a window from next_window() first")
+        if self._is_silent(result):
+            self.seek += request.n_frames
+            return []
+        cut = cut_window(result.tokens, self._spec.tokens.timestamp_begin)
+        segments = [self._segment(piece, request, result) for piece in cut.pieces]
+        if cut.advance:
+            self.seek += cut.advance * self._spec.audio.frames_per_token
+        else:  # 0, possible without the timestamp rules, would repeat this window forever
+            self.seek += request.n_frames
+        segments = [replace(segment, id=self._n_segments + i) for i, segment in enumerate(segments)]
+        self._n_segments += len(segments)
+        for segment in segments:
+            self._history += segment.tokens
+        if not self._options.condition_on_previous_text:
+            self._reset_since = len(self._history)
+        return segments
+
+    def _previous(self) -> list[int]:
+        """Return the tokens of the text before the window, as the options want them."""
+        if not self._options.carry_initial_prompt:
+            return self._history[self._reset_since :]
+        # The slices are openai/whisper's: an initial prompt that fills the room keeps no history
+        # in it only by the cut that make_prompt does.
+        room = self._spec.model.n_text_ctx // 2 - 1 - len(self._initial)
+        since = max(len(self._initial), self._reset_since)
+        return self._initial + self._history[since:][-room:]
+
+    def _is_silent(self, result: WindowResult) -> bool:
+        """Whether the window is to be skipped: probably no speech, and no confident text."""
+        options = self._options
+        if options.no_speech_threshold is None:
+            return False
+        is_confident = (
+            options.logprob_threshold is not None and result.avg_logprob > options.logprob_threshold
+        )
+        return result.no_speech_prob > options.no_speech_threshold and not is_confident
+
+    def _segment(self, piece: Piece, request: WindowRequest, result: WindowResult) -> Segment:
+        """Make a segment, its id still 0; one without length or words loses text and tokens."""
+        audio = self._spec.audio
+        offset = request.seek * audio.hop_length / audio.sample_rate
+        step = audio.frames_per_token * audio.hop_length / audio.sample_rate
+        window = request.n_frames * audio.hop_length / audio.sample_rate
+        start = offset + piece.start * step
+        end = offset + (window if piece.end is None else piece.end * step)
+        text = self._tokenizer.decode(t for t in piece.tokens if t < self._spec.tokens.eot)
+        is_empty = start == end or not text.strip()
+        return Segment(
+            id=0,
+            seek=request.seek,
+            start=start,
+            end=end,
+            text="" if is_empty else text,
+            tokens=() if is_empty else piece.tokens,
+            temperature=result.temperature,
+            avg_logprob=result.avg_logprob,
+            compression_ratio=result.compression_ratio,
+            no_speech_prob=result.no_speech_prob,
+        )
+
+
+def _clips(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> list[tuple[int, int]]:
+    """Return the clips as (first frame, end frame), the parts beyond the audio cut off."""
+    points = [round(time * spec.audio.frames_per_second) for time in options.clip_timestamps]
+    points = points or [0]
+    if len(points) % 2:
+        points.append(n_frames)
+    return [
+        (start, min(end, n_frames)) for start, end in zip(points[::2], points[1::2], strict=True)
+    ]
