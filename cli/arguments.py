@@ -50,7 +50,6 @@ FOREIGN = {
     "--processors": "use --threads",
     "--batched": _NO_BATCH,
     "--batch-size": _NO_BATCH,
-    "--temperature-increment-on-fallback": _GREEDY,
     "--temperature-inc": _GREEDY,
     "--no-fallback": "mwc 0.1 never falls back to other temperatures: leave it out",
     "--entropy-thold": _GREEDY,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,10 +100,13 @@ def _refuse_same_names(audio: Sequence[str]) -> None:
 
 
 def _print_json(name: str | None, transcript: "Transcript") -> None:
-    fields = transcript.to_dict()
-    if name is not None:
-        fields = {"audio": name, **fields}
-    print(json.dumps(fields, ensure_ascii=False), flush=True)
+    from mwc.runtime.transcript import write_json
+
+    if name is None:
+        write_json(transcript, sys.stdout)
+    else:
+        print(json.dumps({"audio": name, **transcript.to_dict()}))
+    sys.stdout.flush()
 
 
 def _write_file(path: Path, format_name: str, transcript: "Transcript") -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_speed
 from mwc.cli.output import Output, plan_output
 from mwc.runtime.errors import AudioError, OptionError
+from mwc.runtime.options import make_options
 
 if TYPE_CHECKING:
     from mwc.runtime import Model
@@ -83,37 +85,37 @@ def command(
         ),
     ] = None,
     max_initial_timestamp: Annotated[
-        float | None,
+        str | None,
         typer.Option("--max-initial-timestamp", help="Latest first time in a window, seconds."),
     ] = None,
     no_speech_threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option("--no-speech-threshold", help="Skip a window likelier silent than this…"),
     ] = None,
     logprob_threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option("--logprob-threshold", help="…if its mean log-probability is below this."),
     ] = None,
     compression_ratio_threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option("--compression-ratio-threshold", help="Text that packs better is repetition."),
     ] = None,
     sample_len: Annotated[
-        int | None, typer.Option("--sample-len", help="Most tokens to sample in one window.")
+        str | None, typer.Option("--sample-len", help="Most tokens to sample in one window.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
     threads: Annotated[
-        int | None,
+        str | None,
         typer.Option("--threads", "-t", help="CPU threads; as many as are usable if left out."),
     ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")
     ] = False,
-    beam_size: Annotated[int | None, typer.Option("--beam-size", hidden=True)] = None,
-    best_of: Annotated[int | None, typer.Option("--best-of", hidden=True)] = None,
-    patience: Annotated[float | None, typer.Option("--patience", hidden=True)] = None,
-    length_penalty: Annotated[float | None, typer.Option("--length-penalty", hidden=True)] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", hidden=True)] = None,
+    beam_size: Annotated[str | None, typer.Option("--beam-size", hidden=True)] = None,
+    best_of: Annotated[str | None, typer.Option("--best-of", hidden=True)] = None,
+    patience: Annotated[str | None, typer.Option("--patience", hidden=True)] = None,
+    length_penalty: Annotated[str | None, typer.Option("--length-penalty", hidden=True)] = None,
+    temperature: Annotated[str | None, typer.Option("--temperature", hidden=True)] = None,
     word_timestamps: Annotated[
         bool | None, typer.Option("--word-timestamps/--no-word-timestamps", hidden=True)
     ] = None,
@@ -127,17 +129,20 @@ def command(
         bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
     ] = None,
     hallucination_silence_threshold: Annotated[
-        float | None, typer.Option("--hallucination-silence-threshold", hidden=True)
+        str | None, typer.Option("--hallucination-silence-threshold", hidden=True)
     ] = None,
     vad_filter: Annotated[
         bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)
     ] = None,
+    temperature_increment_on_fallback: Annotated[
+        str | None, typer.Option("--temperature-increment-on-fallback", hidden=True)
+    ] = None,
     hotwords: Annotated[str | None, typer.Option("--hotwords", hidden=True)] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option("--repetition-penalty", hidden=True)
+        str | None, typer.Option("--repetition-penalty", hidden=True)
     ] = None,
     no_repeat_ngram_size: Annotated[
-        int | None, typer.Option("--no-repeat-ngram-size", hidden=True)
+        str | None, typer.Option("--no-repeat-ngram-size", hidden=True)
     ] = None,
 ) -> None:
     """Turn speech into text.
@@ -146,20 +151,16 @@ def command(
     are openai/whisper's, written with hyphens or underscores; decoding is greedy. With several
     files, one that fails does not stop the others (exit code 3).
     """
-    decoding = {
-        name: value
-        for name, value in context.params.items()
-        if name not in _NOT_DECODING and value is not None
-    }
+    decoding = decoding_options(context.params)
     job = Job(tuple(audio), plan_output(audio, output_format, output_dir), decoding)
-    from mwc.runtime import TranscribeOptions
-
-    TranscribeOptions.from_keywords(decoding)  # a wrong option is told before anything is loaded
+    n_threads = read_threads(threads)
+    make_options(**decoding)  # a wrong option is told before anything is loaded
     with Display(quiet=quiet) as display:
         artifact = artifact_for(model, display)
         from mwc.runtime import load
 
-        failed = transcribe_all(load(artifact, device=device, threads=threads), job, display)
+        loaded = load(artifact, device=device, threads=n_threads)
+        failed = transcribe_all(loaded, job, display)
     if failed:
         raise typer.Exit(3 if failed < len(audio) else 1)
 
@@ -167,7 +168,60 @@ def command(
 _NOT_DECODING = frozenset(
     {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet"}
 )
-"""Parameters of `command` that say what to read and write; the others go to TranscribeOptions."""
+"""Parameters of `command` that say what to read and write; the others go to `make_options`."""
+
+_INTEGERS = frozenset({"beam_size", "best_of", "no_repeat_ngram_size", "sample_len"})
+_NUMBERS = frozenset(
+    {
+        "compression_ratio_threshold",
+        "hallucination_silence_threshold",
+        "length_penalty",
+        "logprob_threshold",
+        "max_initial_timestamp",
+        "no_speech_threshold",
+        "patience",
+        "repetition_penalty",
+        "temperature",
+        "temperature_increment_on_fallback",
+    }
+)
+"""Options whose value can also be the word None, as on openai/whisper's command line."""
+
+
+def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the options that were given and concern decoding, with their values as Python's.
+
+    Raises:
+        OptionError: a number cannot be read.
+    """
+    return {
+        name: read_number(name, value) if name in _NUMBERS | _INTEGERS else value
+        for name, value in parameters.items()
+        if name not in _NOT_DECODING and value is not None
+    }
+
+
+def read_number(name: str, word: str) -> float | int | None:
+    """Read "0.6", "5" or "None" as typed on the command line."""
+    if word == "None":
+        return None
+    try:
+        return int(word) if name in _INTEGERS else float(word)
+    except ValueError:
+        kind = "a whole number" if name in _INTEGERS else "a number"
+        option = name.replace("_", "-")
+        raise OptionError(f"--{option} takes {kind} or None, not {word!r}") from None
+
+
+def read_threads(word: str | None) -> int | None:
+    """Read --threads: a whole number from 1, or None where it was not given."""
+    if word is None:
+        return None
+    if not word.lstrip("-").isdecimal():
+        raise OptionError(f"--threads takes a whole number, not {word!r}")
+    if int(word) < 1:
+        raise OptionError(f"--threads is at least 1, not {word}")
+    return int(word)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""The command is tested without a model or a compiler; stand-ins take their places."""
+
+from dataclasses import field, make_dataclass
+from pathlib import Path
+
+import pytest
+from stand_ins import StandInCompiler, StandInModel
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> StandInModel:
+    """What `load` gives, in place of a compiled model."""
+    stand_in = StandInModel()
+    monkeypatch.setattr("mwc.runtime.load", stand_in.load, raising=False)
+    return stand_in
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    """A folder that looks like an artifact."""
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> StandInCompiler:
+    """A compiler that only remembers."""
+    stand_in = StandInCompiler()
+    fields = {"precision": "f32", "targets": ("cpu",), "revision": None, "tokenizer": None}
+    fields |= {"verify": True, "force": False}
+    options = make_dataclass(
+        "ConvertOptions", [(n, object, field(default=d)) for n, d in fields.items()]
+    )
+    monkeypatch.setattr("mwc.compiler.ConvertOptions", options, raising=False)
+    for name in ("convert", "add_target", "verify_artifact"):
+        monkeypatch.setattr(f"mwc.compiler.{name}", getattr(stand_in, name), raising=False)
+    return stand_in

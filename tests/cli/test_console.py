@@ -1,0 +1,81 @@
+"""Progress and words on stderr."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mwc.cli.console import Display, format_amount, format_clock, format_speed
+from mwc.runtime.progress import ProgressEvent
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (ProgressEvent("w", 12e6, 75.5e6, "bytes"), "12.0/75.5 MB"),
+        (ProgressEvent("w", 12e6, None, "bytes"), "12.0 MB"),
+        (ProgressEvent("t", 70, 1106, "seconds"), "1:10/18:26"),
+        (ProgressEvent("t", 70.9, None, "seconds"), "1:10"),
+        (ProgressEvent("c", 3, 9, "graphs"), "3/9 graphs"),
+        (ProgressEvent("c", 3, None, "stages"), "3 stages"),
+    ],
+)
+def test_amounts(event: ProgressEvent, text: str) -> None:
+    assert format_amount(event) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (3600, "1:00:00"), (11045, "3:04:05")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert format_clock(seconds) == text
+
+
+def test_speed() -> None:
+    assert format_speed(10, 0.5) == "10.0 s of audio in 0.50 s, 20.0 times real time"
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Make the display believe that stderr is a terminal, and return what it writes there."""
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        "mwc.cli.console.Console",
+        lambda stderr: Console(file=screen, force_terminal=True, width=100),
+    )
+    return screen
+
+
+def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    with Display() as display:
+        display(ProgressEvent("weights [x]", 1e6, 2e6, "bytes"))
+        with display.aside():
+            assert "weights [x]" in screen.getvalue()
+            assert "1.0/2.0 MB" in screen.getvalue()
+
+
+def test_a_new_file_starts_a_new_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    with Display() as display:
+        display(ProgressEvent("transcribe", 4, 4, "seconds"))
+        display.forget("transcribe")
+        display.forget("transcribe")
+        display(ProgressEvent("transcribe", 1, 8, "seconds"))
+        assert display.audio_seconds == 8
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_no_bars_without_a_terminal(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(quiet=quiet) as display:
+        display(ProgressEvent("weights", 1, 2, "bytes"))
+        display.note("a note")
+        display.warn("a warning")
+    expected = "" if quiet else "mwc: a note\n"
+    assert capsys.readouterr() == ("", f"{expected}mwc: a warning\n")
+
+
+def test_quiet_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    with Display(quiet=True) as display:
+        display(ProgressEvent("weights", 1, 2, "bytes"))
+    assert screen.getvalue() == ""

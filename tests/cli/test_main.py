@@ -1,0 +1,125 @@
+"""The command as a whole: versions, help, exit codes, interruptions."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stand_ins import StandInModel
+
+from mwc.cli.main import main
+from mwc.runtime.artifact import FORMAT_REVISION
+from mwc.runtime.errors import MwcError
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_version(capsys: Captured) -> None:
+    assert main(["--version"]) == 0
+    words = capsys.readouterr().out.split()
+    assert words[0] == "mwc"
+    assert words[2] == "MAX"
+    assert words[-1] == str(FORMAT_REVISION)
+
+
+@pytest.mark.parametrize("command", ["convert", "run", "inspect", "verify", "demo"])
+def test_help(command: str, capsys: Captured) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"mwc {command}" in capsys.readouterr().out
+
+
+def test_no_command_shows_help(capsys: Captured) -> None:
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [["nonsense"], ["run"], ["verify", "a"], ["--nonsense"]])
+def test_wrong_command_lines(line: list[str], capsys: Captured) -> None:
+    assert main(line) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("mwc: ")
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MwcError("one sentence"), 1, "one sentence"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "No such file: x"),
+        (ZeroDivisionError("by zero"), 1, "unexpected error: ZeroDivisionError: by zero"),
+    ],
+)
+def test_errors_become_sentences_and_codes(
+    model: StandInModel,
+    artifact: Path,
+    capsys: Captured,
+    error: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    model.errors["a.wav"] = error
+    assert main(["run", str(artifact), "a.wav"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(f"mwc: {told}")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_debug_adds_the_traceback(
+    model: StandInModel, artifact: Path, capsys: Captured, place: int
+) -> None:
+    model.errors["a.wav"] = MwcError("one sentence")
+    line = ["run", str(artifact), "a.wav", "--quiet"]
+    line.insert(place, "--debug")
+    assert main(line) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("mwc: one sentence\n")
+
+
+def test_debug_after_two_dashes_is_a_file(model: StandInModel, artifact: Path) -> None:
+    assert main(["run", str(artifact), "--", "--debug"]) == 0
+    assert model.calls[0][0] == "--debug"
+
+
+CODE = """
+import sys, time
+from mwc.cli import run
+def wait(*args): print("ready", flush=True); time.sleep(60)
+run.transcribe_all = wait
+import mwc.runtime
+mwc.runtime.load = lambda *args, **options: None
+from mwc.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(artifact: Path, signum: signal.Signals, code: int) -> None:
+    line = [sys.executable, "-c", CODE, "run", str(artifact), "a.wav"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signum)
+        _, err = run.communicate(timeout=30)
+    assert run.returncode == code
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_no_error_message(artifact: Path) -> None:
+    code = CODE.replace("time.sleep(60)", "print('x' * 10_000_000)")
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(artifact), "a.wav"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    ) as run:
+        os.close(writing)
+        os.read(reading, 6)
+        os.close(reading)
+        _, err = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert err == b""

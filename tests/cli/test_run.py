@@ -1,0 +1,201 @@
+"""`mwc run`, with a stand-in for the model."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from stand_ins import TRANSCRIPT, StandInModel, no_audio
+
+from mwc.cli.main import main
+from mwc.runtime.errors import ArtifactError, BusyError
+from mwc.runtime.transcript import WRITERS
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_text_goes_to_stdout_and_nothing_else(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    assert main(["run", str(artifact), "a.wav"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "Grüße,\nWelt.\n"
+    assert err.startswith("mwc: 4.0 s of audio in ")
+    assert model.calls == [("a.wav", {})]
+    assert model.loads == [(artifact, {"device": "auto", "threads": None})]
+
+
+def test_quiet(model: StandInModel, artifact: Path, capsys: Captured) -> None:
+    assert main(["run", str(artifact), "a.wav", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_options_arrive_as_openai_whisper_names_them(model: StandInModel, artifact: Path) -> None:
+    line = (
+        "a.wav --language German --task translate --without_timestamps True --initial_prompt a_b "
+        "--condition_on_previous_text False --no_speech_threshold None --logprob-threshold=-2 "
+        "--clip_timestamps 0,2 --suppress_tokens -1 --sample-len 8 --beam_size 1 --temperature 0 "
+        "--word_timestamps False --temperature_increment_on_fallback None"
+    )
+    assert main(["run", str(artifact), *line.split()]) == 0
+    assert model.calls[0][1] == {
+        "language": "German",
+        "task": "translate",
+        "without_timestamps": True,
+        "initial_prompt": "a_b",
+        "condition_on_previous_text": False,
+        "no_speech_threshold": None,
+        "logprob_threshold": -2.0,
+        "clip_timestamps": "0,2",
+        "suppress_tokens": "-1",
+        "sample_len": 8,
+        "beam_size": 1,
+        "temperature": 0.0,
+        "word_timestamps": False,
+        "temperature_increment_on_fallback": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--beam_size 5", "greedily"),
+        ("--temperature 0.5", "temperature 0 only"),
+        ("--word_timestamps True", "no word times"),
+        ("--vad_filter True", "voice activity"),
+        ("--task summarise", "transcribe"),
+        ("--beam_size five", "whole number"),
+        ("--logprob_threshold low", "a number or None"),
+        ("--clip_timestamps 5,1", "ascending"),
+        ("--output_format srt", "does not write srt"),
+        ("--output_format doc", "json, txt or all, not 'doc'"),
+        ("--output_format all", "needs --output-dir"),
+        ("--compute_type int8", "mwc convert --precision"),
+        ("--no-such-option", "--no-such-option"),
+        ("--threads many", "--threads takes a whole number, not 'many'"),
+        ("--threads 0", "at least 1"),
+        ("--sample-len 1.5", "a whole number or None, not '1.5'"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_loaded(
+    model: StandInModel, artifact: Path, capsys: Captured, options: str, told: str
+) -> None:
+    assert main(["run", str(artifact), "a.wav", *options.split()]) == 2
+    out, err = capsys.readouterr()
+    assert told in err
+    assert "Traceback" not in err
+    assert not out
+    assert not model.loads
+
+
+def test_json_on_stdout(model: StandInModel, artifact: Path, capsys: Captured) -> None:
+    assert main(["run", str(artifact), "a.wav", "-f", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == TRANSCRIPT.to_dict()
+
+
+def test_several_files_on_stdout_are_told_apart(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    assert main(["run", str(artifact), "a.wav", "b.wav"]) == 0
+    text = "Grüße,\nWelt.\n"
+    assert capsys.readouterr().out == f"==> a.wav <==\n{text}==> b.wav <==\n{text}"
+
+    assert main(["run", str(artifact), "a.wav", "b.wav", "-f", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{"audio": name, **TRANSCRIPT.to_dict()} for name in ("a.wav", "b.wav")]
+
+
+def test_files_are_named_after_their_audio(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    line = ["run", str(artifact), "x/a.b.wav", "y/c.mp3", "-o", str(folder), "-f", "all"]
+    assert main(line) == 0
+    assert capsys.readouterr().out == ""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["a.b.json", "a.b.txt", "c.json", "c.txt"]
+    assert (folder / "c.txt").read_text(encoding="utf-8") == "Grüße,\nWelt.\n"
+    assert json.loads((folder / "a.b.json").read_bytes()) == TRANSCRIPT.to_dict()
+
+
+def test_two_audios_of_one_name_are_refused(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["run", str(artifact), "x/a.wav", "y/a.mp3", "-o", str(tmp_path / "out")]) == 2
+    assert "same file (a)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_dir_that_is_a_file(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["run", str(artifact), "a.wav", "-o", str(tmp_path / "file")]) == 2
+    assert "must be a folder" in capsys.readouterr().err
+
+
+def test_nothing_half_written_when_a_writer_fails(
+    model: StandInModel,
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    def fail(transcript: object, file: io.TextIOBase) -> None:
+        file.write("half")
+        raise OSError(28, "No space left on device", "a.txt")
+
+    monkeypatch.setitem(WRITERS, "txt", fail)
+    assert main(["run", str(artifact), "a.wav", "-o", str(tmp_path / "out")]) == 1
+    assert "mwc: No space left on device: a.txt" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_one_bad_file_does_not_stop_the_others(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    model.errors["b.wav"] = no_audio("b.wav")
+    assert main(["run", str(artifact), "a.wav", "b.wav", "c.wav", "-f", "json"]) == 3
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["audio"] for line in out.splitlines()] == ["a.wav", "c.wav"]
+    assert "mwc: b.wav is not audio" in err
+
+
+def test_all_of_several_files_bad(model: StandInModel, artifact: Path, capsys: Captured) -> None:
+    model.errors = {name: no_audio(name) for name in ("a.wav", "b.wav")}
+    assert main(["run", str(artifact), "a.wav", "b.wav", "-q"]) == 1
+    assert capsys.readouterr().err.count("is not audio") == 2
+
+
+@pytest.mark.parametrize("error", [no_audio("a.wav"), BusyError("busy"), ArtifactError("bad")])
+def test_an_error_is_one_sentence(
+    model: StandInModel, artifact: Path, capsys: Captured, error: Exception
+) -> None:
+    model.errors["a.wav"] = error
+    assert main(["run", str(artifact), "a.wav"]) == 1
+    assert capsys.readouterr() == ("", f"mwc: {error}\n")
+
+
+def test_what_would_fail_for_every_file_is_told_once(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    model.errors["a.wav"] = ArtifactError("the weights are gone")
+    assert main(["run", str(artifact), "a.wav", "b.wav", "-f", "json"]) == 1
+    assert capsys.readouterr().err == "mwc: the weights are gone\n"
+    assert len(model.calls) == 1
+
+
+def test_standard_input(
+    model: StandInModel, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"RIFF"))
+    monkeypatch.setattr("sys.stdin", piped)
+    assert main(["run", str(artifact), "-", "-o", str(tmp_path)]) == 0
+    assert model.calls[0][0] is piped.buffer
+    assert (tmp_path / "stdin.txt").is_file()
+
+
+def test_no_artifact(model: StandInModel, tmp_path: Path, capsys: Captured) -> None:
+    assert main(["run", str(tmp_path / "nowhere"), "a.wav"]) == 1
+    assert "there is no artifact or checkpoint at" in capsys.readouterr().err
+    assert not model.loads

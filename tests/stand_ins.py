@@ -1,0 +1,111 @@
+"""Stand-ins for what the command calls: a model, a compiler."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mwc.runtime.errors import AudioError, MwcError
+from mwc.runtime.progress import Progress, ProgressEvent, silent
+from mwc.runtime.transcript import Segment, Transcript
+
+SEGMENT = Segment(
+    id=0,
+    seek=0,
+    start=0.0,
+    end=2.5,
+    text=" Grüße,",
+    tokens=(1, 2),
+    temperature=0.0,
+    avg_logprob=-0.25,
+    compression_ratio=1.0,
+    no_speech_prob=0.125,
+)
+TRANSCRIPT = Transcript(
+    text=" Grüße, Welt.",
+    language="de",
+    duration=4.0,
+    segments=(SEGMENT, replace(SEGMENT, id=1, start=2.5, end=4.0, text=" Welt.")),
+)
+
+
+@dataclass
+class StandInModel:
+    """Answers every audio with TRANSCRIPT, or with the error planned for it."""
+
+    errors: dict[str, BaseException] = field(default_factory=dict)
+    calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+    loads: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+
+    def load(self, path: Path, **options: Any) -> "StandInModel":
+        self.loads.append((path, options))
+        return self
+
+    def transcribe(self, audio: Any, *, progress: Progress = silent, **options: Any) -> Transcript:
+        self.calls.append((audio, options))
+        progress(ProgressEvent("transcribe", 4.0, 4.0, "seconds"))
+        if isinstance(audio, str) and audio in self.errors:
+            raise self.errors[audio]
+        return TRANSCRIPT
+
+    def stream(
+        self, audio: Any, *, progress: Progress = silent, **options: Any
+    ) -> Iterator[Segment]:
+        yield from self.transcribe(audio, progress=progress, **options).segments
+
+
+@dataclass
+class StandInReport:
+    """A parity report."""
+
+    ok: bool = True
+
+    def summary(self) -> list[str]:
+        return ["f32 matches numpy" if self.ok else "f32 DOES NOT MATCH numpy", "two lines"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok}
+
+
+@dataclass
+class StandInResult:
+    """What a conversion gives."""
+
+    artifact: Path
+    report: StandInReport | None
+    notes: Sequence[str] = ("alignment heads derived",)
+    seconds: dict[str, float] = field(default_factory=lambda: {"weights": 1.0, "compile": 2.5})
+
+
+@dataclass
+class StandInCompiler:
+    """`mwc.compiler`'s functions, remembering what they were asked."""
+
+    report: StandInReport | None = field(default_factory=StandInReport)
+    error: MwcError | BaseException | None = None
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def convert(self, source: Any, out: Path, options: Any, progress: Progress) -> StandInResult:
+        self.calls.append(("convert", source, out, options))
+        progress(ProgressEvent("weights", 1, 2, "bytes"))
+        if self.error is not None:
+            raise self.error
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "manifest.json").write_text("{}")
+        return StandInResult(out, self.report)
+
+    def add_target(self, path: Path, target: str, progress: Progress) -> Path:
+        self.calls.append(("add_target", path, target))
+        return path
+
+    def verify_artifact(
+        self, path: Path, against: str, *, progress: Progress, **options: Any
+    ) -> StandInReport:
+        self.calls.append(("verify", path, against, options))
+        assert self.report is not None
+        return self.report
+
+
+def no_audio(name: str) -> AudioError:
+    """The error of a file that is no audio."""
+    return AudioError(f"{name} is not audio")
