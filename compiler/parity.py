@@ -139,7 +139,7 @@ class ParityReport:
         verdict = "matches" if self.ok else "DOES NOT MATCH"
         lines = [
             f"{self.precision} {verdict} {self.reference}",
-            f"{len(self.stages)} stages, closest to its bound: {_describe(worst)}",
+            f"{len(self.stages)} stages, the worst: {_describe(worst)}",
             f"{self.tokens_equal} of {self.tokens_compared} greedy tokens equal",
         ]
         failed = [s for s in self.stages if not s.ok and s is not worst]

@@ -86,10 +86,7 @@ def _build(config: Mapping[str, Any], tensors: TensorSource, pad: int) -> Any:
     settings = {**config, "pad_token_id": pad, "tie_word_embeddings": True}
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(WhisperConfig.from_dict(settings))
-    state = {
-        f"model.{name}": torch.from_numpy(np.array(tensors.read(name), np.float32))
-        for name in tensors.shapes
-    }
+    state = {f"model.{name}": torch.from_numpy(tensors.read(name)) for name in tensors.shapes}
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()  # type: ignore[no-untyped-call]

@@ -1,11 +1,13 @@
 """The two references agree with each other, and their parts with the originals."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 from tiny_model import speech_like, tiny_model
 
+from mwc.compiler.reference import open_reference
 from mwc.compiler.reference_numpy import NumpyReference, erf, gelu, log_mel, mel_filters
 from mwc.runtime.spec import AudioSpec
 
@@ -108,3 +110,11 @@ def test_transformers_refuses_a_missing_tensor():
     model.tensors.shapes.pop("decoder.layers.0.fc1.bias")
     with pytest.raises(RuntimeError, match=r"decoder\.layers\.0\.fc1\.bias"):
         TorchReference(model.config, model.tensors, model.spec)
+
+
+def test_open_reference_prefers_transformers_and_can_do_without(monkeypatch):
+    pytest.importorskip("transformers")
+    model = tiny_model(layers=1)
+    assert open_reference(model, model.spec).name.startswith("transformers ")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert open_reference(model, model.spec).name == "numpy"
