@@ -26,7 +26,7 @@ class Display:
     an event; use it as a context manager, so that the bars never outlive an error.
 
     Attributes:
-        audio_seconds: the length of the audio last reported, or None before the first report.
+        audio_seconds: the length of the audio being transcribed, or None before that is reported.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -62,7 +62,7 @@ class Display:
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show where one stage stands."""
-        if event.unit == "seconds":
+        if event.stage == "transcribe":
             self.audio_seconds = event.total
         if not self._shown:
             return
@@ -83,11 +83,12 @@ class Display:
         with self.aside():
             say(text)
 
-    def forget(self, stage: str) -> None:
-        """Remove a stage's bar, so that the next event of that name starts a new one."""
-        task = self._tasks.pop(stage, None)
-        if task is not None:
+    def clear(self) -> None:
+        """Remove every bar and forget the audio's length, before the next piece of work."""
+        for task in self._tasks.values():
             self._progress.remove_task(task)
+        self._tasks.clear()
+        self.audio_seconds = None
 
     @contextmanager
     def aside(self) -> Iterator[None]:

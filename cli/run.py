@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_speed
 from mwc.cli.output import Output, plan_output
+from mwc.cli.values import decoding_options, read_threads
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
 
@@ -58,10 +58,16 @@ def command(
     ] = None,
     initial_prompt: Annotated[
         str | None,
-        typer.Option("--initial-prompt", "--prompt", help="Text to set the first window's style."),
+        typer.Option(
+            "--initial-prompt",
+            "--prompt",
+            metavar="TEXT",
+            help="Text to set the first window's style.",
+        ),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option("--prefix", help="Text each window's transcript begins with.")
+        str | None,
+        typer.Option("--prefix", metavar="TEXT", help="Text each window's transcript begins with."),
     ] = None,
     condition_on_previous_text: Annotated[
         bool | None,
@@ -72,11 +78,19 @@ def command(
     ] = None,
     clip_timestamps: Annotated[
         str | None,
-        typer.Option("--clip-timestamps", help="START,END,START,… in seconds: only these clips."),
+        typer.Option(
+            "--clip-timestamps",
+            metavar="SECONDS,…",
+            help="START,END,START,… in seconds: only these clips.",
+        ),
     ] = None,
     suppress_tokens: Annotated[
         str | None,
-        typer.Option("--suppress-tokens", help="Token ids never to choose; -1: the usual symbols."),
+        typer.Option(
+            "--suppress-tokens",
+            metavar="IDS",
+            help="Token ids never to choose; -1: the usual symbols.",
+        ),
     ] = None,
     suppress_blank: Annotated[
         bool | None,
@@ -86,27 +100,48 @@ def command(
     ] = None,
     max_initial_timestamp: Annotated[
         str | None,
-        typer.Option("--max-initial-timestamp", help="Latest first time in a window, seconds."),
+        typer.Option(
+            "--max-initial-timestamp",
+            metavar="SECONDS",
+            help="Latest first time in a window, seconds.",
+        ),
     ] = None,
     no_speech_threshold: Annotated[
         str | None,
-        typer.Option("--no-speech-threshold", help="Skip a window likelier silent than this…"),
+        typer.Option(
+            "--no-speech-threshold",
+            metavar="NUMBER",
+            help="Skip a window likelier silent than this…",
+        ),
     ] = None,
     logprob_threshold: Annotated[
         str | None,
-        typer.Option("--logprob-threshold", help="…if its mean log-probability is below this."),
+        typer.Option(
+            "--logprob-threshold",
+            metavar="NUMBER",
+            help="…if its mean log-probability is below this.",
+        ),
     ] = None,
     compression_ratio_threshold: Annotated[
         str | None,
-        typer.Option("--compression-ratio-threshold", help="Text that packs better is repetition."),
+        typer.Option(
+            "--compression-ratio-threshold",
+            metavar="NUMBER",
+            help="Text that packs better is repetition.",
+        ),
     ] = None,
     sample_len: Annotated[
-        str | None, typer.Option("--sample-len", help="Most tokens to sample in one window.")
+        str | None,
+        typer.Option("--sample-len", metavar="N", help="Most tokens to sample in one window."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, gpu, or the name of a target.")
+    ] = "auto",
     threads: Annotated[
         str | None,
-        typer.Option("--threads", "-t", help="CPU threads; as many as are usable if left out."),
+        typer.Option(
+            "--threads", "-t", metavar="N", help="CPU threads; as many as are usable if left out."
+        ),
     ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")
@@ -151,7 +186,9 @@ def command(
     are openai/whisper's, written with hyphens or underscores; decoding is greedy. With several
     files, one that fails does not stop the others (exit code 3).
     """
-    decoding = decoding_options(context.params)
+    decoding = decoding_options(
+        {name: v for name, v in context.params.items() if name not in _NOT_DECODING}
+    )
     job = Job(tuple(audio), plan_output(audio, output_format, output_dir), decoding)
     n_threads = read_threads(threads)
     make_options(**decoding)  # a wrong option is told before anything is loaded
@@ -159,7 +196,8 @@ def command(
         artifact = artifact_for(model, display)
         from mwc.runtime import load
 
-        loaded = load(artifact, device=device, threads=n_threads)
+        place = "gpu" if device == "cuda" else device  # openai/whisper's word for it
+        loaded = load(artifact, device=place, threads=n_threads)
         failed = transcribe_all(loaded, job, display)
     if failed:
         raise typer.Exit(3 if failed < len(audio) else 1)
@@ -169,59 +207,6 @@ _NOT_DECODING = frozenset(
     {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet"}
 )
 """Parameters of `command` that say what to read and write; the others go to `make_options`."""
-
-_INTEGERS = frozenset({"beam_size", "best_of", "no_repeat_ngram_size", "sample_len"})
-_NUMBERS = frozenset(
-    {
-        "compression_ratio_threshold",
-        "hallucination_silence_threshold",
-        "length_penalty",
-        "logprob_threshold",
-        "max_initial_timestamp",
-        "no_speech_threshold",
-        "patience",
-        "repetition_penalty",
-        "temperature",
-        "temperature_increment_on_fallback",
-    }
-)
-"""Options whose value can also be the word None, as on openai/whisper's command line."""
-
-
-def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the options that were given and concern decoding, with their values as Python's.
-
-    Raises:
-        OptionError: a number cannot be read.
-    """
-    return {
-        name: read_number(name, value) if name in _NUMBERS | _INTEGERS else value
-        for name, value in parameters.items()
-        if name not in _NOT_DECODING and value is not None
-    }
-
-
-def read_number(name: str, word: str) -> float | int | None:
-    """Read "0.6", "5" or "None" as typed on the command line."""
-    if word == "None":
-        return None
-    try:
-        return int(word) if name in _INTEGERS else float(word)
-    except ValueError:
-        kind = "a whole number" if name in _INTEGERS else "a number"
-        option = name.replace("_", "-")
-        raise OptionError(f"--{option} takes {kind} or None, not {word!r}") from None
-
-
-def read_threads(word: str | None) -> int | None:
-    """Read --threads: a whole number from 1, or None where it was not given."""
-    if word is None:
-        return None
-    if not word.lstrip("-").isdecimal():
-        raise OptionError(f"--threads takes a whole number, not {word!r}")
-    if int(word) < 1:
-        raise OptionError(f"--threads is at least 1, not {word}")
-    return int(word)
 
 
 @dataclass(frozen=True)
@@ -263,7 +248,7 @@ def transcribe_all(model: "Model", job: Job, display: Display) -> int:
 def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> None:
     started = time.perf_counter()
     source = _stdin() if name == STDIN else name
-    display.forget("transcribe")
+    display.clear()
     if job.output.streams:
         with display.aside():
             job.output.begin(name)

@@ -58,8 +58,8 @@ def test_a_new_file_starts_a_new_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal(monkeypatch)
     with Display() as display:
         display(ProgressEvent("transcribe", 4, 4, "seconds"))
-        display.forget("transcribe")
-        display.forget("transcribe")
+        display.clear()
+        assert display.audio_seconds is None
         display(ProgressEvent("transcribe", 1, 8, "seconds"))
         assert display.audio_seconds == 8
 

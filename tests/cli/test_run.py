@@ -88,6 +88,15 @@ def test_a_wrong_option_is_told_before_anything_is_loaded(
     assert not model.loads
 
 
+def test_device_and_threads(model: StandInModel, artifact: Path) -> None:
+    assert main(["run", str(artifact), "a.wav", "--device", "cuda", "--threads", "2"]) == 0
+    assert main(["run", str(artifact), "a.wav", "--device", "cpu-x86-64-v3", "-t", "1"]) == 0
+    assert [options for _, options in model.loads] == [
+        {"device": "gpu", "threads": 2},
+        {"device": "cpu-x86-64-v3", "threads": 1},
+    ]
+
+
 def test_json_on_stdout(model: StandInModel, artifact: Path, capsys: Captured) -> None:
     assert main(["run", str(artifact), "a.wav", "-f", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == TRANSCRIPT.to_dict()
