@@ -156,19 +156,28 @@ def _log_mel_stage(
     starts = range(0, len(samples), hop)
     raw = session.log_mel(np.stack([padded[s : s + PIECE_SAMPLES] for s in starts]))
     raw = raw.reshape(-1, raw.shape[-1])
-    ours = (np.maximum(raw, raw.max() - 8.0) + 4.0) / 4.0
-    return compare("log_mel", ours, theirs, bounds.features)
+    return compare("log_mel", _normalise(raw), theirs, bounds.features)
+
+
+def _normalise(raw: Float32) -> Float32:
+    """Clamp raw log10-mel to 8 under its maximum and scale it, in float32, as the graph does."""
+    normalised: Float32 = (np.maximum(raw, raw.max() - np.float32(8.0)) + np.float32(4.0)) / 4
+    return normalised
 
 
 def _features(log_mel: Float32, n_samples: int, audio: AudioSpec) -> Features:
-    """Give each side its form of the same features, ending where the clip ends."""
+    """Give each side its form of the same features, ending where the clip ends.
+
+    The normalised form is made from the raw one again, so that both are the same to the last bit:
+    the encoder magnifies a rounding of its input some hundred times at a few positions.
+    """
     n_frames = min(audio.n_frames, n_samples // audio.hop_length)
-    normalised = log_mel.copy()
+    raw = (4.0 * log_mel - 4.0).astype(np.float32)
+    normalised = _normalise(raw)
     normalised[n_frames:] = 0.0
-    raw = (4.0 * log_mel - 4.0).astype(np.float32)[None]
     return Features(
         normalised=normalised,
-        raw=raw,
+        raw=raw[None],
         log_mel_max=raw.max(keepdims=True).reshape(1),
         n_frames=np.array([n_frames], dtype=np.int32),
     )
