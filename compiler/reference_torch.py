@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from mwc.compiler.reference import TensorSource
-from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.spec import TokenSpec, WhisperSpec
 
 Float32 = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class TorchReference:
         """Read every tensor, as float32, into transformers' model on the CPU."""
         self.name = f"transformers {transformers.__version__}"
         self._spec = spec
-        self._model = _build(config, tensors, spec.tokens.eot)
+        self._model = _build(config, tensors, spec.tokens)
         self._features = WhisperFeatureExtractor(feature_size=spec.model.n_mels)  # type: ignore[no-untyped-call]
 
     def log_mel(self, samples: Float32) -> Float32:
@@ -81,9 +81,14 @@ class TorchReference:
         return _numpy(out.logits)
 
 
-def _build(config: Mapping[str, Any], tensors: TensorSource, pad: int) -> Any:
+def _build(config: Mapping[str, Any], tensors: TensorSource, tokens: TokenSpec) -> Any:
     """Make transformers' model without initialising it, then hand it the checkpoint's tensors."""
-    settings = {**config, "pad_token_id": pad, "tie_word_embeddings": True}
+    settings = {
+        **config,
+        "tie_word_embeddings": True,
+        "decoder_start_token_id": tokens.sot,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokens.eot),
+    }
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(WhisperConfig.from_dict(settings))
     state = {f"model.{name}": torch.from_numpy(tensors.read(name)) for name in tensors.shapes}
