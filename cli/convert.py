@@ -86,7 +86,7 @@ def command(
     for note in result.notes:
         print(f"note: {note}")
     if result.report is None:
-        print("not verified (--no-verify)")
+        print("not verified")
     else:
         print("\n".join(result.report.summary()))
     print(f"wrote {result.artifact} ({format_seconds(result.seconds)})")

@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -246,9 +246,11 @@ def transcribe_all(model: "Model", job: Job, display: Display) -> int:
 
 
 def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> None:
+    from mwc.runtime.audio import open_audio
+
     started = time.perf_counter()
-    source = _stdin() if name == STDIN else name
     display.clear()
+    source = open_audio(_stdin() if name == STDIN else name)
     if job.output.streams:
         with display.aside():
             job.output.begin(name)
@@ -261,11 +263,13 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
         with display.aside():
             job.output.write(name, transcript)
         seconds = transcript.duration
+    for warning in source.warnings:
+        display.warn(warning)
     speed = format_speed(seconds, time.perf_counter() - started)
     display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
 
 
-def _stdin() -> Any:
+def _stdin() -> BinaryIO:
     if sys.stdin.isatty():
         raise OptionError("- reads audio from standard input, but nothing is piped into it")
     return sys.stdin.buffer

@@ -30,10 +30,19 @@ TRANSCRIPT = Transcript(
 
 
 @dataclass
+class StandInSource:
+    """An opened audio: what was opened, and what was wrong with it."""
+
+    opened: Any
+    warnings: Sequence[str] = ()
+
+
+@dataclass
 class StandInModel:
     """Answers every audio with TRANSCRIPT, or with the error planned for it."""
 
     errors: dict[str, BaseException] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     loads: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
 
@@ -41,15 +50,20 @@ class StandInModel:
         self.loads.append((path, options))
         return self
 
-    def transcribe(self, audio: Any, *, progress: Progress = silent, **options: Any) -> Transcript:
-        self.calls.append((audio, options))
+    def open_audio(self, source: Any) -> StandInSource:
+        return StandInSource(source, self.warnings)
+
+    def transcribe(
+        self, audio: StandInSource, *, progress: Progress = silent, **options: Any
+    ) -> Transcript:
+        self.calls.append((audio.opened, options))
         progress(ProgressEvent("transcribe", 4.0, 4.0, "seconds"))
-        if isinstance(audio, str) and audio in self.errors:
-            raise self.errors[audio]
+        if audio.opened in self.errors:
+            raise self.errors[audio.opened]
         return TRANSCRIPT
 
     def stream(
-        self, audio: Any, *, progress: Progress = silent, **options: Any
+        self, audio: StandInSource, *, progress: Progress = silent, **options: Any
     ) -> Iterator[Segment]:
         yield from self.transcribe(audio, progress=progress, **options).segments
 

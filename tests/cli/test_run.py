@@ -25,6 +25,15 @@ def test_text_goes_to_stdout_and_nothing_else(
     assert model.loads == [(artifact, {"device": "auto", "threads": None})]
 
 
+def test_what_was_wrong_with_the_audio_is_told(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    model.warnings = ["a.wav is truncated"]
+    for form in ("txt", "json"):
+        assert main(["run", str(artifact), "a.wav", "--quiet", "-f", form]) == 0
+        assert capsys.readouterr().err == "mwc: a.wav is truncated\n"
+
+
 def test_quiet(model: StandInModel, artifact: Path, capsys: Captured) -> None:
     assert main(["run", str(artifact), "a.wav", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
