@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
 from mwc.runtime.decoder import RULE_STATE_SIZE, Choice, Float32, Int32
 from mwc.runtime.errors import OptionError
 from mwc.runtime.spec import TokenSpec, WhisperSpec

@@ -6,11 +6,13 @@ position, a slot used twice in one call, a row of a window that was never encode
 
 import base64
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from mwc.runtime import rules
 from mwc.runtime.decoder import (
     Choice,
@@ -245,6 +247,30 @@ def scripted(
         n_sampled = len(tokens) - start
         lines = [*script(window), spec.tokens.eot]
         values[lines[min(n_sampled, len(lines) - 1)]] = certainty
+        return values
+
+    return logits
+
+
+def noise(spec: WhisperSpec, seed: int = 0) -> Logits:
+    """Logits that any change of the window or the tokens changes, with text, times and ends.
+
+    Every third window seems silent; timestamps go up with the length of the row; a row that was
+    started with `<|notimestamps|>` gives none.
+    """
+    t = spec.tokens
+
+    def logits(window: FakeWindow, tokens: tuple[int, ...]) -> Float32:
+        key = repr((seed, window.start, window.n_frames, tokens)).encode()
+        rng = np.random.default_rng(zlib.crc32(key))
+        values = rng.normal(0, 2, spec.model.n_vocab).astype(np.float32)
+        values[t.eot + 1 : t.timestamp_begin] -= 8
+        values[t.timestamp_begin :] -= np.float32(rng.choice([1.0, 3.0, 6.0]))
+        distance = np.abs(np.arange(1501) - 40 * (len(tokens) % 40)).astype(np.float32)
+        values[t.timestamp_begin :] -= distance / 50 + 30 * (t.no_timestamps in tokens)
+        values[t.eot] += 20 if rng.random() < 0.04 else -8
+        if tokens[-1] == t.sot and window.start % 3 == 2:
+            values[t.no_speech] += 20
         return values
 
     return logits

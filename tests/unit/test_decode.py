@@ -5,9 +5,9 @@ import zlib
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, scripted
+from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, noise, scripted
+from openai_whisper import patch_whisper
 
 from mwc.runtime.decode import (
     Prompt,
@@ -17,10 +17,8 @@ from mwc.runtime.decode import (
     make_prompt,
     sampling_for,
 )
-from mwc.runtime.decoder import Float32
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions, make_options
-from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 
 SPEC = fake_spec()
@@ -32,19 +30,6 @@ PLAIN = make_options(without_timestamps=True)
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
-
-
-def noise(window: FakeWindow, tokens: tuple[int, ...], spec: WhisperSpec = SPEC) -> Float32:
-    """Logits that any change of the window or the tokens changes, with text, times and ends."""
-    seed = zlib.crc32(repr((window.start, window.n_frames, tokens)).encode())
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 2, spec.model.n_vocab).astype(np.float32)
-    begin = spec.tokens.timestamp_begin
-    logits[spec.tokens.eot + 1 : begin] -= 8
-    logits[begin:] -= np.float32(rng.choice([1.0, 3.0, 6.0]))
-    logits[begin:] -= np.abs(np.arange(1501) - 40 * (len(tokens) % 40)).astype(np.float32) / 50
-    logits[spec.tokens.eot] += np.float32(rng.normal(0, 6))
-    return logits
 
 
 def test_prompt_of_the_first_window(tokenizer: Tokenizer) -> None:
@@ -130,7 +115,7 @@ def test_rows_together_give_what_each_gives_alone(
     jobs = [(make_prompt(SPEC, tokenizer, options, "de", [7] * (5 * k)), k % 2) for k in range(7)]
 
     def decoder() -> FakeDecoder:
-        fake = FakeDecoder(SPEC, noise, n_rows=n_rows)
+        fake = FakeDecoder(SPEC, noise(SPEC), n_rows=n_rows)
         fake.windows = {0: FakeWindow(0, 3000), 1: FakeWindow(500, 1234)}
         return fake
 
@@ -144,7 +129,7 @@ def test_rows_together_give_what_each_gives_alone(
 
 
 def test_no_rows_give_nothing(tokenizer: Tokenizer) -> None:
-    assert decode_rows(FakeDecoder(SPEC, noise), [], sampling_for(SPEC, PLAIN)) == []
+    assert decode_rows(FakeDecoder(SPEC, noise(SPEC)), [], sampling_for(SPEC, PLAIN)) == []
 
 
 def test_max_initial_timestamp() -> None:
@@ -154,50 +139,6 @@ def test_max_initial_timestamp() -> None:
     for value in (None, 0.0):  # openai/whisper: no limit either way
         options = make_options(max_initial_timestamp=value)
         assert sampling_for(SPEC, options).max_initial_timestamp_index is None
-
-
-class NoiseInference:
-    """Stands for openai/whisper's decoder: logits at every position that it reads."""
-
-    def __init__(self, window: FakeWindow) -> None:
-        self.window = window
-
-    def logits(self, tokens: Any, audio_features: Any) -> Any:
-        import torch
-
-        rows = []
-        for row in tokens.tolist():
-            stacked = np.zeros((len(row), SPEC.model.n_vocab), dtype=np.float32)
-            for position in {row.index(T.sot), len(row) - 1}:
-                stacked[position] = noise(self.window, tuple(row[: position + 1]))
-            rows.append(stacked)
-        return torch.from_numpy(np.stack(rows))
-
-    def cleanup_caching(self) -> None:
-        pass
-
-
-class TheirTokenizer(SimpleNamespace):
-    """Our fake vocabulary with openai/whisper's attribute names."""
-
-    def __init__(self, ours: Tokenizer, language: str, task: str) -> None:
-        sequence = ours.sot_sequence(language, task, True)
-        super().__init__(
-            eot=T.eot,
-            sot=T.sot,
-            sot_prev=T.sot_prev,
-            sot_lm=T.sot_prev - 1,
-            transcribe=T.transcribe,
-            translate=T.translate,
-            no_speech=T.no_speech,
-            no_timestamps=T.no_timestamps,
-            timestamp_begin=BEGIN,
-            non_speech_tokens=tuple(t for t in T.suppress_tokens if t < T.eot),
-            sot_sequence=sequence,
-            sot_sequence_including_notimestamps=(*sequence, T.no_timestamps),
-            encode=ours.encode,
-            decode=ours.decode,
-        )
 
 
 @pytest.mark.parametrize("start", range(6))
@@ -226,20 +167,17 @@ def test_same_as_openai_whispers_decoding_task(
     theirs_options = decoding.DecodingOptions(
         **given, language="de", fp16=False, prompt=previous or None
     )
-    monkeypatch.setattr(
-        decoding,
-        "get_tokenizer",
-        lambda *_, language, task, **__: TheirTokenizer(tokenizer, language, task),
-    )
-    monkeypatch.setattr(decoding, "PyTorchInference", lambda *_: NoiseInference(window))
+    patch_whisper(monkeypatch, SPEC, tokenizer)
     model = SimpleNamespace(
         is_multilingual=True,
         num_languages=3,
         dims=SimpleNamespace(n_text_ctx=448, n_audio_ctx=1500, n_audio_state=64),
+        window=window,
+        logits=noise(SPEC),
     )
-    (theirs,) = decoding.DecodingTask(model, theirs_options).run(torch.zeros(1, 1500, 64))
+    theirs = decoding.decode(model, torch.zeros(1500, 64), theirs_options)
 
-    decoder = FakeDecoder(SPEC, noise)
+    decoder = FakeDecoder(SPEC, noise(SPEC))
     decoder.windows[0] = window
     prompt = make_prompt(SPEC, tokenizer, options, "de", previous)
     ours = decode_window(decoder, tokenizer, prompt, 0, sampling_for(SPEC, options))

@@ -7,6 +7,7 @@ import pytest
 from fake_decoder import fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mwc.runtime.decoder import RULE_STATE_SIZE, Float32
 from mwc.runtime.errors import OptionError
 from mwc.runtime.rules import (

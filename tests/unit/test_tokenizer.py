@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_decoder import fake_spec, fake_tokenizer
+
 from mwc.runtime.errors import ArtifactError, OptionError
 from mwc.runtime.tokenizer import SPECIAL_TOKENS_FILE, VOCABULARY_FILE, Tokenizer
 

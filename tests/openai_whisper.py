@@ -1,0 +1,124 @@
+"""openai/whisper's own decoding and seeking over a fake model: what ours is compared with.
+
+Only for tests that have called `pytest.importorskip("whisper")`.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_decoder import FakeWindow, Logits
+
+from mwc.runtime.rules import log_softmax
+from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.tokenizer import Tokenizer
+
+
+class FakeInference:
+    """Stands for openai/whisper's decoder network: logits at the positions that it reads."""
+
+    def __init__(self, model: Any, n_prompt: int) -> None:
+        self.window: FakeWindow = model.window
+        self.function: Logits = model.logits
+        self.n_prompt = n_prompt
+
+    def logits(self, tokens: Any, audio_features: Any) -> Any:
+        import torch
+
+        last = tokens.shape[1]
+        rows = []
+        for row in tokens.tolist():
+            positions = range(last) if last == self.n_prompt else [last - 1]
+            rows.append([self.function(self.window, tuple(row[: p + 1])) for p in positions])
+        return torch.from_numpy(np.array(rows))
+
+    def cleanup_caching(self) -> None:
+        pass
+
+
+def their_tokenizer(spec: WhisperSpec, ours: Tokenizer, language: str, task: str) -> Any:
+    """Our fake vocabulary under openai/whisper's attribute names."""
+    t = spec.tokens
+    sequence = ours.sot_sequence(language, task, True)
+    return SimpleNamespace(
+        eot=t.eot,
+        sot=t.sot,
+        sot_prev=t.sot_prev,
+        sot_lm=t.sot_prev - 1,
+        transcribe=t.transcribe,
+        translate=t.translate,
+        no_speech=t.no_speech,
+        no_timestamps=t.no_timestamps,
+        timestamp_begin=t.timestamp_begin,
+        non_speech_tokens=tuple(i for i in t.suppress_tokens if i < t.eot),
+        sot_sequence=sequence,
+        sot_sequence_including_notimestamps=(*sequence, t.no_timestamps),
+        encode=ours.encode,
+        decode=ours.decode,
+    )
+
+
+def patch_whisper(monkeypatch: pytest.MonkeyPatch, spec: WhisperSpec, tokenizer: Tokenizer) -> None:
+    """Give openai/whisper our fake vocabulary and the fake network of its model argument."""
+    import whisper.decoding
+    import whisper.transcribe  # noqa: F401  (the package's attribute is the function)
+
+    def get_tokenizer(*_: Any, language: str, task: str, **__: Any) -> Any:
+        return their_tokenizer(spec, tokenizer, language, task)
+
+    monkeypatch.setattr("whisper.decoding.get_tokenizer", get_tokenizer)
+    monkeypatch.setattr("whisper.decoding.PyTorchInference", FakeInference)
+    monkeypatch.setitem(_transcribe_globals(), "get_tokenizer", get_tokenizer)
+    monkeypatch.setitem(_transcribe_globals(), "log_mel_spectrogram", _fake_log_mel)
+
+
+def _transcribe_globals() -> dict[str, Any]:
+    import sys
+
+    return vars(sys.modules["whisper.transcribe"])
+
+
+def _fake_log_mel(audio: Any, n_mels: int, padding: int) -> Any:
+    """Frames that say in their first row where they stand, from 1, and 30 s more of them."""
+    import torch
+
+    mel = torch.zeros(n_mels, len(audio) // 160 + padding // 160)
+    mel[0] = torch.arange(1, mel.shape[1] + 1)
+    return mel
+
+
+class FakeWhisper:
+    """A model for `whisper.transcribe`: its network is a function from tokens to logits."""
+
+    def __init__(self, spec: WhisperSpec, logits: Logits) -> None:
+        import torch
+
+        self.spec = spec
+        self.logits = logits
+        self.is_multilingual = True
+        self.num_languages = len(spec.tokens.languages)
+        self.device = torch.device("cpu")
+        self.dims = SimpleNamespace(
+            n_mels=spec.model.n_mels, n_text_ctx=448, n_audio_ctx=1500, n_audio_state=64
+        )
+        self.window = FakeWindow(0, 0)
+        self.decoded: list[FakeWindow] = []
+
+    def decode(self, mel: Any, options: Any) -> Any:
+        import torch
+        import whisper.decoding
+
+        self.window = self._window(mel)
+        self.decoded.append(self.window)
+        return whisper.decoding.decode(self, torch.zeros(1500, 64), options)
+
+    def detect_language(self, mel: Any) -> tuple[None, dict[str, float]]:
+        values = self.logits(self._window(mel), (self.spec.tokens.sot,))
+        ids = [token for _, token in self.spec.tokens.languages]
+        probabilities = np.exp(log_softmax(values[ids])).tolist()
+        codes = [code for code, _ in self.spec.tokens.languages]
+        return None, dict(zip(codes, probabilities, strict=True))
+
+    def _window(self, mel: Any) -> FakeWindow:
+        return FakeWindow(int(mel[0, 0]) - 1, int((mel[0] > 0).sum()))

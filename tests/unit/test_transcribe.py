@@ -1,0 +1,322 @@
+"""The way through a file: cutting, seeking, prompts, silence, clips, and openai/whisper's own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_decoder import (
+    FakeDecoder,
+    FakeFeatures,
+    FakeWindow,
+    fake_spec,
+    fake_tokenizer,
+    noise,
+    scripted,
+)
+from openai_whisper import FakeWhisper, patch_whisper
+
+from mwc.runtime.errors import OptionError
+from mwc.runtime.options import make_options
+from mwc.runtime.progress import ProgressEvent
+from mwc.runtime.tokenizer import Tokenizer
+from mwc.runtime.transcribe import detect_language, transcribe, transcribe_segments
+from mwc.runtime.transcript import Transcript
+from mwc.runtime.windows import Piece, WindowCut, WindowLoop, cut_window
+
+SPEC = fake_spec()
+T = SPEC.tokens
+B = T.timestamp_begin
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
+
+
+def run(
+    tokenizer: Tokenizer, scripts: dict[int, list[int]], n_frames: int, **options: Any
+) -> tuple[Transcript, FakeDecoder]:
+    """Transcribe a file whose window at frame s gives the tokens scripts[s]."""
+    no_speech_prob = options.pop("no_speech_prob", 0.0)
+    certainty = options.pop("certainty", 20.0)
+    logits = scripted(
+        SPEC,
+        lambda window: scripts.get(window.start, []),
+        no_speech_prob=no_speech_prob,
+        certainty=certainty,
+    )
+    decoder = FakeDecoder(SPEC, logits)
+    features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
+    given = {"language": "en", **options}
+    return transcribe(decoder, tokenizer, features, make_options(**given)), decoder
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pieces", "advance"),
+    [
+        # Nothing, or text alone: one segment that lasts as long as the window.
+        ([], [((), 0, None)], None),
+        ([65, 66], [((65, 66), 0, None)], None),
+        # No pair: up to the last timestamp, unless that is 0.
+        ([B + 10, 65, B + 90], [((B + 10, 65, B + 90), 0, 90)], None),
+        ([B + 10, 65], [((B + 10, 65), 0, 10)], None),
+        ([B, 65], [((B, 65), 0, None)], None),
+        # A pair: the rest is left to the next window.
+        ([B, 65, B + 90, B + 90], [((B, 65, B + 90), 0, 90)], 90),
+        ([B, 65, B + 90, B + 95, 66], [((B, 65, B + 90), 0, 90)], 90),
+        # A pair and a single timestamp at the end: nothing is left.
+        (
+            [B + 1, 65, B + 90, B + 95, 66, B + 99],
+            [((B + 1, 65, B + 90), 1, 90), ((B + 95, 66, B + 99), 95, 99)],
+            None,
+        ),
+        # Two pairs.
+        (
+            [B, 65, B + 9, B + 9, 66, B + 20, B + 21, 67],
+            [((B, 65, B + 9), 0, 9), ((B + 9, 66, B + 20), 9, 20)],
+            20,
+        ),
+    ],
+)
+def test_cut_window(
+    tokens: list[int], pieces: list[tuple[tuple[int, ...], int, int | None]], advance: int | None
+) -> None:
+    assert cut_window(tokens, B) == WindowCut(tuple(Piece(*p) for p in pieces), advance)
+
+
+def test_windows_follow_the_timestamps_with_the_text_before_as_prompt(
+    tokenizer: Tokenizer,
+) -> None:
+    first = [B, *b" One.", B + 100, B + 100, *b" Two.", B + 200, B + 200]
+    second = [B, *b" Three.", B + 50]
+    transcript, decoder = run(tokenizer, {0: first, 400: second}, 3500)
+    assert [(s.id, s.seek, s.start, s.end, s.text) for s in transcript.segments] == [
+        (0, 0, 0.0, 2.0, " One."),
+        (1, 0, 2.0, 4.0, " Two."),
+        (2, 400, 4.0, 5.0, " Three."),
+        (3, 3400, 34.0, 35.0, ""),
+    ]
+    assert transcript.text == " One. Two. Three."
+    assert transcript.duration == 35.0
+    assert (transcript.language, transcript.language_probability) == ("en", None)
+    assert decoder.encoded == [FakeWindow(0, 3000), FakeWindow(400, 3000), FakeWindow(3400, 100)]
+    sequence = tokenizer.sot_sequence("en", "transcribe", True)
+    assert decoder.prompts[0] == sequence
+    history = first[:-1]
+    assert decoder.prompts[1] == (T.sot_prev, *history, *sequence)
+    assert decoder.prompts[2] == (T.sot_prev, *history, *second, *sequence)
+
+
+def test_without_conditioning_only_the_first_window_has_the_initial_prompt(
+    tokenizer: Tokenizer,
+) -> None:
+    scripts = {0: [B, *b" One.", B + 100, B + 100]}
+    transcript, decoder = run(
+        tokenizer,
+        scripts,
+        2900,
+        initial_prompt=" Zero. ",
+        condition_on_previous_text=False,
+    )
+    sequence = tokenizer.sot_sequence("en", "transcribe", True)
+    assert decoder.prompts == [(T.sot_prev, *b" Zero.", *sequence), sequence]
+    assert transcript.text == " One."
+
+
+def test_carried_initial_prompt_stands_before_every_window(tokenizer: Tokenizer) -> None:
+    scripts = {0: [B, *b" One.", B + 100, B + 100]}
+    _, decoder = run(tokenizer, scripts, 2900, initial_prompt="Zero.", carry_initial_prompt=True)
+    sequence = tokenizer.sot_sequence("en", "transcribe", True)
+    assert decoder.prompts[1] == (T.sot_prev, *b" Zero.", B, *b" One.", B + 100, *sequence)
+
+
+def test_silent_windows_are_skipped_unless_the_text_is_sure(tokenizer: Tokenizer) -> None:
+    scripts = {0: [B, *b" Hm.", B + 50]}
+    doubtful = {"no_speech_prob": 0.9, "certainty": 8.0, "logprob_threshold": -0.1}
+    silent, decoder = run(tokenizer, scripts, 4000, **doubtful)
+    assert silent.segments == ()
+    assert silent.text == ""
+    assert [window.start for window in decoder.encoded] == [0, 3000]
+    kept, _ = run(tokenizer, scripts, 3000, no_speech_threshold=None, **doubtful)
+    assert kept.text == " Hm."
+    sure, _ = run(tokenizer, scripts, 3000, no_speech_prob=0.9, certainty=20.0)
+    assert sure.text == " Hm."
+    alone, _ = run(
+        tokenizer, scripts, 3000, no_speech_prob=0.9, certainty=20.0, logprob_threshold=None
+    )
+    assert alone.segments == ()
+
+
+def test_clips_limit_what_is_heard(tokenizer: Tokenizer) -> None:
+    scripts = {s: [B, *b" x", B + 50] for s in (100, 3100, 6000)}
+    transcript, decoder = run(tokenizer, scripts, 6500, clip_timestamps="1,32,60")
+    assert decoder.encoded == [FakeWindow(100, 3000), FakeWindow(3100, 100), FakeWindow(6000, 500)]
+    assert [segment.start for segment in transcript.segments] == [1.0, 31.0, 60.0]
+
+
+@pytest.mark.parametrize(("clips", "n_windows"), [("70,80", 0), ("90", 0), ("60,99", 1), ("", 3)])
+def test_clips_beyond_the_audio_are_cut_off(
+    tokenizer: Tokenizer, clips: str, n_windows: int
+) -> None:
+    _, decoder = run(tokenizer, {}, 6500, clip_timestamps=clips)
+    assert len(decoder.encoded) == n_windows
+
+
+def test_audio_shorter_than_a_frame_has_no_segments(tokenizer: Tokenizer) -> None:
+    transcript, decoder = run(tokenizer, {}, 0)
+    assert transcript == Transcript("", "en", 0.0, ())
+    assert decoder.encoded == []
+
+
+def test_a_window_that_would_repeat_is_left_behind(tokenizer: Tokenizer) -> None:
+    # Only without the timestamp rules can two timestamps of 0 meet; openai/whisper never ends.
+    transcript, _ = run(tokenizer, {0: [B, B, 65]}, 3000, without_timestamps=True)
+    assert [segment.text for segment in transcript.segments] == [""]
+
+
+def test_segments_without_timestamps_are_whole_windows(tokenizer: Tokenizer) -> None:
+    scripts = {0: list(b"One."), 3000: list(b"Two.")}
+    transcript, decoder = run(tokenizer, scripts, 4000, without_timestamps=True)
+    assert [(s.start, s.end, s.text) for s in transcript.segments] == [
+        (0.0, 30.0, "One."),
+        (30.0, 40.0, "Two."),
+    ]
+    assert all(prompt[-1] == T.no_timestamps for prompt in decoder.prompts)
+
+
+def language_logits(window: FakeWindow, tokens: tuple[int, ...]) -> Any:
+    values = np.zeros(SPEC.model.n_vocab, dtype=np.float32)
+    if window == FakeWindow(0, 3000):  # short audio counts as followed by silence
+        values[dict(T.languages)["fr"]] = 3.0
+    values[T.eot] = 9.0
+    return values
+
+
+def test_language_is_detected_from_the_first_30_s(tokenizer: Tokenizer) -> None:
+    decoder = FakeDecoder(SPEC, language_logits)
+    features: Any = FakeFeatures(500, SPEC.model.n_mels)
+    detected = detect_language(decoder, features)
+    expected = np.exp(3) / (np.exp(3) + 2)
+    assert detected.language == "fr"
+    assert detected.probability == pytest.approx(expected, abs=1e-6)
+    assert set(detected.probabilities) == {"en", "de", "fr"}
+    assert sum(detected.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    transcript = transcribe(decoder, tokenizer, features, make_options())
+    assert transcript.language == "fr"
+    assert transcript.language_probability == pytest.approx(expected, abs=1e-6)
+    assert dict(T.languages)["fr"] in decoder.prompts[-1]
+
+
+def test_a_full_first_window_is_encoded_once(tokenizer: Tokenizer) -> None:
+    decoder = FakeDecoder(SPEC, language_logits)
+    features: Any = FakeFeatures(3000, SPEC.model.n_mels)
+    transcribe(decoder, tokenizer, features, make_options())
+    assert decoder.encoded == [FakeWindow(0, 3000)]
+
+
+def test_english_only_models_need_no_detection(tmp_path: Any) -> None:
+    spec = fake_spec(languages=())
+    tokenizer = fake_tokenizer(tmp_path, spec)
+    script = [spec.tokens.timestamp_begin, *b" Hi"]
+    decoder = FakeDecoder(spec, scripted(spec, lambda window: script))
+    features: Any = FakeFeatures(300, spec.model.n_mels)
+    transcript = transcribe(decoder, tokenizer, features, make_options())
+    assert (transcript.language, transcript.language_probability) == ("en", None)
+    assert transcript.text == " Hi"
+    assert decoder.prompts == [(spec.tokens.sot,)]
+    with pytest.raises(OptionError, match="cannot detect a language"):
+        detect_language(decoder, features)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"language": "xx"},
+        {"prefix": "a" * 230},
+        {"initial_prompt": "<|endoftext|>"},
+        {"suppress_tokens": "99999"},
+    ],
+)
+def test_unsuitable_options_are_refused_before_any_window(
+    tokenizer: Tokenizer, options: dict[str, Any]
+) -> None:
+    decoder = FakeDecoder(SPEC, noise(SPEC))
+    features: Any = FakeFeatures(300, SPEC.model.n_mels)
+    given = {"language": "en", **options}
+    with pytest.raises(OptionError):
+        transcribe_segments(decoder, tokenizer, features, make_options(**given))
+    assert decoder.encoded == []
+
+
+def test_segments_come_as_windows_are_decoded_and_progress_is_told(tokenizer: Tokenizer) -> None:
+    scripts = {0: [B, *b" One.", B + 100, B + 100], 200: [B, *b" Two."]}
+    decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: scripts[window.start]))
+    features: Any = FakeFeatures(3100, SPEC.model.n_mels)
+    events: list[ProgressEvent] = []
+    segments = transcribe_segments(
+        decoder, tokenizer, features, make_options(language="en"), events.append
+    )
+    assert decoder.encoded == []
+    assert next(segments).text == " One."
+    assert len(decoder.encoded) == 1
+    assert [segment.text for segment in segments] == [" Two."]
+    assert events == [
+        ProgressEvent("transcribe", 2.0, 31.0, "seconds"),
+        ProgressEvent("transcribe", 31.0, 31.0, "seconds"),
+    ]
+
+
+def test_a_result_needs_a_window(tokenizer: Tokenizer) -> None:
+    loop = WindowLoop(SPEC, tokenizer, make_options(), "en", 100)
+    with pytest.raises(RuntimeError, match="next_window"):
+        loop.accept(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n_frames", [1, 1234, 3001, 15000])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"language": "de", "task": "translate"},
+        {"condition_on_previous_text": False, "initial_prompt": "Names: Ada, Bo."},
+        {"initial_prompt": "Names: Ada, Bo.", "carry_initial_prompt": True},
+        {"initial_prompt": "word " * 60, "carry_initial_prompt": True},
+        {"initial_prompt": "a" * 222, "carry_initial_prompt": True},
+        {"clip_timestamps": "1,4.5,10,35,50"},
+        {"no_speech_threshold": None},
+        {"logprob_threshold": None, "no_speech_threshold": 0.3},
+        {"logprob_threshold": -1.7},
+        {"without_timestamps": True, "prefix": "So", "sample_len": 200},
+        {"suppress_tokens": "65", "suppress_blank": False, "max_initial_timestamp": 0.5},
+    ],
+)
+def test_same_as_openai_whispers_transcribe(
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    seed: int,
+    n_frames: int,
+) -> None:
+    module = pytest.importorskip("whisper.transcribe")
+    if "clip_timestamps" in given:
+        n_frames += 5000  # openai/whisper never ends where a clip ends beyond the audio
+    patch_whisper(monkeypatch, SPEC, tokenizer)
+    model = FakeWhisper(SPEC, noise(SPEC, seed))
+    samples = np.zeros(n_frames * 160, dtype=np.float32)
+    theirs = module.transcribe(model, samples, temperature=0.0, fp16=False, **given)
+
+    decoder = FakeDecoder(SPEC, noise(SPEC, seed))
+    features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
+    ours = transcribe(decoder, tokenizer, features, make_options(**given)).to_dict()
+    assert ours["text"] == theirs["text"]
+    assert ours["language"] == theirs["language"]
+    assert len(ours["segments"]) == len(theirs["segments"])
+    for our, their in zip(ours["segments"], theirs["segments"], strict=True):
+        their.pop("words", None)
+        assert list(our) == list(their)
+        for name in ("avg_logprob", "no_speech_prob"):
+            assert our.pop(name) == pytest.approx(their.pop(name), abs=1e-5)
+        assert our == their
+    decoded = decoder.encoded[-len(model.decoded) :]
+    assert decoded == model.decoded
