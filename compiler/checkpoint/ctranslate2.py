@@ -6,7 +6,6 @@ rank, u32 dims, u8 dtype, u32 bytes, data; at last u32 count of (alias, name). A
 length and that many bytes, the last of them 0.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mwc.compiler.checkpoint.contents import Contents, named_files, whisper_config
-from mwc.compiler.checkpoint.files import ByteSource, read_optional_json
+from mwc.compiler.checkpoint.files import ByteSource, Cursor, read_optional_json
 from mwc.compiler.checkpoint.lazy import LazyTensor, tensor_in_file
 from mwc.compiler.checkpoint.names import from_ctranslate2
 from mwc.compiler.checkpoint.vocabulary_files import vocabulary_from_folder
@@ -36,26 +35,6 @@ class _Variable:
     shape: tuple[int, ...]
     dtype: str
     offset: int
-
-
-@dataclass
-class _Cursor:
-    """A place in the file from which numbers and strings are taken."""
-
-    source: ByteSource
-    offset: int = 0
-
-    def number(self, letter: str) -> int:
-        size = struct.calcsize("<" + letter)
-        (value,) = struct.unpack("<" + letter, self.source.read(self.offset, size))
-        self.offset += size
-        return int(value)
-
-    def string(self) -> str:
-        size = self.number("H")
-        text = bytes(self.source.read(self.offset, size))
-        self.offset += size
-        return text.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def read_ctranslate2(folder: Path) -> Contents:
@@ -96,22 +75,24 @@ def ctranslate2_contents(
 
 def _read_variables(model: ByteSource) -> dict[str, _Variable]:
     """Walk the file; every variable with its place."""
-    cursor = _Cursor(model)
-    version = cursor.number("I")
+    cursor = Cursor(model)
+    (version,) = cursor.numbers("I")
     if version != BINARY_VERSION:
         raise CheckpointError(
             f"{model.name} has CTranslate2 binary version {version}, mwc reads {BINARY_VERSION}; "
             "convert the model again with a current CTranslate2."
         )
-    spec = cursor.string()
+    spec = _string(cursor)
     if spec != "WhisperSpec":
         raise UnsupportedModel(f"{model.name} is a CTranslate2 {spec!r}, not a WhisperSpec.")
-    cursor.number("I")  # the spec's revision: what it changed shows in the variables' names
+    # The spec's revision says nothing more: what it changed shows in the variables' names.
+    _, count = cursor.numbers("II")
     variables: dict[str, _Variable] = {}
-    for _ in range(cursor.number("I")):
-        name = cursor.string()
-        shape = tuple(cursor.number("I") for _ in range(cursor.number("B")))
-        code, size = cursor.number("B"), cursor.number("I")
+    for _ in range(count):
+        name = _string(cursor)
+        (rank,) = cursor.numbers("B")
+        shape = cursor.numbers(f"{rank}I")
+        code, size = cursor.numbers("BI")
         dtype = DTYPES.get(code)
         if dtype is None or prod(shape) * ITEM_SIZES[dtype] != size:
             raise CheckpointError(
@@ -123,6 +104,11 @@ def _read_variables(model: ByteSource) -> dict[str, _Variable]:
     if cursor.offset > model.size:
         raise CheckpointError(f"{model.name} is truncated; fetch it again.")
     return variables
+
+
+def _string(cursor: Cursor) -> str:
+    (size,) = cursor.numbers("H")
+    return cursor.take(size).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _read_integer(model: ByteSource, variable: _Variable) -> int:

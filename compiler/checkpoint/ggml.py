@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from mwc.compiler.checkpoint.contents import Contents, RawVocabulary, named_files, whisper_config
-from mwc.compiler.checkpoint.files import ByteSource
+from mwc.compiler.checkpoint.files import ByteSource, Cursor
 from mwc.compiler.checkpoint.lazy import STORED, LazyTensor, tensor_in_file
 from mwc.compiler.checkpoint.names import from_openai
 from mwc.compiler.vocabulary import EOT
@@ -28,22 +28,6 @@ MAX_TOKEN = 1 << 16
 MAX_RANK = 4
 
 
-class _Cursor:
-    """A place in the file from which i32s and bytes are taken."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self.source = source
-        self.offset = 0
-
-    def integers(self, count: int) -> tuple[int, ...]:
-        return struct.unpack(f"<{count}i", self.take(4 * count))
-
-    def take(self, size: int) -> bytes:
-        data = bytes(self.source.read(self.offset, size))
-        self.offset += size
-        return data
-
-
 def is_ggml(path: Path) -> bool:
     """Whether a file begins with ggml's magic."""
     with path.open("rb") as file:
@@ -58,12 +42,12 @@ def read_ggml(path: Path) -> Contents:
         UnsupportedModel: its weights are quantised.
     """
     source = ByteSource((path,))
-    cursor = _Cursor(source)
-    cursor.integers(1)
-    n_vocab, *audio, text_ctx, text_state, text_head, text_layer, n_mels, _ = cursor.integers(11)
+    cursor = Cursor(source)
+    cursor.take(4)  # the magic
+    n_vocab, *audio, text_ctx, text_state, text_head, text_layer, n_mels, _ = cursor.numbers("11i")
     audio_ctx, n_state, audio_head, audio_layer = audio
-    rows, columns = cursor.integers(2)
-    cursor.take(4 * max(rows, 0) * max(columns, 0))  # mwc computes its own mel filters
+    rows, columns = cursor.numbers("ii")
+    cursor.offset += 4 * max(rows, 0) * max(columns, 0)  # mwc computes its own mel filters
     vocabulary = RawVocabulary(_tokens(cursor, path), {}, str(path))
     tensors: dict[str, LazyTensor] = {}
     while cursor.offset < source.size:
@@ -93,12 +77,12 @@ def read_ggml(path: Path) -> Contents:
     )
 
 
-def _tokens(cursor: _Cursor, path: Path) -> tuple[bytes, ...]:
+def _tokens(cursor: Cursor, path: Path) -> tuple[bytes, ...]:
     """The text tokens; some converters list `<|endoftext|>` and more after them."""
-    (count,) = cursor.integers(1)
+    (count,) = cursor.numbers("i")
     tokens: list[bytes] = []
     for i in range(count):
-        (size,) = cursor.integers(1)
+        (size,) = cursor.numbers("i")
         if not 0 <= size <= MAX_TOKEN:
             raise CheckpointError(f"{path} claims {size} bytes for token {i}; it is damaged.")
         tokens.append(cursor.take(size))
@@ -106,12 +90,12 @@ def _tokens(cursor: _Cursor, path: Path) -> tuple[bytes, ...]:
     return tuple(tokens[:end])
 
 
-def _tensor(cursor: _Cursor, path: Path) -> tuple[str, LazyTensor]:
+def _tensor(cursor: Cursor, path: Path) -> tuple[str, LazyTensor]:
     """The tensor at the cursor, by transformers' name; the cursor moves past its data."""
-    rank, name_size, code = cursor.integers(3)
+    rank, name_size, code = cursor.numbers("iii")
     if not (0 < rank <= MAX_RANK and 0 < name_size < 256):
         raise CheckpointError(f"{path} has no tensor at byte {cursor.offset - 12}; it is damaged.")
-    shape = cursor.integers(rank)[::-1]
+    shape = cursor.numbers(f"{rank}i")[::-1]
     name = cursor.take(name_size).decode("utf-8", "replace")
     if code not in TYPES:
         raise UnsupportedModel(

@@ -47,38 +47,40 @@ def fetch(source: str, revision: str | None, progress: Progress) -> Snapshot:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return _guarded(source, revision, lambda: _from_cache(source, revision))
+        return _from_cache(source, revision)
     return _guarded(source, revision, lambda: _download(source, revision, progress))
 
 
 def _from_cache(source: str, revision: str | None) -> Snapshot:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
-    return Snapshot(folder, folder.name)
+    path = try_to_load_from_cache(source, "config.json", revision=revision)
+    if not isinstance(path, str):
+        raise CheckpointError(_not_cached(source, revision))
+    return Snapshot(Path(path).parent, Path(path).parent.name)
 
 
 def _download(source: str, revision: str | None, progress: Progress) -> Snapshot:
     from huggingface_hub import HfApi, hf_hub_download
 
     info = HfApi().model_info(source, revision=revision, files_metadata=True)
-    if info.sha is None:
-        raise CheckpointError(f"the hub names no commit for {source}; try again.")
-    commit, sizes = info.sha, {s.rfilename: s.size for s in info.siblings or ()}
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+    if "config.json" not in sizes:
+        raise CheckpointError(f"{source} has no config.json, so it is no transformers model.")
+    # By the revision's name, so that the cache learns which commit it means; the rest by commit.
+    folder = Path(hf_hub_download(source, "config.json", revision=revision)).parent
 
     def get(name: str, bar: type | None = None) -> Path:
-        return Path(hf_hub_download(source, name, revision=commit, tqdm_class=bar))
+        return Path(hf_hub_download(source, name, revision=folder.name, tqdm_class=bar))
 
     weights = _weight_files(source, sizes, get)
     small = [n for n in (*CONFIG_FILES, *TOKENIZER_FILES, *OTHER_FILES) if n in sizes]
-    if "config.json" not in small:
-        raise CheckpointError(f"{source} has no config.json, so it is no transformers model.")
-    names = [*small, *weights]
-    known = [sizes[name] for name in names]
-    total = sum(size for size in known if size is not None) if None not in known else None
-    bar = _progress_bar(progress, total)
-    paths = [get(name, bar) for name in names]
-    return Snapshot(paths[0].parent, commit)
+    names = [name for name in (*small, *weights) if not (folder / name).exists()]
+    known = [size for name in names if (size := sizes[name]) is not None]
+    bar = _progress_bar(progress, sum(known) if len(known) == len(names) else None)
+    for name in names:
+        get(name, bar)
+    return Snapshot(folder, folder.name)
 
 
 def _weight_files(
@@ -141,34 +143,34 @@ def _guarded(source: str, revision: str | None, action: Callable[[], Snapshot]) 
             f"there is no model {source} on the hub, or it is private and you are not logged in "
             "(`hf auth login` or HF_TOKEN); a local folder of that name does not exist either."
         ) from None
-    except errors.LocalEntryNotFoundError as error:
-        raise CheckpointError(_absent(source, revision, error)) from None
     except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):  # the hub did not answer
+            raise _failed(source, error.__cause__ or error) from None
         raise CheckpointError(f"{source} lacks a file it lists ({_first_line(error)}).") from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"cannot download {source}: {_first_line(error)}; try again, what has arrived is kept."
-        ) from None
+        raise _failed(source, error) from None
     except Exception as error:
         if not type(error).__module__.startswith(("httpx", "httpcore")):
             raise
-        raise CheckpointError(
-            f"cannot reach the hub for {source}: {_first_line(error) or type(error).__name__}; "
-            "try again, or set HF_HUB_OFFLINE=1 to use what is cached."
-        ) from None
+        raise _failed(source, error) from None
 
 
-def _absent(source: str, revision: str | None, error: Exception) -> str:
-    """Why a cached copy could not be used."""
+def _failed(source: str, error: BaseException) -> CheckpointError:
+    """The error for everything that goes wrong on the way to the hub and back."""
+    return CheckpointError(
+        f"cannot download {source} ({_first_line(error) or type(error).__name__}); "
+        "try again (files that are complete are kept), or set HF_HUB_OFFLINE=1 to use the cached copy."
+    )
+
+
+def _not_cached(source: str, revision: str | None) -> str:
     from huggingface_hub import constants
 
     at = f" at revision {revision!r}" if revision else ""
-    if constants.HF_HUB_OFFLINE:
-        return (
-            f"{source}{at} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is "
-            "set; unset it to download."
-        )
-    return f"cannot reach the hub for {source}{at}: {_first_line(error.__cause__ or error)}"
+    return (
+        f"{source}{at} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set; "
+        "unset it to download."
+    )
 
 
 def _first_line(error: BaseException) -> str:
