@@ -159,7 +159,7 @@ def _failed(source: str, error: BaseException) -> CheckpointError:
     """The error for everything that goes wrong on the way to the hub and back."""
     return CheckpointError(
         f"cannot download {source} ({_first_line(error) or type(error).__name__}); "
-        "try again (files that are complete are kept), or set HF_HUB_OFFLINE=1 to use the cached copy."
+        "try again (complete files are kept), or set HF_HUB_OFFLINE=1 to use what is cached."
     )
 
 
