@@ -20,7 +20,7 @@ def say(text: str) -> None:
 
 
 class Display:
-    """Shows progress events as one bar per stage, and erases them at the end.
+    """Shows progress events as one bar per kind of work, and erases them at the end.
 
     Where stderr is no terminal (a pipe, a log file, `TERM=dumb`) it shows nothing. Call it with
     an event; use it as a context manager, so that the bars never outlive an error.
@@ -66,11 +66,16 @@ class Display:
             self.audio_seconds = event.total
         if not self._shown:
             return
-        if event.stage not in self._tasks:
-            self._tasks[event.stage] = self._progress.add_task(event.stage, amount="")
-        task = self._tasks[event.stage]
+        # "verify encoder" follows "verify log-mel" in one bar, as parts of the same work.
+        work = event.stage.split()[0]
+        if work not in self._tasks:
+            self._tasks[work] = self._progress.add_task(event.stage, total=None, amount="")
         self._progress.update(
-            task, completed=event.done, total=event.total, amount=format_amount(event)
+            self._tasks[work],
+            description=event.stage,
+            completed=event.done,
+            total=event.total,
+            amount=format_amount(event),
         )
 
     def note(self, text: str) -> None:

@@ -54,6 +54,20 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
             assert "1.0/2.0 MB" in screen.getvalue()
 
 
+def test_parts_of_one_work_share_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    with Display() as display:
+        display(ProgressEvent("compile cpu-host", 4, None, "seconds"))
+        display(ProgressEvent("verify log-mel", 1, 5, "stages"))
+        display(ProgressEvent("verify encoder", 2, 5, "stages"))
+        screen.truncate(0)
+        with display.aside():
+            shown = screen.getvalue()
+    assert "compile cpu-host" in shown
+    assert "verify encoder" in shown
+    assert "log-mel" not in shown
+
+
 def test_a_new_file_starts_a_new_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal(monkeypatch)
     with Display() as display:
