@@ -262,11 +262,14 @@ def _suppress_tokens(checkpoint: Checkpoint, model: ModelSpec, notes: list[str])
     usual = checkpoint.vocabulary.suppress_tokens()
     found = _id_list(checkpoint, "suppress_tokens", model, lambda: usual, notes)
     if found != usual:
-        more, fewer = sorted(set(found) - set(usual)), sorted(set(usual) - set(found))
+        changes = {"more": set(found) - set(usual), "fewer": set(usual) - set(found)}
         notes.append(
             "suppress_tokens differ from openai/whisper's for this vocabulary: "
-            f"{len(more)} more {_some(checkpoint.vocabulary, more)}, "
-            f"{len(fewer)} fewer {_some(checkpoint.vocabulary, fewer)}"
+            + ", ".join(
+                f"{len(ids)} {word} ({_some(checkpoint.vocabulary, sorted(ids))})"
+                for word, ids in changes.items()
+                if ids
+            )
         )
     return found
 
@@ -276,7 +279,7 @@ def _some(vocabulary: Vocabulary, ids: list[int]) -> str:
     names = {i: name for name, i in vocabulary.special_tokens.items()}
     text = dict(enumerate(vocabulary.tokens))
     shown = [names.get(i) or repr(text.get(i, b"").decode("utf-8", "replace")) for i in ids[:4]]
-    return f"({', '.join(shown)}{', …' if len(ids) > 4 else ''})"
+    return ", ".join([*shown, *(["…"] if len(ids) > 4 else [])])
 
 
 def _id_list(

@@ -26,9 +26,11 @@ class ByteSource:
 
     paths: tuple[Path, ...]
     size: int = field(init=False)
+    _sizes: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", sum(file_size(path) for path in self.paths))
+        object.__setattr__(self, "_sizes", tuple(file_size(path) for path in self.paths))
+        object.__setattr__(self, "size", sum(self._sizes))
 
     @property
     def name(self) -> str:
@@ -47,14 +49,12 @@ class ByteSource:
                 "it is truncated or damaged, fetch it again."
             )
         buffer = bytearray(size)
-        view, filled, start = memoryview(buffer), 0, 0
-        for path in self.paths:
-            end = start + file_size(path)
-            if filled < size and offset + filled < end:
-                wanted = min(size - filled, end - offset - filled)
-                _read_into(path, offset + filled - start, view[filled : filled + wanted])
-                filled += wanted
-            start = end
+        view, start = memoryview(buffer), 0
+        for path, length in zip(self.paths, self._sizes, strict=True):
+            begin, end = max(offset, start), min(offset + size, start + length)
+            if begin < end:
+                _read_into(path, begin - start, view[begin - offset : end - offset])
+            start += length
         return buffer
 
 

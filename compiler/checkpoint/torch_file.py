@@ -1,6 +1,7 @@
 """PyTorch files (.bin, .pt), read without running anything they contain."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +29,11 @@ def load_torch(path: Path) -> Any:
             f"reading {path} needs torch; install it with: pip install 'mwc[torch]'."
         ) from None
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is said below
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except OSError as error:
         raise unreadable(path, error) from None
     except pickle.UnpicklingError as error:
