@@ -1,0 +1,23 @@
+"""The compiler: Whisper checkpoints in, compiled and verified artifacts out.
+
+    from mwc.compiler import convert
+    convert("openai/whisper-small", "out/")
+"""
+
+from mwc.compiler.convert import (
+    ConvertOptions,
+    ConvertResult,
+    add_target,
+    convert,
+    verify_artifact,
+)
+from mwc.compiler.parity import ParityReport
+
+__all__ = [
+    "ConvertOptions",
+    "ConvertResult",
+    "ParityReport",
+    "add_target",
+    "convert",
+    "verify_artifact",
+]

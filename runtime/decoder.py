@@ -23,6 +23,21 @@ PIECE_FRAMES = 1000
 PIECE_SAMPLES = 160240
 """Samples one piece takes: 999 hops of 160 and one 400-sample frame, centred like torch.stft."""
 
+KEYS_PER_BLOCK = 16
+"""Key caches hold blocks of 16 positions, each [64, 16]: position fastest, then the head's axes."""
+
+TEXT_KEY_SHAPE = (28, 64, KEYS_PER_BLOCK)
+"""One head's self-attention keys of a row: 448 positions in blocks."""
+
+TEXT_VALUE_SHAPE = (448, 64)
+"""One head's self-attention values of a row."""
+
+AUDIO_KEY_SHAPE = (94, 64, KEYS_PER_BLOCK)
+"""One head's cross-attention keys of a window: 1500 positions in blocks (the last 4 unused)."""
+
+AUDIO_VALUE_SHAPE = (1500, 64)
+"""One head's cross-attention values of a window."""
+
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
 

@@ -1,0 +1,115 @@
+"""Compiling a model's graphs for one target, in a child process.
+
+Each target has a process of its own: MAX latches virtual devices and CPU targets for the life of a
+process and would silently give a second target the first one's code; and a fault in code generation
+aborts the process rather than raising.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mwc.compiler.target import Target
+from mwc.runtime.errors import CompileError
+from mwc.runtime.progress import Progress, ProgressEvent, silent
+from mwc.runtime.spec import GraphSignature, WhisperSpec, from_json, to_json
+
+LOG_LINES = 400
+"""How much of a failed compiler's output is kept."""
+
+
+@dataclass(frozen=True)
+class CompileJob:
+    """What the child process compiles.
+
+    Attributes:
+        spec: the model.
+        precision: "f32", "bf16" or "f16".
+        target: what for.
+        mef: the file to write.
+    """
+
+    spec: WhisperSpec
+    precision: str
+    target: Target
+    mef: str
+
+
+def compile_target(job: CompileJob, progress: Progress = silent) -> tuple[GraphSignature, ...]:
+    """Compile every entry point for a target into `job.mef`.
+
+    Args:
+        job: what to compile.
+        progress: told the seconds spent, twice a second; there is no total to know.
+
+    Returns:
+        The signatures of the graphs in the file.
+
+    Raises:
+        CompileError: the compiler failed; the message names the cause and the log.
+    """
+    with tempfile.TemporaryDirectory(prefix="mwc-compile-") as folder:
+        description, result = Path(folder, "job.json"), Path(folder, "signatures.json")
+        description.write_text(json.dumps(asdict(job)))
+        log = Path(folder, "log.txt")
+        with open(log, "wb") as output:
+            code = _run_child([str(description), str(result)], output, job.target.name, progress)
+        if code != 0 or not result.is_file():
+            raise _failure(job.target, code, log)
+        signatures = json.loads(result.read_text())
+    return tuple(from_json(GraphSignature, signature) for signature in signatures)
+
+
+def read_job(text: str) -> CompileJob:
+    """A job as `compile_target` wrote it."""
+    return from_json(CompileJob, json.loads(text))
+
+
+def write_signatures(signatures: tuple[GraphSignature, ...], path: Path) -> None:
+    """Tell the parent process what was compiled."""
+    path.write_text(json.dumps([to_json(signature) for signature in signatures]))
+
+
+def _run_child(arguments: list[str], output: object, name: str, progress: Progress) -> int:
+    """Run the child to its end and return its exit code; it never outlives this call."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "mwc.compiler.compile_child", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,  # type: ignore[call-overload]
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    begin = time.monotonic()
+    try:
+        while True:
+            progress(ProgressEvent(f"compile {name}", time.monotonic() - begin, None, "seconds"))
+            try:
+                return int(child.wait(timeout=0.5))
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
+def _failure(target: Target, code: int, log: Path) -> CompileError:
+    """The one line that says why, and a copy of the log that outlives the temporary folder."""
+    lines = log.read_text(errors="replace").splitlines()
+    descriptor, kept = tempfile.mkstemp(prefix=f"mwc-{target.name}-", suffix=".log")
+    with os.fdopen(descriptor, "w") as file:
+        file.write("\n".join(lines[-LOG_LINES:]) + "\n")
+    if code < 0:
+        reason = f"the compiler was ended by signal {-code}"
+    else:
+        errors = [line.strip() for line in lines if "error:" in line.lower() or "Error:" in line]
+        reason = errors[0] if errors else (lines[-1] if lines else f"exit code {code}")
+    return CompileError(
+        f"MAX could not compile the graphs for {target.name}: {reason}; its output is in {kept}."
+    )

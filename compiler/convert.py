@@ -1,0 +1,302 @@
+"""The main path: checkpoint -> spec -> weights -> compiled graphs -> verified artifact."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
+from mwc.compiler.compile import CompileJob, compile_target
+from mwc.compiler.config import check_tensors, read_spec
+from mwc.compiler.parity import ParityReport
+from mwc.compiler.target import Target, parse_target, runs_here
+from mwc.compiler.vocabulary import write_vocabulary
+from mwc.compiler.weights import PRECISIONS, mapped_weights
+from mwc.runtime import artifact_edit
+from mwc.runtime.artifact import (
+    PARITY_NAME,
+    Artifact,
+    Provenance,
+    TargetEntry,
+    WeightsEntry,
+    open_artifact,
+)
+from mwc.runtime.artifact_write import ArtifactWriter, write_weights
+from mwc.runtime.audio import open_audio
+from mwc.runtime.errors import OptionError, VerificationError
+from mwc.runtime.progress import Progress, silent
+from mwc.runtime.spec import GraphSignature, WhisperSpec
+
+SAMPLE = Path(__file__).resolve().parent / "data" / "sample.flac"
+"""The speech that a conversion is verified on; scripts/make_sample.sh makes it."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to convert.
+
+    Attributes:
+        precision: "f32", "bf16" or "f16": dtype of the stored matrices and the caches.
+        targets: what to compile for, as `target.parse_target` reads them.
+        revision: branch, tag or commit of a Hub id.
+        tokenizer: where the vocabulary is, for checkpoints that hold none.
+        verify: compare every stage with a reference before the artifact is put in place.
+        force: replace an artifact that is there.
+    """
+
+    precision: str = "f32"
+    targets: tuple[str, ...] = ("cpu",)
+    revision: str | None = None
+    tokenizer: str | None = None
+    verify: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What a conversion made.
+
+    Attributes:
+        artifact: its folder.
+        report: the parity report; None where it was not verified.
+        seconds: by part: "checkpoint", "weights", "compile <target>", "verify".
+        notes: what was derived or is unusual about the checkpoint, for people.
+    """
+
+    artifact: Path
+    report: ParityReport | None
+    seconds: dict[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time the block under this name."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    options: ConvertOptions = ConvertOptions(),
+    progress: Progress = silent,
+) -> ConvertResult:
+    """Convert a checkpoint into an artifact.
+
+    The artifact appears under `out` complete, or not at all.
+
+    Args:
+        source: a Hub id, a folder, a file, or `pkg:NAME`; see `open_checkpoint`.
+        out: the artifact's folder; missing parents are made.
+        options: how.
+        progress: told of every stage.
+
+    Raises:
+        OptionError: an option is not allowed.
+        CheckpointError: the source cannot be found, read, or understood.
+        CompileError: MAX could not compile it.
+        VerificationError: it does not compute what the checkpoint computes.
+        ArtifactError: `out` cannot be written.
+    """
+    targets = _check_options(options)
+    watch = Stopwatch()
+    with watch.part("checkpoint"):
+        checkpoint = open_checkpoint(
+            source, revision=options.revision, tokenizer=options.tokenizer, progress=progress
+        )
+        spec, notes = read_spec(checkpoint)
+        check_tensors(checkpoint, spec)
+
+    with ArtifactWriter(out, force=options.force) as writer:
+        weights_path = f"weights/{options.precision}.safetensors"
+        with watch.part("weights"):
+            write_vocabulary(checkpoint.vocabulary, writer.path("tokenizer/x").parent)
+            tensors = write_weights(
+                writer.path(weights_path),
+                mapped_weights(checkpoint.tensors, spec, options.precision),
+                progress,
+            )
+        entries = []
+        for target in targets:
+            with watch.part(f"compile {target.name}"):
+                mef = f"targets/{target.name}/whisper.mef"
+                job = CompileJob(spec, options.precision, target, str(writer.path(mef)))
+                signatures = compile_target(job, progress)
+            entries.append(_entry(target, options.precision, mef, signatures))
+        parts: dict[str, Any] = {
+            "spec": spec,
+            "targets": tuple(entries),
+            "weights": (WeightsEntry(options.precision, weights_path, tensors),),
+            "provenance": _provenance(checkpoint, options, notes),
+        }
+        report = None
+        if options.verify and any(runs_here(target) for target in targets):
+            with watch.part("verify"):
+                report = _verify(writer.preview(**parts), checkpoint, options.precision, progress)
+                _refuse_if_wrong(report)
+                writer.path(PARITY_NAME).write_text(_report_text(report))
+        elif options.verify:
+            names = ", ".join(target.name for target in targets)
+            notes = (*notes, f"not verified: {names} cannot run on this machine")
+            parts["provenance"] = _provenance(checkpoint, options, notes)
+        written = writer.commit(**parts, progress=progress)
+    return ConvertResult(written.path, report, watch.seconds, notes)
+
+
+def verify_artifact(
+    path: str | Path,
+    against: str | Path,
+    *,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    progress: Progress = silent,
+) -> ParityReport:
+    """Compare an artifact's graphs, on this machine, with a checkpoint.
+
+    Raises:
+        VerificationError: they are not even the same shape of model.
+        ArtifactError, CheckpointError: one of them cannot be read or run.
+    """
+    artifact = open_artifact(path)
+    checkpoint = open_checkpoint(against, revision=revision, tokenizer=tokenizer, progress=progress)
+    spec, _ = read_spec(checkpoint)
+    if spec != artifact.manifest.spec:
+        raise VerificationError(
+            f"{path} was made from another kind of model than {against}: "
+            f"{_first_difference(artifact.manifest.spec, spec)}."
+        )
+    check_tensors(checkpoint, spec)
+    return _verify(artifact, checkpoint, None, progress)
+
+
+def add_target(path: str | Path, target: str, progress: Progress = silent) -> Path:
+    """Compile an artifact for one more target, from the artifact alone.
+
+    Raises:
+        OptionError: the target is unknown, or already there.
+        ArtifactError: the artifact cannot be opened or changed.
+        CompileError: MAX could not compile it.
+    """
+    parsed = parse_target(target)
+    artifact = open_artifact(path)
+    held = [entry.name for entry in artifact.manifest.targets]
+    if parsed.name in held:
+        raise OptionError(f"{path} already holds the target {parsed.name} ({', '.join(held)}).")
+    precision = artifact.manifest.weights[0].precision
+    with TemporaryDirectory(prefix="mwc-target-") as folder:
+        mef = Path(folder, "whisper.mef")
+        job = CompileJob(artifact.manifest.spec, precision, parsed, str(mef))
+        signatures = compile_target(job, progress)
+        entry = _entry(parsed, precision, "", signatures)
+        return artifact_edit.add_target(path, entry, mef).path
+
+
+def _check_options(options: ConvertOptions) -> tuple[Target, ...]:
+    """Refuse wrong options before any work; return the targets."""
+    if options.precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {options.precision!r}; it must be one of {', '.join(PRECISIONS)}."
+        )
+    if not options.targets:
+        raise OptionError("there is no target to compile for; give at least one, such as cpu.")
+    targets = tuple(parse_target(text) for text in options.targets)
+    names = [target.name for target in targets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OptionError(f"target {', '.join(twice)} is given twice.")
+    return targets
+
+
+def _entry(
+    target: Target, precision: str, mef: str, signatures: tuple[GraphSignature, ...]
+) -> TargetEntry:
+    return TargetEntry(
+        name=target.name,
+        device=target.device,
+        arch=target.arch,
+        cpu_features=target.cpu_features,
+        cpu_model=target.cpu_model,
+        precision=precision,
+        kv_dtype=PRECISIONS[precision],
+        mef=mef,
+        graphs=signatures,
+    )
+
+
+def _provenance(
+    checkpoint: Checkpoint, options: ConvertOptions, notes: tuple[str, ...]
+) -> Provenance:
+    origin = checkpoint.origin
+    given = {name: value for name, value in asdict(options).items() if name != "force"}
+    return Provenance(
+        source=origin.source,
+        kind=origin.kind,
+        revision=origin.revision,
+        files=origin.files,
+        licence=origin.licence,
+        mwc_version=version("mwc"),
+        max_version=version("max"),
+        mojo_version=version("mojo-compiler"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        options={**given, "targets": list(options.targets)},
+        notes=notes,
+    )
+
+
+def _verify(
+    artifact: Artifact, checkpoint: Checkpoint, precision: str | None, progress: Progress
+) -> ParityReport:
+    """Run the artifact on this machine beside a reference made of the checkpoint."""
+    import numpy as np
+
+    from mwc.compiler.reference import open_reference
+    from mwc.compiler.verify import verify
+    from mwc.runtime.session import Session
+
+    session = Session(artifact, device="auto")
+    spec = artifact.manifest.spec
+    clip = np.concatenate(list(open_audio(SAMPLE).blocks()))
+    reference = open_reference(checkpoint, spec)
+    return verify(
+        session, reference, spec, clip, precision or session.target.precision, progress
+    )
+
+
+def _refuse_if_wrong(report: ParityReport) -> None:
+    if not report.ok:
+        raise VerificationError(
+            "The compiled model does not compute what its checkpoint computes:\n"
+            + "\n".join(report.summary())
+            + "\nNothing was written; --no-verify would skip the comparison."
+        )
+
+
+def _report_text(report: ParityReport) -> str:
+    import json
+
+    return json.dumps(report.to_json(), indent=1) + "\n"
+
+
+def _first_difference(ours: WhisperSpec, theirs: WhisperSpec) -> str:
+    """The first field in which two specs differ, with both values."""
+    for part in ("model", "audio", "tokens"):
+        a, b = asdict(getattr(ours, part)), asdict(getattr(theirs, part))
+        for name in a:
+            if a[name] != b[name]:
+                return f"{name} is {a[name]} and not {b[name]}"
+    return "nothing"

@@ -1,0 +1,250 @@
+"""`prefill`, `step`, `logits`, `align`: the text decoder over rows and windows.
+
+Every one runs the same layers over a flat batch of tokens. A token names its row (whose
+self-attention cache it extends), its position there, and its window (whose cross-attention cache
+it reads); tokens of one row stand together in ascending positions. `step` gives each row one
+token, `prefill` a prompt, `logits` and `align` a whole transcript.
+"""
+
+from max.dtype import DType
+from max.graph import Graph, TensorType, TensorValue, Value, ops
+
+from mwc.compiler.graphs import layers
+from mwc.compiler.graphs.encoder import cross_caches
+from mwc.compiler.graphs.scope import (
+    DTYPES,
+    Plan,
+    Scope,
+    input_type,
+    outputs_of,
+    tensor_type,
+)
+from mwc.runtime.decoder import RULE_STATE_SIZE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
+from mwc.runtime.spec import TensorSpec
+
+LAYER_WEIGHTS = (
+    "self_attn_layer_norm.weight",
+    "self_attn_layer_norm.bias",
+    "self_attn.qkv.weight",
+    "self_attn.qkv.bias",
+    "self_attn.out_proj.weight",
+    "self_attn.out_proj.bias",
+    "encoder_attn_layer_norm.weight",
+    "encoder_attn_layer_norm.bias",
+    "encoder_attn.q_proj.weight",
+    "encoder_attn.q_proj.bias",
+    "encoder_attn.out_proj.weight",
+    "encoder_attn.out_proj.bias",
+    "final_layer_norm.weight",
+    "final_layer_norm.bias",
+    "fc1.weight",
+    "fc1.bias",
+    "fc2.weight",
+    "fc2.bias",
+)
+"""What one decoder layer reads while decoding, in the order its subgraph takes them."""
+
+TOKEN_INPUTS = (
+    TensorSpec("tokens", "int32", ("tokens",)),
+    TensorSpec("rows", "int32", ("tokens",)),
+    TensorSpec("positions", "int32", ("tokens",)),
+    TensorSpec("windows", "int32", ("tokens",)),
+)
+"""The flat batch every decoder graph starts with."""
+
+
+def _caches(plan: Plan) -> tuple[TensorSpec, ...]:
+    """self_k [layer, row, head, 28, 64, 16], self_v [layer, row, head, 448, 64], cross caches."""
+    model = plan.model
+    head = (model.n_text_layer, "row_slots", model.n_text_head)
+    return (
+        TensorSpec("self_k", plan.cache, (*head, *TEXT_KEY_SHAPE), mutable=True),
+        TensorSpec("self_v", plan.cache, (*head, *TEXT_VALUE_SHAPE), mutable=True),
+        *cross_caches(plan),
+    )
+
+
+def _rules(plan: Plan, batch: str) -> tuple[TensorSpec, ...]:
+    return (
+        TensorSpec("suppress", "float32", (2, plan.model.n_vocab)),
+        TensorSpec("rule_states", "int32", (batch, RULE_STATE_SIZE)),
+    )
+
+
+def step_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """One token per active row, the suppression masks, each row's rule state, the caches."""
+    return (*TOKEN_INPUTS, *_rules(plan, "tokens"), *_caches(plan))
+
+
+def step_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """The chosen tokens and their log-probabilities, one per row."""
+    return (
+        TensorSpec("chosen", "int32", ("tokens",)),
+        TensorSpec("logprobs", "float32", ("tokens",)),
+    )
+
+
+def prefill_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Prompts, and where in the flat batch each row's last token and sot stand."""
+    return (
+        *TOKEN_INPUTS,
+        TensorSpec("last", "int32", ("batch",)),
+        TensorSpec("sot", "int32", ("batch",)),
+        *_rules(plan, "batch"),
+        *_caches(plan),
+    )
+
+
+def prefill_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """First tokens, log-probabilities, no_speech_prob, and language probabilities if any."""
+    languages = len(plan.spec.tokens.languages)
+    outputs = (
+        TensorSpec("chosen", "int32", ("batch",)),
+        TensorSpec("logprobs", "float32", ("batch",)),
+        TensorSpec("no_speech_probs", "float32", ("batch",)),
+    )
+    if not languages:
+        return outputs
+    return (*outputs, TensorSpec("language_probs", "float32", ("batch", languages)))
+
+
+def logits_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Teacher-forced tokens and the caches."""
+    return (*TOKEN_INPUTS, *_caches(plan))
+
+
+def logits_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """logits float32 [tokens, n_vocab], before any filter."""
+    return (TensorSpec("logits", "float32", ("tokens", plan.model.n_vocab)),)
+
+
+def align_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Teacher-forced tokens and the caches."""
+    return (*TOKEN_INPUTS, *_caches(plan))
+
+
+def align_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Scores before softmax of the alignment heads, in the order of TokenSpec.alignment_heads,
+    and each token's log-probabilities' source: the logits.
+    """
+    heads = len(plan.spec.tokens.alignment_heads)
+    return (
+        TensorSpec("scores", "float32", (heads, "tokens", plan.model.n_audio_ctx)),
+        *logits_outputs(plan),
+    )
+
+
+def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Run the layers and choose each row's next token."""
+    x, _ = _run_layers(scope, values)
+    chosen = layers.choose(
+        scope.plan, _logits(scope, x), values["suppress"].tensor, values["rule_states"].tensor
+    )
+    return list(chosen)
+
+
+def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Run the prompts; choose after each row's last token, read probabilities at its sot."""
+    x, _ = _run_layers(scope, values)
+    tokens = scope.plan.spec.tokens
+    logits = _logits(scope, ops.gather(x, values["last"].tensor, 0))
+    chosen = layers.choose(
+        scope.plan, logits, values["suppress"].tensor, values["rule_states"].tensor
+    )
+    at_sot = _logits(scope, ops.gather(x, values["sot"].tensor, 0))
+    no_speech = ops.gather(ops.softmax(at_sot), scope.constant_ids([tokens.no_speech]), 1)
+    outputs = [*chosen, ops.squeeze(no_speech, 1)]
+    if tokens.languages:
+        ids = scope.constant_ids([token for _, token in tokens.languages])
+        outputs.append(ops.softmax(ops.gather(at_sot, ids, 1)))
+    return outputs
+
+
+def build_logits(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Run the layers and return the raw logits of every token."""
+    x, _ = _run_layers(scope, values)
+    return [_logits(scope, x)]
+
+
+def build_align(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Run the layers and return the alignment heads' scores, and the logits."""
+    x, queries = _run_layers(scope, values)
+    windows = values["windows"].tensor
+    cross_k = values["cross_k"].buffer
+    wanted = scope.plan.spec.tokens.alignment_heads
+    scores = [
+        layers.alignment_scores(
+            scope.plan,
+            cross_k,
+            queries[layer],
+            windows,
+            scope.constant_ids([layer]),
+            scope.constant_ids([head]),
+        )
+        for layer, head in wanted
+    ]
+    return [ops.concat(scores, axis=0), _logits(scope, x)]
+
+
+def _logits(scope: Scope, x: TensorValue) -> TensorValue:
+    norm = scope.weight("decoder.layer_norm.weight"), scope.weight("decoder.layer_norm.bias")
+    return layers.norm_logits(scope.plan, x, norm, scope.weight("decoder.embed_tokens.weight"))
+
+
+def _run_layers(
+    scope: Scope, values: dict[str, Value]
+) -> tuple[TensorValue, list[TensorValue]]:
+    """Embed and run every layer: the last hidden states, and each layer's cross-attention queries."""
+    tokens, rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS)
+    caches = [values[spec.name].buffer for spec in _caches(scope.plan)]
+    dtype = DTYPES[scope.plan.activations]
+    token_rows = ops.gather(scope.weight("decoder.embed_tokens.weight"), tokens, 0)
+    position_rows = ops.gather(scope.weight("decoder.embed_positions.weight"), positions, 0)
+    x = layers.cast(token_rows, dtype) + layers.cast(position_rows, dtype)
+    layer_graph = _layer_subgraph(scope, x.type)
+    queries = []
+    for i in range(scope.plan.model.n_text_layer):
+        weights = scope.layer_weights(f"decoder.layers.{i}", LAYER_WEIGHTS)
+        layer = scope.constant_ids([i])
+        called = ops.call(layer_graph, x, rows, positions, windows, layer, *caches, *weights)
+        x, query = outputs_of(called)
+        queries.append(query)
+    return x, queries
+
+
+def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
+    """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
+    plan = scope.plan
+    per_token = [tensor_type(spec, plan.device) for spec in TOKEN_INPUTS[1:]]
+    input_types = [
+        x_type,
+        *per_token,
+        TensorType(DType.int32, [1], plan.device),
+        *(input_type(spec, plan.device) for spec in _caches(plan)),
+        *(tensor_type(plan.weights[f"decoder.layers.0.{w}"], plan.device) for w in LAYER_WEIGHTS),
+    ]
+    with scope.graph.add_subgraph(
+        f"{scope.graph.name}_decoder_layer",
+        input_types=input_types,
+        custom_extensions=[plan.kernels],
+        devices=[plan.device],
+    ) as subgraph:
+        x, rows, positions, windows, layer = (value.tensor for value in subgraph.inputs[:5])
+        self_k, self_v, cross_k, cross_v = (value.buffer for value in subgraph.inputs[5:9])
+        weights = outputs_of(subgraph.inputs[9 : len(input_types)])
+        w = dict(zip(LAYER_WEIGHTS, weights, strict=True))
+
+        def pair(name: str) -> tuple[TensorValue, TensorValue]:
+            return w[f"{name}.weight"], w[f"{name}.bias"]
+
+        qkv = layers.norm_linear(plan, x, pair("self_attn_layer_norm"), *pair("self_attn.qkv"))
+        mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer)
+        x = layers.linear_residual(plan, mixed, *pair("self_attn.out_proj"), x)
+        query = layers.norm_linear(
+            plan, x, pair("encoder_attn_layer_norm"), *pair("encoder_attn.q_proj")
+        )
+        mixed = layers.cross_attention(plan, (cross_k, cross_v), query, windows, layer)
+        x = layers.linear_residual(plan, mixed, *pair("encoder_attn.out_proj"), x)
+        hidden = layers.norm_linear(plan, x, pair("final_layer_norm"), *pair("fc1"), gelu=True)
+        subgraph.output(layers.linear_residual(plan, hidden, *pair("fc2"), x), query)
+    return subgraph

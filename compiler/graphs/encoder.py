@@ -1,0 +1,196 @@
+"""`encode` and `trace`: raw log-mel windows -> encoder, and the decoder's cross-attention caches.
+
+One transformer layer is built once as a subgraph and called for every layer, so compile time does
+not grow with depth. `trace` is the same computation with every stage as an output, for `verify`.
+"""
+
+from max.dtype import DType
+from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
+
+from mwc.compiler.graphs import layers
+from mwc.compiler.graphs.scope import DTYPES, Plan, Scope, outputs_of, tensor_type
+from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE
+from mwc.runtime.spec import TensorSpec
+
+CLAMP = 8.0
+"""Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
+
+LAYER_WEIGHTS = (
+    "self_attn_layer_norm.weight",
+    "self_attn_layer_norm.bias",
+    "self_attn.qkv.weight",
+    "self_attn.qkv.bias",
+    "self_attn.out_proj.weight",
+    "self_attn.out_proj.bias",
+    "final_layer_norm.weight",
+    "final_layer_norm.bias",
+    "fc1.weight",
+    "fc1.bias",
+    "fc2.weight",
+    "fc2.bias",
+)
+"""What one encoder layer reads, in the order its subgraph takes them."""
+
+
+def _feature_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    audio = plan.spec.audio
+    return (
+        TensorSpec("log_mel", "float32", ("batch", audio.n_frames, plan.model.n_mels)),
+        TensorSpec("log_mel_max", "float32", ("batch",)),
+        TensorSpec("n_frames", "int32", ("batch",)),
+    )
+
+
+def encode_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Raw log-mel, its maximum, its length, the window slots, and the caches to fill."""
+    return (
+        *_feature_inputs(plan),
+        TensorSpec("windows", "int32", ("batch",)),
+        *cross_caches(plan),
+    )
+
+
+def cross_caches(plan: Plan) -> tuple[TensorSpec, TensorSpec]:
+    """cross_k [layer, window, head, 94, 64, 16] and cross_v [layer, window, head, 1500, 64]."""
+    model = plan.model
+    head = (model.n_text_layer, "windows", model.n_text_head)
+    return (
+        TensorSpec("cross_k", plan.cache, (*head, *AUDIO_KEY_SHAPE), mutable=True),
+        TensorSpec("cross_v", plan.cache, (*head, *AUDIO_VALUE_SHAPE), mutable=True),
+    )
+
+
+def encode_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """audio_features float32 [batch, 1500, state]."""
+    return (_states(plan, "audio_features"),)
+
+
+def trace_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """As `encode`, without windows and caches."""
+    return _feature_inputs(plan)
+
+
+def trace_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Normalised log-mel, then the output of the convolutions, of every layer, of the encoder."""
+    audio, model = plan.spec.audio, plan.model
+    return (
+        TensorSpec("log_mel", "float32", ("batch", audio.n_frames, model.n_mels)),
+        _states(plan, "conv"),
+        *(_states(plan, f"encoder.layers.{i}") for i in range(model.n_audio_layer)),
+        _states(plan, "encoder"),
+    )
+
+
+def _states(plan: Plan, name: str) -> TensorSpec:
+    model = plan.model
+    return TensorSpec(name, "float32", ("batch", model.n_audio_ctx, model.n_audio_state))
+
+
+def build_encode(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Encode windows and put every decoder layer's cross-attention keys and values in place."""
+    states = _stages(scope, values)[-1]
+    windows = values["windows"].tensor
+    caches: tuple[BufferValue, BufferValue] = (values["cross_k"].buffer, values["cross_v"].buffer)
+    for i in range(scope.plan.model.n_text_layer):
+        prefix = f"decoder.layers.{i}.encoder_attn.kv"
+        weight, bias = scope.layer_weights(prefix, ("weight", "bias"))
+        kv = layers.linear(scope.plan, states, weight, bias)
+        layer = scope.constant_ids([i])
+        layers.store_cross_kv(scope.plan, caches, kv, windows, layer)
+    return [layers.cast(states, DType.float32)]
+
+
+def build_trace(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Every stage of the encoder, in float32."""
+    return [layers.cast(stage, DType.float32) for stage in _stages(scope, values)]
+
+
+def _stages(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Normalised log-mel, convolutions, each layer, final norm."""
+    log_mel = _normalise(scope, values)
+    x = _convolutions(scope, layers.cast(log_mel, DTYPES[scope.plan.activations]))
+    stages = [log_mel, x]
+    layer = _layer_subgraph(scope, x.type)
+    for i in range(scope.plan.model.n_audio_layer):
+        weights = scope.layer_weights(f"encoder.layers.{i}", LAYER_WEIGHTS)
+        x = outputs_of(ops.call(layer, x, *weights))[0]
+        stages.append(x)
+    norm = scope.layer_weights("encoder.layer_norm", ("weight", "bias"))
+    return [*stages, layers.layer_norm(x, *norm)]
+
+
+def _normalise(scope: Scope, values: dict[str, Value]) -> TensorValue:
+    """Clamp to the file's maximum - 8 and scale; frames past the audio become 0.0.
+
+    openai/whisper pads the normalised log-mel of the last window with zeros (`pad_or_trim` in
+    transcribe.py), which is not the same as silent samples.
+    """
+    log_mel, log_mel_max = values["log_mel"].tensor, values["log_mel_max"].tensor
+    n_frames = values["n_frames"].tensor
+    floor = ops.reshape(log_mel_max - CLAMP, [log_mel.shape[0], 1, 1])
+    scaled = (ops.max(log_mel, floor) + 4.0) / 4.0
+    total = scope.plan.spec.audio.n_frames
+    frame = ops.range(0, total, 1, out_dim=total, dtype=DType.int32, device=scope.plan.device)
+    held = ops.unsqueeze(frame, 0) < ops.unsqueeze(n_frames, 1)
+    zero = scope.constant(0.0, DType.float32)
+    return ops.where(ops.unsqueeze(held, 2), scaled, zero)
+
+
+def _convolutions(scope: Scope, x: TensorValue) -> TensorValue:
+    """Both convolutions (width 3, padding 1; stride 1, then 2) with GELU, and the positions.
+
+    Each is one matmul over three neighbouring frames side by side; the weights are stored as
+    [out, 3 * in], tap by tap.
+    """
+    batch, frames, _ = x.shape
+    x = _pad_frames(x)
+    count = int(frames)
+    taps = [x[:, tap : tap + count, :] for tap in range(3)]
+    x = _conv_matmul(scope, ops.concat(taps, axis=-1), "encoder.conv1")
+
+    # Stride 2: taps 0 and 1 of output t are frames 2t, 2t + 1, which lie together in memory.
+    state = int(x.shape[-1])
+    half = count // 2
+    pairs = ops.reshape(_pad_frames(x), [batch, half + 1, 2 * state])
+    triples = ops.concat([pairs[:, :half, :], pairs[:, 1:, :state]], axis=-1)
+    x = _conv_matmul(scope, triples, "encoder.conv2")
+    return x + layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
+
+
+def _conv_matmul(scope: Scope, taps: TensorValue, name: str) -> TensorValue:
+    weight, bias = scope.layer_weights(name, ("weight", "bias"))
+    return layers.linear(scope.plan, taps, weight, bias, gelu=True)
+
+
+def _pad_frames(x: TensorValue) -> TensorValue:
+    """One zero frame before and one after: [b, t, d] -> [b, t + 2, d]."""
+    return ops.pad(x, [0, 0, 1, 1, 0, 0])
+
+
+def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
+    """One encoder layer as a subgraph: (x, *LAYER_WEIGHTS) -> x."""
+    plan = scope.plan
+    input_types = [
+        x_type,
+        *(tensor_type(plan.weights[f"encoder.layers.0.{w}"], plan.device) for w in LAYER_WEIGHTS),
+    ]
+    with scope.graph.add_subgraph(
+        f"{scope.graph.name}_encoder_layer",
+        input_types=input_types,
+        custom_extensions=[plan.kernels],
+        devices=[plan.device],
+    ) as subgraph:
+        x, *weights = outputs_of(subgraph.inputs[: len(input_types)])
+        w = dict(zip(LAYER_WEIGHTS, weights, strict=True))
+
+        def pair(name: str) -> tuple[TensorValue, TensorValue]:
+            return w[f"{name}.weight"], w[f"{name}.bias"]
+
+        normed = layers.layer_norm(x, *pair("self_attn_layer_norm"))
+        qkv = layers.linear(plan, normed, *pair("self_attn.qkv"))
+        mixed = layers.encoder_attention(plan, qkv)
+        x = layers.linear(plan, mixed, *pair("self_attn.out_proj"), residual=x)
+        normed = layers.layer_norm(x, *pair("final_layer_norm"))
+        hidden = layers.linear(plan, normed, *pair("fc1"), gelu=True)
+        subgraph.output(layers.linear(plan, hidden, *pair("fc2"), residual=x))
+    return subgraph

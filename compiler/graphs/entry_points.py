@@ -1,0 +1,94 @@
+"""The table of entry points: every graph of an artifact, its inputs, outputs and builder.
+
+`build_module` turns the table into one MAX module, and into the signatures the runtime checks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from max.graph import Graph, KernelLibrary, Module, TensorValue, Value
+
+from mwc.compiler.graphs import decoder, encoder, log_mel
+from mwc.compiler.graphs.scope import Plan, Scope, input_type
+from mwc.runtime.spec import GraphSignature, TensorSpec
+
+Specs = Callable[[Plan], tuple[TensorSpec, ...]]
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """One graph: its name, and functions of the plan for its inputs, outputs and body."""
+
+    name: str
+    inputs: Specs
+    outputs: Specs
+    build: Callable[[Scope, dict[str, Value]], list[TensorValue]]
+
+
+ENTRY_POINTS = (
+    EntryPoint("log_mel", log_mel.inputs, log_mel.outputs, log_mel.build),
+    EntryPoint("encode", encoder.encode_inputs, encoder.encode_outputs, encoder.build_encode),
+    EntryPoint("trace", encoder.trace_inputs, encoder.trace_outputs, encoder.build_trace),
+    EntryPoint("prefill", decoder.prefill_inputs, decoder.prefill_outputs, decoder.build_prefill),
+    EntryPoint("step", decoder.step_inputs, decoder.step_outputs, decoder.build_step),
+    EntryPoint("logits", decoder.logits_inputs, decoder.logits_outputs, decoder.build_logits),
+    EntryPoint("align", decoder.align_inputs, decoder.align_outputs, decoder.build_align),
+)
+
+
+def build_module(
+    plan: Plan, entry_points: tuple[EntryPoint, ...] = ENTRY_POINTS
+) -> tuple[Module, tuple[GraphSignature, ...]]:
+    """Build every entry point for a plan.
+
+    Returns:
+        One module with a graph per entry point, and their signatures in the same order.
+    """
+    module = Module()
+    library, precompiled = load_kernels(plan.kernels)
+    plan = replace(plan, kernels=precompiled)
+    return module, tuple(_build(plan, entry, module, library) for entry in entry_points)
+
+
+def load_kernels(source: Path) -> tuple[KernelLibrary, Path]:
+    """Load a package of kernels, precompiling it once; return its library and that file.
+
+    Given the source again, MAX would precompile it again for every graph and subgraph.
+    """
+    library = KernelLibrary()
+    before = set(library.library_paths())
+    library.load_paths([source])
+    (precompiled,) = set(library.library_paths()) - before
+    return library, precompiled
+
+
+def _build(
+    plan: Plan, entry: EntryPoint, module: Module, library: KernelLibrary
+) -> GraphSignature:
+    inputs, outputs = entry.inputs(plan), entry.outputs(plan)
+    with Graph(
+        entry.name,
+        input_types=[input_type(spec, plan.device) for spec in inputs],
+        kernel_library=library,
+        module=module,
+    ) as graph:
+        scope = Scope(graph, plan)
+        names = [spec.name for spec in inputs]
+        values = dict(zip(names, graph.inputs, strict=True))
+        results = entry.build(scope, values)
+        _check_outputs(entry.name, outputs, results)
+        graph.output(*results)
+    return GraphSignature(entry.name, inputs, outputs, scope.used())
+
+
+def _check_outputs(
+    name: str, specs: tuple[TensorSpec, ...], results: list[TensorValue]
+) -> None:
+    """The builder's results have the ranks and fixed sizes that the signature promises."""
+    if len(specs) != len(results):
+        raise ValueError(f"{name} builds {len(results)} outputs, its signature has {len(specs)}")
+    for spec, value in zip(specs, results, strict=True):
+        shape = tuple(str(size) for size in value.shape)
+        if shape != tuple(str(size) for size in spec.shape):
+            raise ValueError(f"{name}.{spec.name} has shape {shape}, not {spec.shape}")

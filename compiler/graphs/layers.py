@@ -1,0 +1,201 @@
+"""The layers of Whisper, each once, for CPU and GPU: what differs between devices is only here.
+
+On a CPU matrix products and attention are mwc's kernels, which sum in f32 whatever the weight's
+dtype: one kind for many rows (the encoder), one for few (decoding). On a GPU products are MAX's
+own ops. Weights are [out, in] as in the checkpoint.
+"""
+
+from max.dtype import DType
+from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
+
+from mwc.compiler.graphs.scope import Plan
+
+LAYER_NORM_EPSILON = 1e-5
+"""torch.nn.LayerNorm's default, which Whisper uses throughout (openai/whisper model.py)."""
+
+
+def cast(x: TensorValue, dtype: DType) -> TensorValue:
+    """x in another dtype; nothing where it already has it."""
+    return x if x.dtype == dtype else ops.cast(x, dtype)
+
+
+def linear(
+    plan: Plan,
+    x: TensorValue,
+    weight: TensorValue,
+    bias: TensorValue | None = None,
+    *,
+    gelu: bool = False,
+    residual: TensorValue | None = None,
+) -> TensorValue:
+    """act(x @ weight.T + bias) + residual for many rows: [b, t, in] -> [b, t, out].
+
+    Either `gelu` or `residual` may be given, and each only with a bias.
+    """
+    if plan.on_gpu:
+        y = _matmul(x, weight, bias)
+        y = ops.gelu(y) if gelu else y
+        return y if residual is None else residual + y
+    output = TensorType(DType.float32, [*x.shape[:2], weight.shape[0]], plan.device)
+    if bias is None:
+        return _custom("mwc_matmul", plan, [x, weight], output)
+    if residual is not None:
+        return _custom("mwc_matmul_residual", plan, [x, weight, bias, residual], output)
+    return _custom("mwc_matmul_bias", plan, [x, weight, bias], output, activation=int(gelu))
+
+
+def _matmul(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    """x @ weight.T + bias by MAX's own ops, in x's dtype."""
+    y = x @ ops.transpose(cast(weight, x.dtype), 0, 1)
+    return y if bias is None else y + cast(bias, x.dtype)
+
+
+def _custom(
+    name: str, plan: Plan, inputs: list[TensorValue], output: TensorType, **parameters: int
+) -> TensorValue:
+    """One of mwc's kernels with one output."""
+    return ops.custom(name, plan.device, inputs, [output], parameters=parameters)[0].tensor
+
+
+def layer_norm(x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
+    """LayerNorm over the last axis."""
+    return ops.layer_norm(x, cast(gamma, x.dtype), cast(beta, x.dtype), LAYER_NORM_EPSILON)
+
+
+def split_heads(x: TensorValue, heads: int) -> TensorValue:
+    """[batch, time, state] -> [batch, heads, time, 64]."""
+    batch, time, state = x.shape
+    return ops.permute(ops.reshape(x, [batch, time, heads, int(state) // heads]), [0, 2, 1, 3])
+
+
+def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
+    """Full self-attention of fused queries, keys, values: [b, t, 3 * state] -> [b, t, state].
+
+    Queries are already scaled: weights.py folds 64^-0.5 into them.
+    """
+    batch, time, width = qkv.shape
+    state = int(width) // 3
+    if not plan.on_gpu:
+        output = TensorType(DType.float32, [batch, time, state], plan.device)
+        return _custom("mwc_encoder_attention", plan, [qkv], output)
+    heads = plan.model.n_audio_head
+    q, k, v = (split_heads(part, heads) for part in ops.split(qkv, [state] * 3, -1))
+    mixed = ops.softmax(q @ ops.transpose(k, 2, 3)) @ v
+    return ops.reshape(ops.permute(mixed, [0, 2, 1, 3]), [batch, time, state])
+
+
+def norm_linear(
+    plan: Plan,
+    x: TensorValue,
+    norm: tuple[TensorValue, TensorValue],
+    weight: TensorValue,
+    bias: TensorValue,
+    *,
+    gelu: bool = False,
+) -> TensorValue:
+    """act(layer_norm(x) @ weight.T + bias) for a few rows: [n, in] -> [n, out]."""
+    if plan.on_gpu:
+        y = _matmul(layer_norm(x, *norm), weight, bias)
+        return ops.gelu(y) if gelu else y
+    output = TensorType(DType.float32, [x.shape[0], weight.shape[0]], plan.device)
+    inputs = [x, *norm, weight, bias]
+    return _custom("mwc_norm_linear", plan, inputs, output, activation=int(gelu))
+
+
+def linear_residual(
+    plan: Plan, x: TensorValue, weight: TensorValue, bias: TensorValue, residual: TensorValue
+) -> TensorValue:
+    """residual + x @ weight.T + bias for a few rows: [n, in] -> [n, out]."""
+    if plan.on_gpu:
+        return residual + _matmul(x, weight, bias)
+    output = TensorType(DType.float32, residual.shape, plan.device)
+    return _custom("mwc_linear_residual", plan, [x, weight, bias, residual], output)
+
+
+def norm_logits(
+    plan: Plan, x: TensorValue, norm: tuple[TensorValue, TensorValue], embedding: TensorValue
+) -> TensorValue:
+    """The LM head, tied to the token embedding: [n, state] -> float32 [n, n_vocab]."""
+    if plan.on_gpu:
+        return cast(_matmul(layer_norm(x, *norm), embedding), DType.float32)
+    output = TensorType(DType.float32, [x.shape[0], embedding.shape[0]], plan.device)
+    return _custom("mwc_norm_logits", plan, [x, *norm, embedding], output)
+
+
+def self_attention(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    qkv: TensorValue,
+    rows: TensorValue,
+    positions: TensorValue,
+    layer: TensorValue,
+) -> TensorValue:
+    """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
+    return ops.inplace_custom(
+        "mwc_self_attention",
+        plan.device,
+        [*caches, qkv, rows, positions, layer],
+        [TensorType(qkv.dtype, [qkv.shape[0], Dim(plan.model.n_text_state)], plan.device)],
+    )[0].tensor
+
+
+def cross_attention(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    q: TensorValue,
+    windows: TensorValue,
+    layer: TensorValue,
+) -> TensorValue:
+    """Attend to every audio position of each token's window: [n, s] -> [n, s]."""
+    return ops.inplace_custom(
+        "mwc_cross_attention",
+        plan.device,
+        [*caches, q, windows, layer],
+        [TensorType(q.dtype, q.shape, plan.device)],
+    )[0].tensor
+
+
+def alignment_scores(
+    plan: Plan,
+    cross_k: BufferValue,
+    q: TensorValue,
+    windows: TensorValue,
+    layer: TensorValue,
+    heads: TensorValue,
+) -> TensorValue:
+    """Cross-attention scores before softmax of some heads: float32 [heads, n, n_audio_ctx]."""
+    shape = [heads.shape[0], q.shape[0], Dim(plan.model.n_audio_ctx)]
+    return ops.inplace_custom(
+        "mwc_alignment_scores",
+        plan.device,
+        [cross_k, q, windows, layer, heads],
+        [TensorType(DType.float32, shape, plan.device)],
+    )[0].tensor
+
+
+def store_cross_kv(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    kv: TensorValue,
+    windows: TensorValue,
+    layer: TensorValue,
+) -> None:
+    """Put one layer's [b, n_audio_ctx, 2 * state] keys and values into the windows' slots."""
+    ops.inplace_custom("mwc_store_cross_kv", plan.device, [*caches, kv, windows, layer])
+
+
+def choose(
+    plan: Plan, logits: TensorValue, suppress: TensorValue, rule_states: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """The greedy choice under the rules: tokens int32 [n] and log-probabilities float32 [n]."""
+    tokens = plan.spec.tokens
+    ids = ops.constant([tokens.eot, tokens.timestamp_begin], DType.int32, plan.device)
+    n = logits.shape[0]
+    chosen = ops.custom(
+        "mwc_choose",
+        plan.device,
+        [logits, suppress, rule_states, ids],
+        [TensorType(DType.int32, [n], plan.device), TensorType(DType.float32, [n], plan.device)],
+    )
+    return chosen[0].tensor, chosen[1].tensor
+

@@ -1,0 +1,11 @@
+"""Kernels of Whisper: matrix products for many and for few rows, attention, token choice.
+
+Compiled into every artifact; nothing here is needed to run one.
+"""
+
+from .linear import *
+from .matmul import *
+from .attention import *
+from .encoder_attention import *
+from .cross_kv import *
+from .choose import *

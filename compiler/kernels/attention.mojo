@@ -1,0 +1,262 @@
+"""Decoder attention over slots: self-attention with the cache write inside, cross-attention.
+
+Caches hold every layer: keys [layer, slot, head, block, 64, 16], packed so that 16 scores come
+out of one chain of multiply-adds, and values [layer, slot, head, time, 64]. A token names its row
+(self-attention cache), its position there and its window (cross-attention cache); tokens of one
+row stand together, in ascending positions. Queries arrive scaled by 1/8 = 64^-0.5.
+"""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from extensibility import _MutableInputTensor as MutableInputTensor
+from max.gpu.host import DeviceContext
+from std.math import exp
+
+from .parallel import share
+
+comptime F32 = DType.float32
+comptime HEAD = 64
+"""Size of one attention head in every Whisper."""
+comptime LANES = 16
+"""Keys per packed block."""
+comptime KEY_BLOCK = HEAD * LANES
+comptime Vector = SIMD[F32, LANES]
+comptime MASKED = Float32(-1e30)
+"""Score of a position that does not exist."""
+comptime MAX_POSITIONS = 1504
+"""1500 audio positions rounded up to whole blocks; text positions (448) are fewer."""
+
+
+@always_inline
+def scores_of[KV: DType](
+    q: Pointer[Float32, _],
+    keys: Pointer[Scalar[KV], _],
+    block: Int,
+) -> Vector:
+    """Scores of q[64] against the 16 keys of one block."""
+    var packed = keys.unsafe_offset(block * KEY_BLOCK)
+    var sums = Array[Vector, length=4](fill=Vector(0))
+    comptime for d in range(HEAD):
+        var key = packed.unsafe_load[width=LANES](d * LANES).cast[F32]()
+        sums[d % 4] = key.fma(Vector(q[unsafe_offset=d]), sums[d % 4])
+    return (sums[0] + sums[1]) + (sums[2] + sums[3])
+
+
+@always_inline
+def attend[KV: DType](
+    mixed: Pointer[mut=True, Float32, _],
+    q: Pointer[Float32, _],
+    keys: Pointer[Scalar[KV], _],
+    values: Pointer[Scalar[KV], _],
+    scores: Pointer[mut=True, Float32, _],
+    n: Int,
+):
+    """mixed[64] = softmax(q[64] · keysᵀ) · values over the first n positions of one head."""
+    var blocks = (n + LANES - 1) // LANES
+    var highest = Vector(MASKED)
+    for block in range(blocks):
+        var s = scores_of[KV](q, keys, block)
+        for lane in range(n - block * LANES, LANES):
+            s[lane] = MASKED
+        highest = max(highest, s)
+        scores.unsafe_store(block * LANES, s)
+    var top = highest.reduce_max()
+    var totals = Vector(0)
+    for block in range(blocks):
+        var e = exp(scores.unsafe_load[width=LANES](block * LANES) - top)
+        totals += e
+        scores.unsafe_store(block * LANES, e)
+    var scale = 1.0 / totals.reduce_add()
+
+    # Even and odd positions accumulate apart: two chains hide the latency of the multiply-adds.
+    var even = Array[Vector, length=4](fill=Vector(0))
+    var odd = Array[Vector, length=4](fill=Vector(0))
+    for t in range(0, n - 1, 2):
+        var value = values.unsafe_offset(t * HEAD)
+        var p = Vector(scores[unsafe_offset=t])
+        var p_next = Vector(scores[unsafe_offset=t + 1])
+        comptime for i in range(4):
+            even[i] = value.unsafe_load[width=LANES](i * LANES).cast[F32]().fma(p, even[i])
+            odd[i] = value.unsafe_load[width=LANES](HEAD + i * LANES).cast[F32]().fma(p_next, odd[i])
+    if n % 2 == 1:
+        var value = values.unsafe_offset((n - 1) * HEAD)
+        var p = Vector(scores[unsafe_offset=n - 1])
+        comptime for i in range(4):
+            even[i] = value.unsafe_load[width=LANES](i * LANES).cast[F32]().fma(p, even[i])
+    comptime for i in range(4):
+        mixed.unsafe_store(i * LANES, (even[i] + odd[i]) * scale)
+
+
+@always_inline
+def write_key[KV: DType](keys: Pointer[mut=True, Scalar[KV], _], k: Pointer[Float32, _], t: Int):
+    """Put k[64] at position t of one head's packed keys."""
+    var packed = keys.unsafe_offset((t // LANES) * KEY_BLOCK + t % LANES)
+    for d in range(HEAD):
+        packed[unsafe_offset=d * LANES] = k[unsafe_offset=d].cast[KV]()
+
+
+@always_inline
+def write_value[KV: DType](values: Pointer[mut=True, Scalar[KV], _], v: Pointer[Float32, _], t: Int):
+    """Put v[64] at position t of one head's values."""
+    comptime for i in range(4):
+        values.unsafe_store(t * HEAD + i * LANES, v.unsafe_load[width=LANES](i * LANES).cast[KV]())
+
+
+@extensibility.register("mwc_self_attention")
+struct SelfAttention:
+    """Write each token's key and value at its position of its row, then attend up to it.
+
+    Inputs: self_k, self_v (caches), qkv f32 [n, 3 * state], rows and positions int32 [n], layer
+    int32 [1]. Output f32 [n, state]. One task is one head of one run of tokens of the same row:
+    the run is causal in itself and touches nothing else.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, KV: DType](
+        output: OutputTensor[dtype=F32, rank=2, ...],
+        self_k: MutableInputTensor[dtype=KV, rank=6, ...],
+        self_v: MutableInputTensor[dtype=KV, rank=5, ...],
+        qkv: InputTensor[dtype=F32, rank=2, ...],
+        rows: InputTensor[dtype=DType.int32, rank=1, ...],
+        positions: InputTensor[dtype=DType.int32, rank=1, ...],
+        layer: InputTensor[dtype=DType.int32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var n = qkv.dim_size(0)
+        var heads = self_k.dim_size(2)
+        var state = heads * HEAD
+        var slots = self_k.dim_size(1)
+        var key_size = self_k.dim_size(3) * KEY_BLOCK
+        var value_size = self_v.dim_size(3) * HEAD
+        var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * slots
+        var out_ptr = output.unsafe_ptr()
+        var key_ptr = self_k.unsafe_ptr()
+        var value_ptr = self_v.unsafe_ptr()
+        var qkv_ptr = qkv.unsafe_ptr()
+        var row_ptr = rows.unsafe_ptr()
+        var position_ptr = positions.unsafe_ptr()
+
+        var starts = List[Int]()
+        for i in range(n):
+            if i == 0 or row_ptr[unsafe_offset=i] != row_ptr[unsafe_offset=i - 1]:
+                starts.append(i)
+        var runs = len(starts)
+        starts.append(n)
+        var start_ptr = starts.unsafe_ptr()
+
+        def head_of_run(item: Int) {var first, var heads, var state, var key_size, var value_size, var out_ptr, var key_ptr, var value_ptr, var qkv_ptr, var row_ptr, var position_ptr, var start_ptr}:
+            var run = item // heads
+            var head = item % heads
+            var begin = start_ptr[unsafe_offset=run]
+            var end = start_ptr[unsafe_offset=run + 1]
+            var slot = (first + Int(row_ptr[unsafe_offset=begin])) * heads + head
+            var keys = key_ptr.unsafe_offset(slot * key_size)
+            var values = value_ptr.unsafe_offset(slot * value_size)
+            var scores = Array[Float32, length=MAX_POSITIONS](fill=0)
+            for i in range(begin, end):
+                var q = qkv_ptr.unsafe_offset(i * 3 * state + head * HEAD)
+                var position = Int(position_ptr[unsafe_offset=i])
+                write_key[KV](keys, q.unsafe_offset(state), position)
+                write_value[KV](values, q.unsafe_offset(2 * state), position)
+                attend[KV](
+                    out_ptr.unsafe_offset(i * state + head * HEAD), q, keys, values,
+                    scores.unsafe_ptr(), position + 1,
+                )
+
+        share(head_of_run, runs * heads)
+        _ = starts^
+
+
+@extensibility.register("mwc_cross_attention")
+struct CrossAttention:
+    """Attend to all 1500 positions of each token's window.
+
+    Inputs: cross_k, cross_v (caches), q f32 [n, state], windows int32 [n], layer int32 [1].
+    Output f32 [n, state].
+    """
+
+    @staticmethod
+    def execute[target: StaticString, KV: DType](
+        output: OutputTensor[dtype=F32, rank=2, ...],
+        cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
+        cross_v: MutableInputTensor[dtype=KV, rank=5, ...],
+        q: InputTensor[dtype=F32, rank=2, ...],
+        windows: InputTensor[dtype=DType.int32, rank=1, ...],
+        layer: InputTensor[dtype=DType.int32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var n = q.dim_size(0)
+        var heads = cross_k.dim_size(2)
+        var state = heads * HEAD
+        var length = cross_v.dim_size(3)
+        var key_size = cross_k.dim_size(3) * KEY_BLOCK
+        var value_size = length * HEAD
+        var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
+        var out_ptr = output.unsafe_ptr()
+        var key_ptr = cross_k.unsafe_ptr()
+        var value_ptr = cross_v.unsafe_ptr()
+        var q_ptr = q.unsafe_ptr()
+        var window_ptr = windows.unsafe_ptr()
+
+        def head_of_token(item: Int) {var n, var first, var heads, var state, var length, var key_size, var value_size, var out_ptr, var key_ptr, var value_ptr, var q_ptr, var window_ptr}:
+            # Tokens vary fastest: those of one window find its keys still in cache.
+            var head = item // n
+            var i = item % n
+            var slot = (first + Int(window_ptr[unsafe_offset=i])) * heads + head
+            var scores = Array[Float32, length=MAX_POSITIONS](fill=0)
+            attend[KV](
+                out_ptr.unsafe_offset(i * state + head * HEAD),
+                q_ptr.unsafe_offset(i * state + head * HEAD),
+                key_ptr.unsafe_offset(slot * key_size),
+                value_ptr.unsafe_offset(slot * value_size),
+                scores.unsafe_ptr(), length,
+            )
+
+        share(head_of_token, n * heads)
+
+
+@extensibility.register("mwc_alignment_scores")
+struct AlignmentScores:
+    """Scores before softmax of some heads: q · keysᵀ for every audio position.
+
+    Inputs: cross_k (cache), q f32 [n, state], windows int32 [n], layer int32 [1], heads int32 [h].
+    Output f32 [h, n, length] for the first `length` positions.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, KV: DType](
+        output: OutputTensor[dtype=F32, rank=3, ...],
+        cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
+        q: InputTensor[dtype=F32, rank=2, ...],
+        windows: InputTensor[dtype=DType.int32, rank=1, ...],
+        layer: InputTensor[dtype=DType.int32, rank=1, ...],
+        heads: InputTensor[dtype=DType.int32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var n = q.dim_size(0)
+        var n_heads = cross_k.dim_size(2)
+        var state = n_heads * HEAD
+        var length = output.dim_size(2)
+        var key_size = cross_k.dim_size(3) * KEY_BLOCK
+        var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
+        var out_ptr = output.unsafe_ptr()
+        var key_ptr = cross_k.unsafe_ptr()
+        var q_ptr = q.unsafe_ptr()
+        var window_ptr = windows.unsafe_ptr()
+        var head_ptr = heads.unsafe_ptr()
+
+        def token_of_head(item: Int) {var n, var first, var n_heads, var state, var length, var key_size, var out_ptr, var key_ptr, var q_ptr, var window_ptr, var head_ptr}:
+            var i = item % n
+            var head = Int(head_ptr[unsafe_offset=item // n])
+            var slot = (first + Int(window_ptr[unsafe_offset=i])) * n_heads + head
+            var keys = key_ptr.unsafe_offset(slot * key_size)
+            var scores = out_ptr.unsafe_offset(item * length)
+            for block in range((length + LANES - 1) // LANES):
+                var s = scores_of[KV](q_ptr.unsafe_offset(i * state + head * HEAD), keys, block)
+                if block * LANES + LANES <= length:
+                    scores.unsafe_store(block * LANES, s)
+                else:
+                    for lane in range(length - block * LANES):
+                        scores[unsafe_offset=block * LANES + lane] = s[lane]
+
+        share(token_of_head, heads.dim_size(0) * n)

@@ -1,0 +1,201 @@
+"""Linear layers for few rows: y = epilogue(norm(x) · wᵀ), f32 sums over f32, bf16 or f16 weights.
+
+Decoding multiplies one or a few rows by every weight, so reading the weights is the whole cost.
+Each task takes a range of output columns and keeps a block of weight rows in cache for all rows
+of x. The sum of one output runs over k in the same order whatever the number of rows: a row's
+result never depends on its neighbours.
+"""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.algorithm import sync_parallelize
+from max.gpu.host import DeviceContext
+from std.math import erf, sqrt
+from std.runtime import parallelism_level
+from std.sys import CompilationTarget
+
+comptime F32 = DType.float32
+comptime WIDTH = 16 if CompilationTarget.has_avx512f() else 8
+"""Lanes of one vector register."""
+comptime BLOCK = 8
+"""Output columns computed together."""
+comptime SERIAL_WORK = 65536
+"""Below this many multiply-adds, waking other threads costs more than it saves."""
+comptime LAYER_NORM_EPSILON = 1e-5
+"""torch.nn.LayerNorm's default, which Whisper uses throughout."""
+
+comptime NONE = 0
+comptime BIAS = 1
+comptime BIAS_GELU = 2
+comptime BIAS_RESIDUAL = 3
+
+
+@always_inline
+def gelu[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    """Exact GELU, as torch.nn.functional.gelu without approximation."""
+    return 0.5 * x * (1.0 + erf(x * 0.7071067811865476))
+
+
+@always_inline
+def layer_norm_rows(
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    gamma: Pointer[Float32, _],
+    beta: Pointer[Float32, _],
+    m: Int,
+    k: Int,
+):
+    """Normalise each of the m rows of x[m, k] into y[m, k]; two passes for the variance."""
+    for i in range(m):
+        var row = x.unsafe_offset(i * k)
+        var sums = SIMD[F32, WIDTH](0)
+        for j in range(0, k, WIDTH):
+            sums += row.unsafe_load[width=WIDTH](j)
+        var mean = sums.reduce_add() / Float32(k)
+        var squares = SIMD[F32, WIDTH](0)
+        for j in range(0, k, WIDTH):
+            var d = row.unsafe_load[width=WIDTH](j) - mean
+            squares = d.fma(d, squares)
+        var scale = 1.0 / sqrt(squares.reduce_add() / Float32(k) + LAYER_NORM_EPSILON)
+        for j in range(0, k, WIDTH):
+            var d = (row.unsafe_load[width=WIDTH](j) - mean) * scale
+            y.unsafe_store(
+                i * k + j,
+                d.fma(gamma.unsafe_load[width=WIDTH](j), beta.unsafe_load[width=WIDTH](j)),
+            )
+
+
+@always_inline
+def product[WT: DType, epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    w: Pointer[Scalar[WT], _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    m: Int,
+    n: Int,
+    k: Int,
+) raises:
+    """Compute y[m, n] = epilogue(x[m, k] · w[n, k]ᵀ); k is a multiple of 16 and n at least 8.
+
+    `bias` [n] and `residual` [m, n] are read only where the epilogue names them.
+    """
+
+    @always_inline
+    def tile[rows: Int, columns: Int](i: Int, j: Int) {var k, var n, var y, var x, var w, var bias, var residual}:
+        var sums = Array[SIMD[F32, WIDTH], length=rows * columns](fill=SIMD[F32, WIDTH](0))
+        for c in range(0, k, WIDTH):
+            comptime for b in range(columns):
+                var wv = w.unsafe_load[width=WIDTH]((j + b) * k + c).cast[F32]()
+                comptime for a in range(rows):
+                    var xv = x.unsafe_load[width=WIDTH]((i + a) * k + c)
+                    sums[a * columns + b] = wv.fma(xv, sums[a * columns + b])
+        comptime for a in range(rows):
+            var sum = SIMD[F32, columns](0)
+            comptime for b in range(columns):
+                sum[b] = sums[a * columns + b].reduce_add()
+            comptime if epilogue != NONE:
+                sum += bias.unsafe_load[width=columns](j)
+            comptime if epilogue == BIAS_GELU:
+                sum = gelu(sum)
+            comptime if epilogue == BIAS_RESIDUAL:
+                sum += residual.unsafe_load[width=columns]((i + a) * n + j)
+            y.unsafe_store((i + a) * n + j, sum)
+
+    @always_inline
+    def columns_of(first: Int, last: Int) {var m, var n, var tile}:
+        for block in range(first, last):
+            # The last block is moved back to end at n; the columns it shares are computed twice.
+            var j = min(block * BLOCK, n - BLOCK)
+            var i = 0
+            while i + 4 <= m:
+                tile[4, 4](i, j)
+                tile[4, 4](i, j + 4)
+                i += 4
+            if i + 2 <= m:
+                tile[2, 8](i, j)
+                i += 2
+            if i < m:
+                tile[1, 8](i, j)
+
+    var blocks = (n + BLOCK - 1) // BLOCK
+    if m * n * k < SERIAL_WORK:
+        columns_of(0, blocks)
+        return
+    var tasks = min(parallelism_level(), blocks)
+
+    def task(t: Int) {var blocks, var tasks, var columns_of}:
+        columns_of(blocks * t // tasks, blocks * (t + 1) // tasks)
+
+    sync_parallelize(task, tasks)
+
+
+@extensibility.register("mwc_norm_linear")
+struct NormLinear:
+    """y[m, n] = act(layer_norm(x[m, k]) · w[n, k]ᵀ + bias[n]); act is GELU where `activation` is 1."""
+
+    @staticmethod
+    def execute[target: StaticString, WT: DType, activation: Int](
+        y: OutputTensor[dtype=F32, rank=2, ...],
+        x: InputTensor[dtype=F32, rank=2, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=WT, rank=2, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var m = x.dim_size(0)
+        var k = x.dim_size(1)
+        var normed = List[Float32](length=m * k, fill=0)
+        var normed_ptr = normed.unsafe_ptr()
+        layer_norm_rows(normed_ptr, x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), m, k)
+        comptime epilogue = BIAS_GELU if activation == 1 else BIAS
+        product[WT, epilogue](
+            y.unsafe_ptr(), normed_ptr, w.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(),
+            m, y.dim_size(1), k,
+        )
+        _ = normed^
+
+
+@extensibility.register("mwc_linear_residual")
+struct LinearResidual:
+    """y[m, n] = x[m, k] · w[n, k]ᵀ + bias[n] + residual[m, n]."""
+
+    @staticmethod
+    def execute[target: StaticString, WT: DType](
+        y: OutputTensor[dtype=F32, rank=2, ...],
+        x: InputTensor[dtype=F32, rank=2, ...],
+        w: InputTensor[dtype=WT, rank=2, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        residual: InputTensor[dtype=F32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        product[WT, BIAS_RESIDUAL](
+            y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(),
+            residual.unsafe_ptr(), x.dim_size(0), y.dim_size(1), x.dim_size(1),
+        )
+
+
+@extensibility.register("mwc_norm_logits")
+struct NormLogits:
+    """y[m, n] = layer_norm(x[m, k]) · w[n, k]ᵀ: the LM head, whose w is the token embedding."""
+
+    @staticmethod
+    def execute[target: StaticString, WT: DType](
+        y: OutputTensor[dtype=F32, rank=2, ...],
+        x: InputTensor[dtype=F32, rank=2, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=WT, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var m = x.dim_size(0)
+        var k = x.dim_size(1)
+        var normed = List[Float32](length=m * k, fill=0)
+        var normed_ptr = normed.unsafe_ptr()
+        layer_norm_rows(normed_ptr, x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), m, k)
+        product[WT, NONE](
+            y.unsafe_ptr(), normed_ptr, w.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+            m, y.dim_size(1), k,
+        )
+        _ = normed^

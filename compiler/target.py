@@ -1,0 +1,70 @@
+"""Targets: what `--target` accepts, and what compiling for each means.
+
+    cpu               this very CPU; the code needs every feature that it has
+    cpu:x86-64-v3     any CPU of that level (AVX2)
+    cpu:x86-64-v4     any CPU of that level (AVX-512)
+    cuda:sm_90a       an NVIDIA GPU of that architecture, which need not be attached
+    hip:gfx942        an AMD GPU of that architecture, likewise
+"""
+
+import platform
+from dataclasses import dataclass
+
+from mwc.runtime.errors import OptionError
+from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_features, cpu_model, host_features
+
+CPU_ARCHS = ("x86-64-v3", "x86-64-v4")
+"""CPU levels that MAX compiles for; an unknown name aborts its compiler, so none passes here."""
+
+GPU_ARCHS = {
+    "cuda": ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100a", "sm_120"),
+    "hip": ("gfx942", "gfx950"),
+}
+"""GPU architectures by MAX's API name: A100, RTX 30 and 40, H100/H200, Blackwell, MI300, MI350."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of machine to compile for.
+
+    Attributes:
+        name: as in the artifact, for example "cpu-host", "cpu-x86-64-v3", "cuda-sm_90a".
+        device: "cpu", "cuda" or "hip".
+        arch: "host" or the architecture's name.
+        cpu_features: /proc/cpuinfo flags the code needs; empty for a GPU.
+        cpu_model: the CPU of a "host" target, for people.
+    """
+
+    name: str
+    device: str
+    arch: str
+    cpu_features: tuple[str, ...]
+    cpu_model: str | None
+
+
+def parse_target(text: str) -> Target:
+    """Understand one `--target`.
+
+    Raises:
+        OptionError: it is none of the known targets, or cannot be compiled on this machine.
+    """
+    device, _, arch = text.partition(":")
+    if device == "cpu" and not arch:
+        return Target("cpu-host", "cpu", "host", host_features(), cpu_model())
+    if device == "cpu" and arch in CPU_ARCHS:
+        if platform.machine() != "x86_64":
+            raise OptionError(
+                f"target {text!r} is an x86-64 CPU and this is {platform.machine()}: MAX compiles "
+                "CPU code for its own family only; convert on an x86-64 machine, or use cpu."
+            )
+        return Target(f"cpu-{arch}", "cpu", arch, FEATURES_OF_ARCH[arch], None)
+    if arch in GPU_ARCHS.get(device, ()):
+        return Target(f"{device}-{arch}", device, arch, (), None)
+    known = ["cpu", *(f"cpu:{a}" for a in CPU_ARCHS)]
+    known += [f"{api}:{a}" for api, archs in GPU_ARCHS.items() for a in archs]
+    raise OptionError(f"target {text!r} is not one of {', '.join(known)}.")
+
+
+def runs_here(target: Target) -> bool:
+    """Whether this machine's CPU can run a CPU target."""
+    return target.device == "cpu" and set(target.cpu_features) <= cpu_features()

@@ -1,0 +1,318 @@
+"""A compiled target in memory, ready to run: the only file that touches MAX at run time.
+
+A `Session` owns the models of the entry points, the mapped weights and the attention caches. Its
+methods are the entry points with numpy in and out; `Decoder` (decoder.py) is the part of them that
+decoding is written against.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.artifact import Artifact, TargetEntry, map_weights, select_target
+from mwc.runtime.decoder import (
+    KEYS_PER_BLOCK,
+    Choice,
+    Float32,
+    Int32,
+    PrefillResult,
+    PrefillRow,
+    StepBatch,
+)
+from mwc.runtime.errors import ArtifactError, OptionError
+from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec
+from mwc.runtime.threads import open_cpu
+
+if TYPE_CHECKING:
+    from max.driver import Buffer, Device
+    from max.engine import Model as CompiledGraph
+
+Array = npt.NDArray[Any]
+
+WRITABLE = {"float32": np.float32, "int32": np.int32}
+"""Input dtypes of the entry points and what carries them."""
+
+
+class Session:
+    """One target of an artifact, loaded.
+
+    Args:
+        artifact: the artifact, opened.
+        device: "auto", "cpu", "gpu", or a target's name.
+        threads: CPU threads; None for all that this process may use.
+        n_windows: window slots to hold.
+        n_rows: row slots to hold.
+
+    Raises:
+        OptionError: `n_windows` or `n_rows` is below 1, `device` is unknown, or this process
+            cannot have that many `threads`.
+        TargetError: no target of the artifact can run here.
+        ArtifactError: its files do not fit each other.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        n_windows: int = 1,
+        n_rows: int = 1,
+    ) -> None:
+        for name, value in (("n_windows", n_windows), ("n_rows", n_rows)):
+            if value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1.")
+        self._artifact = artifact
+        self._target = select_target(artifact, device, _accelerators(artifact))
+        self._sizes = {"windows": n_windows, "row_slots": n_rows}
+        cpu = open_cpu(threads)
+        self._device = cpu if self._target.device == "cpu" else _open_accelerator()
+        self._weights = _load_weights(artifact, self._target)
+        self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
+        self._caches: dict[str, Buffer] = {}
+
+    @property
+    def spec(self) -> WhisperSpec:
+        """The model's dimensions, audio constants and tokens."""
+        return self._artifact.manifest.spec
+
+    @property
+    def target(self) -> TargetEntry:
+        """The target that runs."""
+        return self._target
+
+    @property
+    def n_windows(self) -> int:
+        """How many window slots there are."""
+        return self._sizes["windows"]
+
+    @property
+    def n_rows(self) -> int:
+        """How many row slots there are."""
+        return self._sizes["row_slots"]
+
+    def log_mel(self, samples: Float32) -> Float32:
+        """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
+        return self._run("log_mel", samples=samples)["log_mel"]
+
+    def encode(
+        self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
+    ) -> None:
+        """Encode windows into their slots; see `Decoder.encode`."""
+        self._check_slots(windows, self.n_windows, "window")
+        self._run(
+            "encode", fetch=(), log_mel=log_mel, log_mel_max=log_mel_max, n_frames=n_frames,
+            windows=windows,
+        )  # fmt: skip
+
+    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+        """Run prompts and choose each row's first token; see `Decoder.prefill`."""
+        lengths = [len(row.tokens) for row in rows]
+        starts = np.cumsum([0, *lengths[:-1]])
+        outputs = self._run(
+            "prefill",
+            **self._token_batch(rows),
+            last=np.array([s + n - 1 for s, n in zip(starts, lengths, strict=True)]),
+            sot=np.array([s + row.sot_index for s, row in zip(starts, rows, strict=True)]),
+            suppress=suppress,
+            rule_states=np.stack([row.rule_state for row in rows]),
+        )
+        no_languages = np.zeros((len(rows), 0), np.float32)
+        return PrefillResult(
+            outputs["chosen"],
+            outputs["logprobs"],
+            outputs["no_speech_probs"],
+            outputs.get("language_probs", no_languages),
+        )
+
+    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+        """Feed one token to each row and choose the next; see `Decoder.step`."""
+        self._check_slots(batch.rows, self.n_rows, "row")
+        self._check_slots(batch.windows, self.n_windows, "window")
+        self._check_slots(batch.positions, self.spec.model.n_text_ctx, "position")
+        outputs = self._run(
+            "step",
+            tokens=batch.tokens,
+            rows=batch.rows,
+            positions=batch.positions,
+            windows=batch.windows,
+            suppress=suppress,
+            rule_states=batch.rule_states,
+        )
+        return Choice(outputs["chosen"], outputs["logprobs"])
+
+    def trace(self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32) -> dict[str, Float32]:
+        """Every stage of the encoder by name, [batch, …]; inputs as for `encode`."""
+        return self._run("trace", log_mel=log_mel, log_mel_max=log_mel_max, n_frames=n_frames)
+
+    def logits(self, tokens: Sequence[int], window: int, row: int = 0) -> Float32:
+        """Teacher-forced logits float32 [len(tokens), n_vocab], before any filter."""
+        return self._run("logits", **self._forced(tokens, window, row))["logits"]
+
+    def align(self, tokens: Sequence[int], window: int, row: int = 0) -> tuple[Float32, Float32]:
+        """Teacher-forced pass for word times.
+
+        Returns:
+            scores float32 [alignment heads, len(tokens), 1500], before softmax, in the order of
+            `TokenSpec.alignment_heads`; and logits float32 [len(tokens), n_vocab].
+        """
+        outputs = self._run("align", **self._forced(tokens, window, row))
+        return outputs["scores"], outputs["logits"]
+
+    def cross_kv(self, window: int) -> list[tuple[Float32, Float32]]:
+        """Keys and values float32 [n_text_head, 1500, 64] of each decoder layer, of a window."""
+        keys, values = (self._cache_array(name)[:, window] for name in ("cross_k", "cross_v"))
+        layers, heads, blocks, size, lanes = keys.shape
+        unpacked = keys.transpose(0, 1, 2, 4, 3).reshape(layers, heads, blocks * lanes, size)
+        unpacked = unpacked[:, :, : values.shape[2]]
+        assert lanes == KEYS_PER_BLOCK
+        return [(np.ascontiguousarray(k), np.ascontiguousarray(v)) for k, v in zip(unpacked, values, strict=True)]
+
+    def _token_batch(self, rows: Sequence[PrefillRow]) -> dict[str, Int32]:
+        """The flat batch of several prompts: each row's tokens together, positions ascending."""
+        limit = self.spec.model.n_text_ctx
+        for row in rows:
+            if not 1 <= len(row.tokens) <= limit:
+                raise ValueError(f"a prompt has {len(row.tokens)} tokens; 1 to {limit} fit")
+        lengths = [len(row.tokens) for row in rows]
+        row_slots = np.array([row.row for row in rows])
+        window_slots = np.array([row.window for row in rows])
+        self._check_slots(row_slots, self.n_rows, "row")
+        self._check_slots(window_slots, self.n_windows, "window")
+        return {
+            "tokens": np.array([token for row in rows for token in row.tokens], np.int32),
+            "rows": np.repeat(row_slots, lengths),
+            "positions": np.concatenate([np.arange(n) for n in lengths]),
+            "windows": np.repeat(window_slots, lengths),
+        }
+
+    def _forced(self, tokens: Sequence[int], window: int, row: int) -> dict[str, Int32]:
+        no_rules = np.zeros(0, np.int32)
+        return self._token_batch([PrefillRow(tuple(tokens), row, window, 0, no_rules)])
+
+    def _check_slots(self, slots: Int32, count: int, what: str) -> None:
+        """A slot outside the caches would be written outside memory: refuse it (IndexError)."""
+        if len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < count:
+            raise IndexError(f"{what} {slots.tolist()} is outside the {count} there are")
+
+    def _run(
+        self, name: str, *, fetch: tuple[str, ...] | None = None, **inputs: Array
+    ) -> dict[str, Any]:
+        """Execute an entry point: inputs by name, caches added, outputs by name as numpy.
+
+        `fetch` names the outputs to bring to the host; None for all.
+        """
+        signature, graph = self._graphs[name]
+        arguments = [
+            self._cache(spec) if spec.mutable else self._input(spec, inputs[spec.name])
+            for spec in signature.inputs
+        ]
+        results = graph.execute(*arguments)
+        return {
+            spec.name: result.to_numpy()
+            for spec, result in zip(signature.outputs, results, strict=True)
+            if fetch is None or spec.name in fetch
+        }
+
+    def _input(self, spec: TensorSpec, value: Array) -> "Buffer":
+        from max.driver import Buffer
+
+        array = np.ascontiguousarray(value, WRITABLE[spec.dtype])
+        if len(array.shape) != len(spec.shape):
+            raise ValueError(f"{spec.name} has shape {array.shape}, not {spec.shape}")
+        return Buffer.from_numpy(array).to(self._device)
+
+    def _cache(self, spec: TensorSpec) -> "Buffer":
+        """The cache of that name, made at first use: zeros, so that no padding holds a NaN."""
+        from max.driver import Buffer
+
+        if spec.name not in self._caches:
+            shape = [size if isinstance(size, int) else self._sizes[size] for size in spec.shape]
+            self._caches[spec.name] = Buffer.zeros(shape, _max_dtype(spec.dtype), self._device)
+        return self._caches[spec.name]
+
+    def _cache_array(self, name: str) -> Float32:
+        """A cache as float32 on the host."""
+        signature, _ = self._graphs["encode"]
+        spec = next(spec for spec in signature.inputs if spec.name == name)
+        return _to_float32(self._cache(spec), spec.dtype)
+
+
+def _accelerators(artifact: Artifact) -> tuple[tuple[str, str], ...]:
+    """(API, architecture) of each accelerator at hand; not asked where no target needs one."""
+    if all(target.device == "cpu" for target in artifact.manifest.targets):
+        return ()
+    from max.driver import Accelerator, accelerator_api, accelerator_count
+
+    api = accelerator_api()
+    return tuple((api, Accelerator(i).architecture_name) for i in range(accelerator_count()))
+
+
+def _open_accelerator() -> "Device":
+    from max.driver import Accelerator
+
+    return Accelerator()
+
+
+def _load_weights(artifact: Artifact, target: TargetEntry) -> dict[str, Any]:
+    """The weights the target names, as MAX takes them, still backed by the mapped file."""
+    from max.driver import Buffer
+    from max.dtype import DType
+
+    specs = {
+        tensor.name: tensor
+        for weights in artifact.manifest.weights
+        if weights.precision == target.precision
+        for tensor in weights.tensors
+    }
+    mapped = map_weights(artifact, target.precision)
+    wanted = {name for graph in target.graphs for name in graph.weights}
+    return {
+        name: Buffer.from_numpy(mapped[name]).view(DType.bfloat16, mapped[name].shape)
+        if specs[name].dtype == "bfloat16"
+        else mapped[name]
+        for name in sorted(wanted)
+    }
+
+
+def _load_graphs(
+    artifact: Artifact, target: TargetEntry, device: "Device", weights: dict[str, Any]
+) -> "dict[str, tuple[GraphSignature, CompiledGraph]]":
+    from max.engine import InferenceSession, read
+
+    mef = artifact.file(target.mef)
+    remedy = f"convert {artifact.manifest.provenance.source} again"
+    try:
+        session = InferenceSession(devices=[device])
+        graphs = session.init_all(read(mef), weights_registry=weights)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise ArtifactError(f"{mef} does not load: {first}; {remedy}.") from error
+    missing = [graph.name for graph in target.graphs if graph.name not in graphs]
+    if missing:
+        raise ArtifactError(f"{mef} lacks the graphs {', '.join(missing)}; {remedy}.")
+    return {graph.name: (graph, graphs[graph.name]) for graph in target.graphs}
+
+
+def _max_dtype(dtype: str) -> Any:
+    from max.dtype import DType
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "float32": lambda: DType.float32,
+        "bfloat16": lambda: DType.bfloat16,
+        "float16": lambda: DType.float16,
+    }
+    return kinds[dtype]()
+
+
+def _to_float32(buffer: "Buffer", dtype: str) -> Float32:
+    from max.driver import CPU
+    from max.dtype import DType
+
+    host = buffer.to(CPU())
+    if dtype != "bfloat16":
+        return host.to_numpy().astype(np.float32)
+    bits = host.view(DType.uint16, host.shape).to_numpy()
+    return (bits.astype(np.uint32) << 16).view(np.float32)
