@@ -10,7 +10,8 @@ from mwc.cli.console import Display
 from mwc.runtime.errors import ArtifactError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_ARTIFACT_PARTS = ("manifest.json", "targets", "weights")
+_CHECKPOINT_PARTS = ("config.json", "model.bin")
+"""Files that a Hugging Face or a CTranslate2 folder holds, and an artifact does not."""
 
 
 def cache_folder() -> Path:
@@ -35,7 +36,7 @@ def artifact_for(model: str, display: Display) -> Path:
         MwcError: whatever the conversion raises.
     """
     path = Path(model)
-    if any((path / part).exists() for part in _ARTIFACT_PARTS):
+    if path.is_dir() and not names_checkpoint(model):
         return path
     if not names_checkpoint(model):
         raise ArtifactError(
@@ -50,11 +51,14 @@ def artifact_for(model: str, display: Display) -> Path:
 
 
 def names_checkpoint(model: str) -> bool:
-    """Whether a name can be a checkpoint's: a path that exists, `pkg:…`, or a Hub id."""
-    if model.startswith("pkg:") or Path(model).exists():
+    """Whether a name is a checkpoint's: a file, a folder that holds one, `pkg:…`, or a Hub id."""
+    path = Path(model)
+    if model.startswith("pkg:") or path.is_file():
         return True
+    if path.is_dir():
+        return any((path / part).is_file() for part in _CHECKPOINT_PARTS)
     # owner/name, unless owner is a folder here: then a mistyped path is the likelier reading.
-    return _HUB_ID.fullmatch(model) is not None and not Path(model).parent.is_dir()
+    return _HUB_ID.fullmatch(model) is not None and not path.parent.is_dir()
 
 
 def entry_name(source: str) -> str:
@@ -78,7 +82,7 @@ def entry_name(source: str) -> str:
 
 def _fingerprint(path: Path) -> list[str]:
     """Name, size and date of every file of a local checkpoint; nothing for one that is not."""
-    names = [path] if path.is_file() else sorted(path.rglob("*"))
+    names = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [(name, name.stat()) for name in names if name.is_file()]
     return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated
 
@@ -29,11 +29,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("convert")(convert.command)
-app.command("run")(run.command)
-app.command("inspect")(inspect.command)
-app.command("verify")(verify.command)
-app.command("demo")(demo.command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "convert": convert.command,
+    "run": run.command,
+    "inspect": inspect.command,
+    "verify": verify.command,
+    "demo": demo.command,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -71,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except typer.TyperException as error:
-        return _failed(error.format_message(), error.exit_code, debug)
+        asked = words[0] if words and not words[0].startswith("-") else None
+        help_line = f"mwc {asked} --help" if asked in COMMANDS else "mwc --help"
+        told = error.format_message().rstrip(".")
+        return _failed(f"{told}; `{help_line}` tells what is allowed", error.exit_code, debug)
     except OptionError as error:
         return _failed(str(error), 2, debug)
     except MwcError as error:
@@ -115,8 +122,6 @@ def _failed(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     say(message)
-    if code == 2:
-        say("`mwc --help` and `mwc COMMAND --help` list what is allowed")
     return code
 
 

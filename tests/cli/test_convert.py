@@ -185,9 +185,10 @@ def test_cache_folder(
 
 def test_what_can_be_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").mkdir()
-    (tmp_path / "tiny.pt").touch()
-    named = ["pkg:tiny.en", "openai/whisper-tiny.en", "tiny.pt", "models"]
+    for name in ("tiny.pt", "models/hf/config.json", "models/ct2/model.bin", "models/out/weights"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    named = ["pkg:tiny.en", "openai/whisper-tiny.en", "tiny.pt", "models/hf", "models/ct2"]
     assert all(map(cache.names_checkpoint, named))
-    unnamed = ["models/whisper", "nowhere", "/no/where", "a/b/c", "../x"]
+    unnamed = ["models", "models/out", "models/whisper", "nowhere", "/no/where", "a/b/c", "../x"]
     assert not any(map(cache.names_checkpoint, unnamed))

@@ -35,11 +35,20 @@ def test_no_command_shows_help(capsys: Captured) -> None:
     assert "Commands:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", [["nonsense"], ["run"], ["verify", "a"], ["--nonsense"]])
-def test_wrong_command_lines(line: list[str], capsys: Captured) -> None:
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        (["nonsense"], "`mwc --help`"),
+        (["--nonsense"], "`mwc --help`"),
+        (["run"], "`mwc run --help`"),
+        (["verify", "a"], "`mwc verify --help`"),
+    ],
+)
+def test_wrong_command_lines(line: list[str], advice: str, capsys: Captured) -> None:
     assert main(line) == 2
     out, err = capsys.readouterr()
     assert err.startswith("mwc: ")
+    assert f"; {advice} tells what is allowed" in err
     assert not out
 
 
