@@ -43,9 +43,9 @@ ALLOWED = {
 ONLY_IN = {
     "max.graph": ("compiler/",),
     "max.nn": ("compiler/",),
-    "max.engine": ("compiler/", "runtime/session.py"),
-    "max.driver": ("compiler/", "runtime/session.py"),
-    "max.dtype": ("compiler/", "runtime/session.py"),
+    "max.engine": ("compiler/", "runtime/session.py", "runtime/threads.py"),
+    "max.driver": ("compiler/", "runtime/session.py", "runtime/threads.py"),
+    "max.dtype": ("compiler/", "runtime/session.py", "runtime/threads.py"),
     "torch": ("compiler/checkpoint/", "compiler/reference.py", "compiler/reference_torch.py"),
     "transformers": ("compiler/reference.py", "compiler/reference_torch.py"),
 }
