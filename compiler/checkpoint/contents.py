@@ -6,6 +6,7 @@ from typing import Any
 
 from mwc.compiler.checkpoint.files import ByteSource
 from mwc.compiler.checkpoint.lazy import LazyTensor
+from mwc.runtime.errors import UnsupportedModel
 
 Files = tuple[tuple[str, ByteSource], ...]
 
@@ -62,6 +63,7 @@ def whisper_config(
     n_mels: int,
     n_vocab: int,
     n_state: int,
+    n_text_state: int,
     audio: tuple[int, int, int],
     text: tuple[int, int, int],
     tensors: dict[str, LazyTensor],
@@ -71,11 +73,20 @@ def whisper_config(
     Args:
         n_mels: mel bins.
         n_vocab: rows of the token embedding.
-        n_state: width of both stacks.
+        n_state: the encoder's width.
+        n_text_state: the decoder's width, which must be the same.
         audio: encoder positions, heads and layers.
         text: decoder positions, heads and layers.
         tensors: the feed-forward widths are those of the first layers' `fc1`.
+
+    Raises:
+        UnsupportedModel: the widths differ.
     """
+    if n_state != n_text_state:
+        raise UnsupportedModel(
+            f"the encoder has a width of {n_state} and the decoder of {n_text_state}; "
+            "in a Whisper they are the same."
+        )
 
     def mlp(stack: str) -> int:
         first = tensors.get(f"{stack}.layers.0.fc1.weight")

@@ -181,7 +181,8 @@ def _configs(
     config = whisper_config(
         n_mels=shape("encoder.conv1.weight", 3)[1],
         n_vocab=n_vocab,
-        n_state=n_state,
+        n_state=shape("encoder.embed_positions.weight", 2)[1],
+        n_text_state=n_state,
         audio=(
             shape("encoder.embed_positions.weight", 2)[0],
             integers.get("encoder/num_heads", 0),

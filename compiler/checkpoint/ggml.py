@@ -53,15 +53,11 @@ def read_ggml(path: Path) -> Contents:
     while cursor.offset < source.size:
         name, tensor = _tensor(cursor, path)
         tensors[name] = tensor
-    if text_state != n_state:
-        raise UnsupportedModel(
-            f"{path} has an encoder width of {n_state} and a decoder width of {text_state}; "
-            "in a Whisper they are the same."
-        )
     config = whisper_config(
         n_mels=n_mels,
         n_vocab=n_vocab,
         n_state=n_state,
+        n_text_state=text_state,
         audio=(audio_ctx, audio_head, audio_layer),
         text=(text_ctx, text_head, text_layer),
         tensors=tensors,

@@ -19,7 +19,7 @@ from mwc.compiler.checkpoint.huggingface import (
     shard_names,
 )
 from mwc.runtime.errors import CheckpointError
-from mwc.runtime.progress import Progress, ProgressEvent
+from mwc.runtime.progress import Progress, ProgressEvent, silent
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -68,9 +68,11 @@ def _download(source: str, revision: str | None, progress: Progress) -> Snapshot
     if "config.json" not in sizes:
         raise CheckpointError(f"{source} has no config.json, so it is no transformers model.")
     # By the revision's name, so that the cache learns which commit it means; the rest by commit.
-    folder = Path(hf_hub_download(source, "config.json", revision=revision)).parent
+    quiet = _progress_bar(silent, None)
+    path = hf_hub_download(source, "config.json", revision=revision, tqdm_class=quiet)
+    folder = Path(path).parent
 
-    def get(name: str, bar: type | None = None) -> Path:
+    def get(name: str, bar: type = quiet) -> Path:
         return Path(hf_hub_download(source, name, revision=folder.name, tqdm_class=bar))
 
     weights = _weight_files(source, sizes, get)

@@ -14,7 +14,8 @@ from mwc.runtime.errors import CheckpointError, UnsupportedModel
 
 CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "added_tokens.json", "tokenizer_config.json")
-OTHER_FILES = ("processor_config.json", "README.md")
+README = "README.md"
+OTHER_FILES = ("processor_config.json", README)
 
 Reader = Callable[[Path], dict[str, LazyTensor]]
 
@@ -44,7 +45,8 @@ def read_huggingface(folder: Path) -> Contents:
         raise UnsupportedModel(
             f"{folder} is quantised ({name}); give the checkpoint from before its quantisation."
         )
-    read = [folder / name for name in CONFIG_FILES if (folder / name).is_file()]
+    names = (*CONFIG_FILES, README)
+    read = [folder / name for name in names if (folder / name).is_file()]
     preprocessor = read_optional_json(folder / "preprocessor_config.json")
     if not preprocessor and (folder / "processor_config.json").is_file():
         read.append(folder / "processor_config.json")
@@ -59,7 +61,7 @@ def read_huggingface(folder: Path) -> Contents:
         tensors=tie_projection({name.removeprefix("model."): t for name, t in tensors.items()}),
         vocabulary=vocabulary_from_folder(folder),
         files=named_files([*read, *weight_files], folder),
-        licence=stated_licence(folder / "README.md"),
+        licence=stated_licence(folder / README),
     )
 
 

@@ -83,12 +83,16 @@ def to_float32(stored: npt.NDArray[np.generic], dtype: str) -> Float32:
 def tie_projection(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Drop `proj_out.weight`, which Whisper shares with the token embedding.
 
+    Where a file holds the shared matrix under the projection's name alone, it is the embedding.
+
     Raises:
         WeightMismatch: the two differ, so the LM head was untied and trained on its own.
     """
     embedding, projection = "decoder.embed_tokens.weight", "proj_out.weight"
-    if projection not in tensors or embedding not in tensors:
+    if projection not in tensors:
         return tensors
+    if embedding not in tensors:
+        return {embedding if name == projection else name: t for name, t in tensors.items()}
     ours, theirs = tensors[projection], tensors[embedding]
     if ours.shape != theirs.shape or not np.array_equal(ours.load(), theirs.load()):
         raise WeightMismatch(

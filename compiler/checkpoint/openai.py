@@ -59,6 +59,7 @@ def read_openai(path: Path, *, find_tokenizer: bool) -> Contents:
         n_mels=dims["n_mels"],
         n_vocab=dims["n_vocab"],
         n_state=dims["n_audio_state"],
+        n_text_state=dims["n_text_state"],
         audio=(dims["n_audio_ctx"], dims["n_audio_head"], dims["n_audio_layer"]),
         text=(dims["n_text_ctx"], dims["n_text_head"], dims["n_text_layer"]),
         tensors=tensors,

@@ -1,6 +1,7 @@
 """PyTorch files (.bin, .pt), read without running anything they contain."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -37,11 +38,11 @@ def load_torch(path: Path) -> Any:
     except OSError as error:
         raise unreadable(path, error) from None
     except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower():
-            raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged.") from None
+        named = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        what = f"holds a pickled {named[1]}" if named else "is damaged or holds pickled objects"
         raise CheckpointError(
-            f"{path} holds more than tensors, and unpickling it could run code; "
-            "mwc refuses it: give a safetensors checkpoint."
+            f"{path} {what}, and loading that could run code, so mwc reads tensors only; "
+            "give a safetensors checkpoint."
         ) from None
     except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[:1]

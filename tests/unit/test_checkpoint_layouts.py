@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_checkpoint import tiny_config, tiny_weights, write_tiny_checkpoint
-from tiny_layouts import LAYOUTS, to_bfloat16
+from tiny_layouts import LAYOUTS, save_safetensors, to_bfloat16
 from tiny_vocabulary import tiny_vocabulary, token_bytes
 
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
@@ -138,6 +138,35 @@ def test_tied_projection_is_dropped(tmp_path: Path) -> None:
     opened = open_checkpoint(path)
     assert "proj_out.weight" not in opened.tensors.shapes
     check_tensors(opened, read_spec(opened)[0])
+
+
+def test_projection_alone_is_the_embedding(tmp_path: Path) -> None:
+    path = write_tiny_checkpoint(tmp_path)
+    opened = open_checkpoint(path)
+    weights = {f"model.{n}": opened.tensors.read(n) for n in opened.tensors.shapes}
+    embedding = weights["proj_out.weight"] = weights.pop("model.decoder.embed_tokens.weight")
+    save_safetensors(path / "model.safetensors", weights, "float32")
+    opened = open_checkpoint(path)
+    check_tensors(opened, read_spec(opened)[0])
+    np.testing.assert_array_equal(opened.tensors.read("decoder.embed_tokens.weight"), embedding)
+
+
+@pytest.mark.parametrize("shard_size", ["5GB", "1MB"])
+def test_what_transformers_saves(tmp_path: Path, shard_size: str) -> None:
+    """A fine-tune's folder as the installed version of transformers writes it."""
+    transformers = pytest.importorskip("transformers")
+    source = write_tiny_checkpoint(tmp_path / "source", vocab="en")
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(source)
+    model.save_pretrained(tmp_path / "saved", max_shard_size=shard_size)
+    transformers.WhisperProcessor.from_pretrained(source).save_pretrained(tmp_path / "saved")
+    ours, theirs = open_checkpoint(tmp_path / "saved"), open_checkpoint(source)
+    check_tensors(ours, read_spec(ours)[0])
+    assert read_spec(ours) == read_spec(theirs)
+    assert ours.vocabulary == theirs.vocabulary
+    for name in theirs.tensors.shapes:
+        np.testing.assert_array_equal(ours.tensors.read(name), theirs.tensors.read(name))
+    shards = [name for name, _ in ours.origin.files if name.endswith(".safetensors")]
+    assert (len(shards) > 1) == (shard_size == "1MB")
 
 
 def test_old_torch_files_are_read(tmp_path: Path) -> None:

@@ -320,6 +320,7 @@ def test_pickle_payload_is_refused_and_not_run(tmp_path: Path, layout: str, plai
         torch.save(payload, file)
     message = refusal(source)
     assert "could run code" in message
+    assert plain or "posix.system" in message
     assert not (tmp_path / "owned").exists()
 
 
@@ -386,6 +387,14 @@ def test_pt_without_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = write_tiny_checkpoint(tmp_path, layout="openai", **SMALL)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pass --tokenizer" in refusal(path)
+
+
+def test_stacks_of_different_width(tmp_path: Path) -> None:
+    path = write_tiny_checkpoint(tmp_path, layout="ggml", **SMALL)
+    data = bytearray(path.read_bytes())
+    data[4 * 7 : 4 * 8] = struct.pack("<i", 128)
+    path.write_bytes(data)
+    assert "width of 64 and the decoder of 128" in refusal(path, UnsupportedModel)
 
 
 def edit_bytes(path: Path, old: bytes, new: bytes) -> None:

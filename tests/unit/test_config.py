@@ -221,7 +221,7 @@ def test_suppressed_tokens_of_older_configs(multilingual: Checkpoint) -> None:
         ({"suppress_tokens": [-1]}, "suppress_tokens"),
         ({"suppress_tokens": [999999]}, "suppress_tokens"),
         ({"begin_suppress_tokens": "220"}, "begin_suppress_tokens"),
-        ({"alignment_heads": [[4, 0]]}, "alignment_heads"),
+        ({"alignment_heads": [[-1, 0]]}, "alignment_heads"),
         ({"alignment_heads": [[0, 0, 0]]}, "alignment_heads"),
         ({"max_initial_timestamp_index": "1.0"}, "max_initial_timestamp_index"),
     ],
@@ -230,6 +230,13 @@ def test_lists_that_make_no_sense_are_refused(
     multilingual: Checkpoint, changes: dict[str, Any], words: str
 ) -> None:
     assert words in refusal(with_generation(multilingual, **changes))
+
+
+def test_alignment_heads_of_a_larger_teacher_are_derived(multilingual: Checkpoint) -> None:
+    spec, notes = read_spec(with_generation(multilingual, alignment_heads=[[3, 1], [25, 2]]))
+    assert spec.tokens.alignment_heads_derived
+    assert spec.tokens.alignment_heads == ((2, 0), (2, 1), (3, 0), (3, 1))
+    assert "does not have" in notes[0]
 
 
 def test_fewer_languages_are_noted(multilingual: Checkpoint) -> None:
