@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mwc.runtime.progress import ProgressEvent
@@ -30,25 +31,22 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        console = Console(stderr=True)
+        self._console = Console(stderr=True)
+        is_screen = self._console.is_terminal and not self._console.is_dumb_terminal
         self.audio_seconds: float | None = None
-        self._shown = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._shown = is_screen and not quiet
         self._quiet = quiet
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
+        self._live: Live | None = None
+        self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[amount]}", markup=False),
             TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
         )
 
     def __enter__(self) -> "Display":
-        if self._shown:
-            self._progress.start()
+        self._show()
         return self
 
     def __exit__(
@@ -57,8 +55,7 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._shown:
-            self._progress.stop()
+        self._hide()
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show where one stage stands."""
@@ -69,8 +66,8 @@ class Display:
         # "verify encoder" follows "verify log-mel" in one bar, as parts of the same work.
         work = event.stage.split()[0]
         if work not in self._tasks:
-            self._tasks[work] = self._progress.add_task(event.stage, total=None, amount="")
-        self._progress.update(
+            self._tasks[work] = self._bars.add_task(event.stage, total=None, amount="")
+        self._bars.update(
             self._tasks[work],
             description=event.stage,
             completed=event.done,
@@ -91,21 +88,38 @@ class Display:
     def clear(self) -> None:
         """Remove every bar and forget the audio's length, before the next piece of work."""
         for task in self._tasks.values():
-            self._progress.remove_task(task)
+            self._bars.remove_task(task)
         self._tasks.clear()
         self.audio_seconds = None
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Take the bars off the terminal while something else is printed."""
-        if not self._shown:
-            yield
-            return
-        self._progress.stop()
+        was_live = self._live is not None
+        self._hide()
         try:
             yield
         finally:
-            self._progress.start()
+            if was_live:
+                self._show()
+
+    def _show(self) -> None:
+        if not self._shown:
+            return
+        # A new one each time: one that was stopped erases what was printed since, at its restart.
+        self._live = Live(
+            self._bars,
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _hide(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 def format_amount(event: ProgressEvent) -> str:

@@ -1,6 +1,7 @@
 """Progress and words on stderr."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -52,6 +53,36 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         with display.aside():
             assert "weights [x]" in screen.getvalue()
             assert "1.0/2.0 MB" in screen.getvalue()
+
+
+def lines_left(written: str) -> list[str]:
+    """What a terminal shows after all this was written to it, trailing blanks and colours aside."""
+    screen, row, column = [""], 0, 0
+    for code, kind, char in re.findall(r"\x1b\[([0-9;?]*)([a-zA-Z])|([^\x1b])", written):
+        if kind == "A":
+            row = max(0, row - int(code or 1))
+        elif kind == "K":
+            screen[row] = ""
+        elif char == "\r":
+            column = 0
+        elif char == "\n":
+            row, column = row + 1, 0
+            screen += [""] * (row + 1 - len(screen))
+        elif char:
+            screen[row] = screen[row][:column].ljust(column) + char + screen[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in screen if line.strip()]
+
+
+def test_bars_leave_what_is_printed_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    with Display() as display:
+        display(ProgressEvent("read audio", 8, 8, "seconds"))
+        display(ProgressEvent("transcribe", 4, 8, "seconds"))
+        for line in ("one", "two", "three"):
+            with display.aside():
+                screen.write(f"{line}\n")
+    assert lines_left(screen.getvalue()) == ["one", "two", "three"]
 
 
 def test_parts_of_one_work_share_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
