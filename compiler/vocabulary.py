@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mwc.runtime.errors import CheckpointError, UnsupportedModel
+from mwc.runtime.languages import NAME_OF_LANGUAGE
 from mwc.runtime.tokenizer import SPECIAL_TOKENS_FILE, SPLIT_PATTERN, VOCABULARY_FILE
 
 if TYPE_CHECKING:
@@ -40,13 +41,7 @@ REQUIRED = (EOT, SOT, SOT_PREV, NO_SPEECH, NO_TIMESTAMPS)
 ALIASES = {"<|nocaptions|>": NO_SPEECH, "<|iw|>": "<|he|>"}
 """Older names of special tokens (Hugging Face's files before large-v3, the first English ones)."""
 
-_CODES = (
-    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th "
-    "ur hr bg lt la mi ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr "
-    "pa si km sn yo so af oc ka be tg sd gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt "
-    "haw ln ha ba jw su yue"
-)
-LANGUAGE_CODES = tuple(_CODES.split())
+LANGUAGE_CODES = tuple(NAME_OF_LANGUAGE)
 """Language codes in the order of their tokens; the last, "yue", came with large-v3."""
 
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
