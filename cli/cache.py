@@ -114,3 +114,5 @@ def _convert_into(entry: Path, source: str, display: Display) -> None:
         return
     for note in result.notes:
         display.note(note)
+    if result.report is not None:
+        display.note(result.report.summary()[0])
