@@ -1,7 +1,7 @@
 """The compiler: Whisper checkpoints in, compiled and verified artifacts out.
 
-    from mwc.compiler import convert
-    convert("openai/whisper-small", "out/")
+from mwc.compiler import convert
+convert("openai/whisper-small", "out/")
 """
 
 from mwc.compiler.convert import (

@@ -1,6 +1,6 @@
 """The child process of `compile.py`: build one target's graphs, compile, export, report.
 
-    python -m mwc.compiler.compile_child JOB.json SIGNATURES.json
+python -m mwc.compiler.compile_child JOB.json SIGNATURES.json
 """
 
 import sys
@@ -14,6 +14,7 @@ from mwc.runtime.errors import CompileError
 
 if TYPE_CHECKING:
     from max.driver import Device
+
     from mwc.compiler.graphs.scope import Plan
 
 

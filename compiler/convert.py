@@ -272,9 +272,7 @@ def _verify(
     spec = artifact.manifest.spec
     clip = np.concatenate(list(open_audio(SAMPLE).blocks()))
     reference = open_reference(checkpoint, spec)
-    return verify(
-        session, reference, spec, clip, precision or session.target.precision, progress
-    )
+    return verify(session, reference, spec, clip, precision or session.target.precision, progress)
 
 
 def _refuse_if_wrong(report: ParityReport) -> None:

@@ -1,10 +1,10 @@
 """Targets: what `--target` accepts, and what compiling for each means.
 
-    cpu               this very CPU; the code needs every feature that it has
-    cpu:x86-64-v3     any CPU of that level (AVX2)
-    cpu:x86-64-v4     any CPU of that level (AVX-512)
-    cuda:sm_90a       an NVIDIA GPU of that architecture, which need not be attached
-    hip:gfx942        an AMD GPU of that architecture, likewise
+cpu               this very CPU; the code needs every feature that it has
+cpu:x86-64-v3     any CPU of that level (AVX2)
+cpu:x86-64-v4     any CPU of that level (AVX-512)
+cuda:sm_90a       an NVIDIA GPU of that architecture, which need not be attached
+hip:gfx942        an AMD GPU of that architecture, likewise
 """
 
 import platform
@@ -49,7 +49,7 @@ def parse_target(text: str) -> Target:
         OptionError: it is none of the known targets, or cannot be compiled on this machine.
     """
     device, _, arch = text.partition(":")
-    if device == "cpu" and not arch:
+    if text == "cpu":
         return Target("cpu-host", "cpu", "host", host_features(), cpu_model())
     if device == "cpu" and arch in CPU_ARCHS:
         if platform.machine() != "x86_64":

@@ -186,9 +186,7 @@ def _layer(prefix: str, state: int, mlp: int) -> Mapping[str, Rule]:
         f"{attention}.qkv.weight": Rule(
             (3 * state, state), (f"{q}.weight", f"{k}.weight", f"{v}.weight"), _qkv_weight, True
         ),
-        f"{attention}.qkv.bias": Rule(
-            (3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False
-        ),
+        f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False),
         **_linear(f"{attention}.out_proj", state, state),
         **_norm(f"{prefix}.final_layer_norm", state),
         **_linear(f"{prefix}.fc1", state, mlp),

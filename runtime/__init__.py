@@ -1,8 +1,8 @@
 """The runtime: loads what `mwc convert` wrote and turns audio into text.
 
-    from mwc.runtime import load
-    model = load("out/")
-    print(model.transcribe("audio.wav").text)
+from mwc.runtime import load
+model = load("out/")
+print(model.transcribe("audio.wav").text)
 """
 
 from mwc.runtime.errors import (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mwc.runtime.artifact import Artifact, open_artifact
-from mwc.runtime.audio import AudioSource, AudioInput, open_audio
+from mwc.runtime.audio import AudioInput, AudioSource, open_audio
 from mwc.runtime.errors import BusyError
 from mwc.runtime.features import Features
 from mwc.runtime.options import make_options
@@ -143,9 +143,7 @@ class Model:
 
     def _features(self, audio: AudioInput | AudioSource, progress: Progress) -> Features:
         source = audio if isinstance(audio, AudioSource) else open_audio(audio)
-        return Features(
-            source, self._session.log_mel, self.spec.model.n_mels, progress=progress
-        )
+        return Features(source, self._session.log_mel, self.spec.model.n_mels, progress=progress)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

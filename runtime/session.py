@@ -5,7 +5,7 @@ methods are the entry points with numpy in and out; `Decoder` (decoder.py) is th
 decoding is written against.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,30 +95,33 @@ class Session:
 
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
-        return self._run("log_mel", samples=samples)["log_mel"]
+        return self._run("log_mel", {"samples": samples})["log_mel"]
 
     def encode(
         self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
     ) -> None:
         """Encode windows into their slots; see `Decoder.encode`."""
         self._check_slots(windows, self.n_windows, "window")
-        self._run(
-            "encode", fetch=(), log_mel=log_mel, log_mel_max=log_mel_max, n_frames=n_frames,
-            windows=windows,
-        )  # fmt: skip
+        inputs = {
+            "log_mel": log_mel,
+            "log_mel_max": log_mel_max,
+            "n_frames": n_frames,
+            "windows": windows,
+        }
+        self._run("encode", inputs, fetch=())
 
     def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
         """Run prompts and choose each row's first token; see `Decoder.prefill`."""
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths[:-1]])
-        outputs = self._run(
-            "prefill",
+        inputs = {
             **self._token_batch(rows),
-            last=np.array([s + n - 1 for s, n in zip(starts, lengths, strict=True)]),
-            sot=np.array([s + row.sot_index for s, row in zip(starts, rows, strict=True)]),
-            suppress=suppress,
-            rule_states=np.stack([row.rule_state for row in rows]),
-        )
+            "last": np.array([s + n - 1 for s, n in zip(starts, lengths, strict=True)]),
+            "sot": np.array([s + row.sot_index for s, row in zip(starts, rows, strict=True)]),
+            "suppress": suppress,
+            "rule_states": np.stack([row.rule_state for row in rows]),
+        }
+        outputs = self._run("prefill", inputs)
         no_languages = np.zeros((len(rows), 0), np.float32)
         return PrefillResult(
             outputs["chosen"],
@@ -132,24 +135,25 @@ class Session:
         self._check_slots(batch.rows, self.n_rows, "row")
         self._check_slots(batch.windows, self.n_windows, "window")
         self._check_slots(batch.positions, self.spec.model.n_text_ctx, "position")
-        outputs = self._run(
-            "step",
-            tokens=batch.tokens,
-            rows=batch.rows,
-            positions=batch.positions,
-            windows=batch.windows,
-            suppress=suppress,
-            rule_states=batch.rule_states,
-        )
+        inputs = {
+            "tokens": batch.tokens,
+            "rows": batch.rows,
+            "positions": batch.positions,
+            "windows": batch.windows,
+            "suppress": suppress,
+            "rule_states": batch.rule_states,
+        }
+        outputs = self._run("step", inputs)
         return Choice(outputs["chosen"], outputs["logprobs"])
 
     def trace(self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32) -> dict[str, Float32]:
         """Every stage of the encoder by name, [batch, …]; inputs as for `encode`."""
-        return self._run("trace", log_mel=log_mel, log_mel_max=log_mel_max, n_frames=n_frames)
+        inputs = {"log_mel": log_mel, "log_mel_max": log_mel_max, "n_frames": n_frames}
+        return self._run("trace", inputs)
 
     def logits(self, tokens: Sequence[int], window: int, row: int = 0) -> Float32:
         """Teacher-forced logits float32 [len(tokens), n_vocab], before any filter."""
-        return self._run("logits", **self._forced(tokens, window, row))["logits"]
+        return self._run("logits", self._forced(tokens, window, row))["logits"]
 
     def align(self, tokens: Sequence[int], window: int, row: int = 0) -> tuple[Float32, Float32]:
         """Teacher-forced pass for word times.
@@ -158,7 +162,7 @@ class Session:
             scores float32 [alignment heads, len(tokens), 1500], before softmax, in the order of
             `TokenSpec.alignment_heads`; and logits float32 [len(tokens), n_vocab].
         """
-        outputs = self._run("align", **self._forced(tokens, window, row))
+        outputs = self._run("align", self._forced(tokens, window, row))
         return outputs["scores"], outputs["logits"]
 
     def cross_kv(self, window: int) -> list[tuple[Float32, Float32]]:
@@ -168,7 +172,10 @@ class Session:
         unpacked = keys.transpose(0, 1, 2, 4, 3).reshape(layers, heads, blocks * lanes, size)
         unpacked = unpacked[:, :, : values.shape[2]]
         assert lanes == KEYS_PER_BLOCK
-        return [(np.ascontiguousarray(k), np.ascontiguousarray(v)) for k, v in zip(unpacked, values, strict=True)]
+        return [
+            (np.ascontiguousarray(k), np.ascontiguousarray(v))
+            for k, v in zip(unpacked, values, strict=True)
+        ]
 
     def _token_batch(self, rows: Sequence[PrefillRow]) -> dict[str, Int32]:
         """The flat batch of several prompts: each row's tokens together, positions ascending."""
@@ -198,8 +205,8 @@ class Session:
             raise IndexError(f"{what} {slots.tolist()} is outside the {count} there are")
 
     def _run(
-        self, name: str, *, fetch: tuple[str, ...] | None = None, **inputs: Array
-    ) -> dict[str, Any]:
+        self, name: str, inputs: Mapping[str, Array], *, fetch: tuple[str, ...] | None = None
+    ) -> dict[str, Array]:
         """Execute an entry point: inputs by name, caches added, outputs by name as numpy.
 
         `fetch` names the outputs to bring to the host; None for all.
@@ -313,6 +320,8 @@ def _to_float32(buffer: "Buffer", dtype: str) -> Float32:
 
     host = buffer.to(CPU())
     if dtype != "bfloat16":
-        return host.to_numpy().astype(np.float32)
-    bits = host.view(DType.uint16, host.shape).to_numpy()
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+        values: Float32 = host.to_numpy().astype(np.float32)
+        return values
+    bits = host.view(DType.uint16, host.shape).to_numpy().astype(np.uint32) << 16
+    widened: Float32 = bits.view(np.float32)
+    return widened

@@ -203,8 +203,7 @@ def from_json(cls: type[_T], data: Any) -> _T:
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
     missing = sorted(
-        name for name, f in fields.items()
-        if name not in data and f.default is dataclasses.MISSING
+        name for name, f in fields.items() if name not in data and f.default is dataclasses.MISSING
     )
     if missing:
         raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")

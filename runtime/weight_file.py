@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
 from mwc.runtime.disk import raise_if_full
 from mwc.runtime.errors import ArtifactError
 from mwc.runtime.progress import Progress, ProgressEvent, silent

@@ -63,9 +63,7 @@ def load_kernels(source: Path) -> tuple[KernelLibrary, Path]:
     return library, precompiled
 
 
-def _build(
-    plan: Plan, entry: EntryPoint, module: Module, library: KernelLibrary
-) -> GraphSignature:
+def _build(plan: Plan, entry: EntryPoint, module: Module, library: KernelLibrary) -> GraphSignature:
     inputs, outputs = entry.inputs(plan), entry.outputs(plan)
     with Graph(
         entry.name,
@@ -82,9 +80,7 @@ def _build(
     return GraphSignature(entry.name, inputs, outputs, scope.used())
 
 
-def _check_outputs(
-    name: str, specs: tuple[TensorSpec, ...], results: list[TensorValue]
-) -> None:
+def _check_outputs(name: str, specs: tuple[TensorSpec, ...], results: list[TensorValue]) -> None:
     """The builder's results have the ranks and fixed sizes that the signature promises."""
     if len(specs) != len(results):
         raise ValueError(f"{name} builds {len(results)} outputs, its signature has {len(specs)}")

@@ -198,4 +198,3 @@ def choose(
         [TensorType(DType.int32, [n], plan.device), TensorType(DType.float32, [n], plan.device)],
     )
     return chosen[0].tensor, chosen[1].tensor
-

@@ -54,7 +54,7 @@ class Plan:
     @property
     def on_gpu(self) -> bool:
         """Whether the graphs run on a GPU."""
-        return self.device.is_gpu()
+        return bool(self.device.is_gpu())
 
 
 class Scope:
