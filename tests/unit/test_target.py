@@ -1,0 +1,71 @@
+"""Targets: what `--target` accepts, what each needs, and what is refused."""
+
+import platform as python_platform
+
+import pytest
+
+from mwc.compiler import target as target_module
+from mwc.compiler.target import CPU_ARCHS, GPU_ARCHS, parse_target, runs_here
+from mwc.runtime.errors import OptionError
+from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_features, cpu_model
+
+GPU_TARGETS = [f"{api}:{arch}" for api, archs in GPU_ARCHS.items() for arch in archs]
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(OptionError) as caught:
+        parse_target(text)
+    return str(caught.value)
+
+
+def test_cpu_is_this_very_machine() -> None:
+    target = parse_target("cpu")
+    assert (target.name, target.device, target.arch) == ("cpu-host", "cpu", "host")
+    assert set(target.cpu_features) <= cpu_features()
+    assert target.cpu_features
+    assert target.cpu_model == cpu_model()
+    assert runs_here(target)
+
+
+@pytest.mark.parametrize("arch", CPU_ARCHS)
+def test_a_cpu_level_needs_its_features_only(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_platform, "machine", lambda: "x86_64")
+    target = parse_target(f"cpu:{arch}")
+    assert (target.name, target.device, target.arch) == (f"cpu-{arch}", "cpu", arch)
+    assert target.cpu_features == FEATURES_OF_ARCH[arch]
+    assert target.cpu_model is None
+
+
+def test_a_cpu_level_runs_where_every_feature_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_platform, "machine", lambda: "x86_64")
+    v3, v4 = parse_target("cpu:x86-64-v3"), parse_target("cpu:x86-64-v4")
+    monkeypatch.setattr(target_module, "cpu_features", lambda: frozenset(v3.cpu_features))
+    assert runs_here(v3)
+    assert not runs_here(v4)
+
+
+def test_x86_levels_are_refused_on_another_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_platform, "machine", lambda: "aarch64")
+    message = refusal("cpu:x86-64-v3")
+    assert "this is aarch64" in message
+    assert "use cpu" in message
+
+
+@pytest.mark.parametrize("text", GPU_TARGETS)
+def test_a_gpu_need_not_be_here(text: str) -> None:
+    target = parse_target(text)
+    device, arch = text.split(":")
+    assert (target.name, target.device, target.arch) == (f"{device}-{arch}", device, arch)
+    assert (target.cpu_features, target.cpu_model) == ((), None)
+    assert not runs_here(target)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "gpu", "cpu:", "cuda", "cuda:", "cuda:sm_1", "hip:sm_90a", "cpu:x86-64-v2", "CPU", "cpu "],
+)
+def test_what_is_no_target_is_refused_with_all_that_are(text: str) -> None:
+    message = refusal(text)
+    assert repr(text) in message
+    for known in ("cpu", *(f"cpu:{arch}" for arch in CPU_ARCHS), *GPU_TARGETS):
+        assert known in message

@@ -1,0 +1,168 @@
+"""The weight table: complete both ways for every family; transforms, casts, log-mel constants."""
+
+import math
+
+import numpy as np
+import pytest
+from families import FAMILIES, real_spec
+from tiny_layouts import to_bfloat16
+from tiny_model import MemoryTensors, TinyModel, tiny_model
+
+from mwc.compiler.checkpoint.names import expected_tensors
+from mwc.compiler.mel import mel_filters, windowed_dft
+from mwc.compiler.weights import (
+    PRECISIONS,
+    cast_weight,
+    mapped_weights,
+    weight_rules,
+    weight_specs,
+)
+from mwc.runtime.errors import WeightMismatch
+from mwc.runtime.spec import AudioSpec, TensorSpec
+
+AUDIO = AudioSpec()
+COMPUTED = ("log_mel.dft", "log_mel.filters")
+"""What no checkpoint holds."""
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TinyModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def stored(tiny: TinyModel) -> dict[str, np.ndarray]:
+    weights = mapped_weights(tiny.tensors, tiny.spec, "f32")
+    return {spec.name: make() for spec, make in weights}
+
+
+def cast(values: list[float], dtype: str) -> np.ndarray:
+    array = np.array(values, np.float32)
+    return cast_weight(array, TensorSpec("decoder.x", dtype, array.shape))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_checkpoint_tensor_is_used_once_and_every_source_exists(family: str) -> None:
+    spec = real_spec(family)
+    sources = [s for rule in weight_rules(spec).values() for s in rule.sources]
+    assert sorted(sources) == sorted(expected_tensors(spec.model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_parameter_is_lost_or_made_up(family: str) -> None:
+    model = real_spec(family).model
+    rules = weight_rules(real_spec(family))
+    stored = sum(math.prod(rule.shape) for name, rule in rules.items() if name not in COMPUTED)
+    zero_biases = (model.n_audio_layer + 2 * model.n_text_layer) * model.n_audio_state
+    read = sum(math.prod(shape) for shape in expected_tensors(model).values())
+    assert stored == read + zero_biases
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_arrays_are_what_their_specs_say(tiny: TinyModel, precision: str) -> None:
+    carriers = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+    specs = weight_specs(tiny.spec, precision)
+    seen = []
+    for spec, make in mapped_weights(tiny.tensors, tiny.spec, precision):
+        array = make()
+        assert spec == specs[spec.name]
+        assert (array.shape, array.dtype) == (spec.shape, carriers[spec.dtype])
+        assert array.flags.c_contiguous
+        seen.append(spec.name)
+    assert seen == list(specs)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_only_matrices_of_the_model_take_the_precision(tiny: TinyModel, precision: str) -> None:
+    for name, spec in weight_specs(tiny.spec, precision).items():
+        is_matrix = len(spec.shape) == 2 and "positions" not in name and name not in COMPUTED
+        assert spec.dtype == (PRECISIONS[precision] if is_matrix else "float32"), name
+
+
+def test_queries_carry_the_attention_scale(tiny: TinyModel, stored: dict[str, np.ndarray]) -> None:
+    read = tiny.tensors.read
+    for stack, i in (("encoder", 0), ("decoder", 1)):
+        prefix = f"{stack}.layers.{i}.self_attn"
+        weight, bias = stored[f"{prefix}.qkv.weight"], stored[f"{prefix}.qkv.bias"]
+        q, k, v = (read(f"{prefix}.{part}_proj.weight") for part in "qkv")
+        assert np.array_equal(weight, np.concatenate([q / 8, k, v]))
+        q, v = (read(f"{prefix}.{part}_proj.bias") for part in "qv")
+        assert np.array_equal(bias, np.concatenate([q / 8, np.zeros(128, np.float32), v]))
+
+
+def test_cross_attention_is_one_query_and_one_fused_key_value(
+    tiny: TinyModel, stored: dict[str, np.ndarray]
+) -> None:
+    prefix = "decoder.layers.1.encoder_attn"
+    q, k, v = (tiny.tensors.read(f"{prefix}.{part}_proj.weight") for part in "qkv")
+    assert np.array_equal(stored[f"{prefix}.q_proj.weight"], q / 8)
+    assert np.array_equal(stored[f"{prefix}.kv.weight"], np.concatenate([k, v]))
+    bias = tiny.tensors.read(f"{prefix}.v_proj.bias")
+    assert np.array_equal(stored[f"{prefix}.kv.bias"], np.concatenate([np.zeros_like(bias), bias]))
+
+
+def test_a_convolution_times_frames_side_by_side(
+    tiny: TinyModel, stored: dict[str, np.ndarray]
+) -> None:
+    frames = np.random.default_rng(0).standard_normal((3, 80)).astype(np.float32)
+    expected = np.einsum("oct,tc->o", tiny.tensors.read("encoder.conv1.weight"), frames)
+    got = stored["encoder.conv1.weight"] @ frames.reshape(-1)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tensor_of_another_shape_is_not_stored(tiny: TinyModel) -> None:
+    wrong = MemoryTensors({n: tiny.tensors.read(n)[..., :1] for n in tiny.tensors.shapes})
+    makers = {spec.name: make for spec, make in mapped_weights(wrong, tiny.spec, "f32")}
+    with pytest.raises(ValueError, match=r"decoder\.embed_tokens\.weight came out as"):
+        makers["decoder.embed_tokens.weight"]()
+
+
+def test_bfloat16_rounds_to_nearest_even() -> None:
+    step = 2.0**-7  # between bfloat16 numbers from 1 to 2
+    got = cast([1.0, 1 + step / 2, 1 + 3 * step / 2, 1 + 0.51 * step, -1 - step / 2], "bfloat16")
+    # Ties go to the even neighbour: 1 + step/2 down to 0x3F80, 1 + 3 step/2 up to 0x3F82.
+    assert [hex(bits) for bits in got] == ["0x3f80", "0x3f80", "0x3f82", "0x3f81", "0xbf80"]
+
+
+def test_bfloat16_keeps_zeros_infinities_and_the_largest_exponents() -> None:
+    got = cast([0.0, -0.0, np.inf, -np.inf, 2.0**127, 1e-45], "bfloat16")
+    assert [hex(bits) for bits in got] == ["0x0", "0x8000", "0x7f80", "0xff80", "0x7f00", "0x0"]
+
+
+def test_bfloat16_is_that_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(1).integers(0, 2**32, 100_000, np.uint32).view(np.float32)
+    values = values[np.isfinite(values)]
+    theirs = torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
+    assert np.array_equal(cast_weight(values, TensorSpec("x", "bfloat16", values.shape)), theirs)
+    assert np.array_equal(to_bfloat16(values), theirs)
+
+
+def test_float16_refuses_what_it_cannot_hold() -> None:
+    assert cast([65504.0, -65504.0, 0.1], "float16").tolist() == [
+        65504.0,
+        -65504.0,
+        np.float16(0.1),
+    ]
+    with pytest.raises(WeightMismatch) as caught:
+        cast([1.0, -70000.0], "float16")
+    assert "decoder.x" in str(caught.value)
+    assert "70000" in str(caught.value)
+    assert "--precision bf16" in str(caught.value)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_mel_filters_are_those_of_transformers(n_mels: int) -> None:
+    audio_utils = pytest.importorskip("transformers.audio_utils")
+    theirs = audio_utils.mel_filter_bank(201, n_mels, 0.0, 8000.0, 16000, "slaney", "slaney")
+    ours = mel_filters(AUDIO, n_mels)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs.T, rtol=1e-7, atol=1e-12)  # float32's rounding
+
+
+def test_windowed_dft_is_the_spectrum_of_a_hann_window() -> None:
+    frame = np.random.default_rng(2).standard_normal(AUDIO.n_fft)
+    window = np.hanning(AUDIO.n_fft + 1)[:-1]
+    expected = np.fft.rfft(frame * window)
+    real, imaginary = np.split(windowed_dft(AUDIO).astype(np.float64) @ frame, 2)
+    np.testing.assert_allclose(real + 1j * imaginary, expected, rtol=0, atol=1e-5)
