@@ -1,8 +1,10 @@
-# The four things a newcomer does. Each prepares .venv by itself; nothing else is needed first.
+# The things a newcomer does. Each prepares .venv by itself; nothing else is needed first.
 #
 #   make demo    real tiny.en weights in, a compiled artifact out, a sample clip transcribed
 #   make test    everything needed to pass the tests
 #   make check   formatting, lint, types, tests
+#   make bench   speed, start and memory beside other engines (minutes; needs a speech corpus)
+#   make bench   speed and memory beside other engines (needs a speech corpus, minutes)
 #   make clean   forget .venv and what was built
 
 PYTHON ?= python3
@@ -10,9 +12,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -37,9 +41,15 @@ check: $(VENV)/.with-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+bench: $(VENV)/.with-bench
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
 format: $(VENV)/.with-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/.with-bench
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
