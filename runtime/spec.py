@@ -166,7 +166,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSignature:
-    """One entry point of a compiled target: ordered inputs and outputs, and the weights it names."""
+    """One entry point of a compiled target: ordered inputs and outputs, the weights it names."""
 
     name: str
     inputs: tuple[TensorSpec, ...]

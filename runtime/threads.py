@@ -32,7 +32,8 @@ def open_cpu(threads: int | None) -> "Device":
     usable = usable_cpus()
     if threads is not None and not 1 <= threads <= usable:
         raise OptionError(
-            f"threads is {threads}; this process may use {usable} CPUs, so it must be 1 to {usable}."
+            f"threads is {threads}; this process may use {usable} CPUs, so 1 to {usable} are "
+            "allowed."
         )
     if _threads is not None and threads not in (None, _threads):
         raise OptionError(

@@ -192,7 +192,7 @@ def _logits(scope: Scope, x: TensorValue) -> TensorValue:
 
 
 def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:
-    """Embed and run every layer: the last hidden states, and each layer's cross-attention queries."""
+    """Embed and run every layer: last hidden states, and each layer's cross-attention queries."""
     tokens, rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS)
     caches = [values[spec.name].buffer for spec in _caches(scope.plan)]
     dtype = DTYPES[scope.plan.activations]
