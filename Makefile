@@ -3,7 +3,6 @@
 #   make demo    real tiny.en weights in, a compiled artifact out, a sample clip transcribed
 #   make test    everything needed to pass the tests
 #   make check   formatting, lint, types, tests
-#   make bench   speed, start and memory beside other engines (minutes; needs a speech corpus)
 #   make bench   speed and memory beside other engines (needs a speech corpus, minutes)
 #   make clean   forget .venv and what was built
 
@@ -12,7 +11,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
-BENCH_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -47,9 +45,6 @@ bench: $(VENV)/.with-bench
 format: $(VENV)/.with-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-bench: $(VENV)/.with-bench
-	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
