@@ -1,0 +1,60 @@
+"""The speech corpus: a folder of clips and `manifest.tsv`, what was said in each."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording.
+
+    Attributes:
+        name: its path below the corpus, as in the manifest.
+        path: where it lies.
+        seconds: how long it is.
+        language: code of what is spoken; "" where nobody speaks.
+        transcript: what was said.
+        group: "short", "long", "multilingual", "nonspeech", by the folder.
+    """
+
+    name: str
+    path: Path
+    seconds: float
+    language: str
+    transcript: str
+    group: str
+
+
+def read_corpus(folder: Path) -> list[Clip]:
+    """Read the manifest, in its order."""
+    with open(folder / "manifest.tsv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [
+        Clip(
+            name=row["path"],
+            path=folder / row["path"],
+            seconds=float(row["seconds"]),
+            language=row["language"],
+            transcript=row["transcript"],
+            group=row["path"].split("/")[0],
+        )
+        for row in rows
+    ]
+
+
+def english(clips: list[Clip]) -> list[Clip]:
+    """Every English recording that is not put together from others of the corpus."""
+    return [clip for clip in clips if clip.language == "en" and "synthetic" not in clip.name]
+
+
+def other_languages(clips: list[Clip]) -> list[Clip]:
+    """Every recording of another language."""
+    return [clip for clip in clips if clip.language not in ("", "en")]
+
+
+def spread(clips: list[Clip], count: int) -> list[Clip]:
+    """`count` clips at even distances through the list; all of them if there are fewer."""
+    if count >= len(clips):
+        return clips
+    return [clips[i * len(clips) // count] for i in range(count)]

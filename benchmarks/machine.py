@@ -1,0 +1,62 @@
+"""What a result was measured on."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def machine(packages: Iterable[str]) -> dict[str, Any]:
+    """Describe this machine, the versions that count, the command line and how busy it was."""
+    return {
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: package_version(name) for name in sorted(set(packages))},
+        "load_average": round(os.getloadavg()[0], 2),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def machine_lines(found: dict[str, Any]) -> list[str]:
+    """The same as Markdown."""
+    versions = ", ".join(f"{name} {v}" for name, v in found["versions"].items())
+    return [
+        f"{found['date']}, {found['cpu']}, {found['cpus']} CPUs, {found['memory_gib']} GiB, "
+        f"{found['system']}, Python {found['python']}; load average {found['load_average']} at "
+        "the start.",
+        "",
+        f"Versions: {versions}.",
+        "",
+        "```sh",
+        found["command"],
+        "```",
+    ]
+
+
+def cpu_model() -> str:
+    """The name in /proc/cpuinfo, with the widest vector instructions that matter here."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    flags = fields.get("flags", "").split()
+    wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if flag in flags]
+    family = f"family {fields.get('cpu family', '?')} model {fields.get('model', '?')}"
+    return f"{fields.get('model name', platform.machine())} ({family}; {' '.join(wide)})"
+
+
+def package_version(name: str) -> str:
+    """An installed distribution's version."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,77 @@
+"""The same weights for every engine, made from the checkpoint that mwc converts.
+
+A `pkg:` source is a CTranslate2 folder inside installed packages; its files are put together in a
+folder that faster-whisper opens. The `.pt` file that openai-whisper opens is written from the
+tensors, value by value.
+"""
+
+import importlib.util
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parent.parent / ".bench"
+"""Where what is made here, and the artifacts, are kept between runs."""
+
+
+def artifact_of(source: str) -> Path:
+    """Convert a checkpoint once, for this machine's CPU."""
+    folder = CACHE / source.removeprefix("pkg:") / "artifact"
+    if not folder.is_dir():
+        from mwc.compiler import convert
+
+        convert(source, folder)
+    return folder
+
+
+def openai_file(source: str) -> Path:
+    """Write a checkpoint's tensors as openai-whisper's `.pt`, once."""
+    path = CACHE / source.removeprefix("pkg:") / "openai.pt"
+    if path.is_file():
+        return path
+    import torch
+
+    from mwc.compiler.checkpoint import open_checkpoint
+    from mwc.compiler.checkpoint.names import OPENAI, from_openai
+    from mwc.compiler.config import read_spec
+
+    checkpoint = open_checkpoint(source)
+    model = read_spec(checkpoint)[0].model
+    layers = range(max(model.n_audio_layer, model.n_text_layer))
+    names = {pattern.replace("{i}", str(i)) for pattern in OPENAI for i in layers}
+    names |= {f"{name}.{parameter}" for name in names for parameter in ("weight", "bias")}
+    theirs = {from_openai(name): name for name in names}
+    tensors = checkpoint.tensors
+    state = {theirs[name]: torch.from_numpy(tensors.read(name)) for name in tensors.shapes}
+    dims = {name: value for name, value in asdict(model).items() if not name.endswith("_mlp")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save({"dims": dims, "model_state_dict": state}, partial)
+    partial.rename(path)
+    return path
+
+
+def ctranslate2_folder(source: str) -> Path:
+    """Put the files of a `pkg:` source together as one CTranslate2 folder, once."""
+    from mwc.compiler.checkpoint.package import weight_package
+
+    folder = CACHE / source.removeprefix("pkg:") / "ctranslate2"
+    if (folder / "model.bin").is_file():
+        return folder
+    parts = []
+    for module, name in weight_package(source).parts:
+        found = importlib.util.find_spec(module)
+        if found is None or not found.submodule_search_locations:
+            raise SystemExit(f"{source} is not installed; pip install 'mwc[bench]'")
+        parts.append(Path(next(iter(found.submodule_search_locations))) / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in parts[0].parent.iterdir():
+        if other.suffix in (".json", ".txt"):
+            shutil.copyfile(other, folder / other.name)
+    partial = folder / "model.partial"
+    with open(partial, "wb") as model:
+        for part in parts:
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, model)
+    partial.rename(folder / "model.bin")
+    return folder
