@@ -1,0 +1,185 @@
+"""Every CPU kernel in a small graph of its own, compiled together; numpy in, numpy out.
+
+Sizes that a kernel reads from its inputs are symbolic, so one graph takes any of them. The layers
+of the models are used to call the kernels, with caches of 2 layers, 3 slots and 2 heads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
+from tiny_layouts import to_bfloat16
+from tiny_model import tiny_model
+
+from mwc.compiler.graphs import layers
+from mwc.compiler.graphs.entry_points import load_kernels
+from mwc.compiler.graphs.scope import DTYPES, KERNELS, Plan
+from mwc.runtime.decoder import (
+    AUDIO_KEY_SHAPE,
+    AUDIO_VALUE_SHAPE,
+    TEXT_KEY_SHAPE,
+    TEXT_VALUE_SHAPE,
+)
+
+Array = npt.NDArray[Any]
+Build = Callable[..., Any]
+
+WEIGHT_DTYPES = ("float32", "bfloat16", "float16")
+LAYERS, SLOTS, HEADS = 2, 3, 2
+STATE = 64 * HEADS
+
+SPEC = tiny_model(heads=HEADS, layers=LAYERS).spec
+
+
+def rounded(values: Array, dtype: str) -> Array:
+    """float32 values as a dtype holds them."""
+    if dtype == "bfloat16":
+        return (to_bfloat16(np.ascontiguousarray(values)).astype(np.uint32) << 16).view(np.float32)
+    return values.astype(dtype).astype(np.float32)
+
+
+def to_buffer(values: Array, dtype: str) -> Buffer:
+    """A MAX buffer of float32, bfloat16, float16 or int32."""
+    values = np.ascontiguousarray(values)
+    if dtype == "bfloat16":
+        return Buffer.from_numpy(to_bfloat16(values)).view(DType.bfloat16, values.shape)
+    return Buffer.from_numpy(values.astype(dtype))
+
+
+def from_buffer(buffer: Buffer) -> Array:
+    """The buffer's values; floats as float32."""
+    if buffer.dtype == DType.bfloat16:
+        bits = buffer.view(DType.uint16, buffer.shape).to_numpy().astype(np.uint32)
+        return (bits << 16).view(np.float32)
+    values = buffer.to_numpy()
+    return values if values.dtype == np.int32 else values.astype(np.float32)
+
+
+def pack_keys(keys: Array) -> Array:
+    """Keys [..., time, 64] in the caches' order [..., time / 16, 64, 16]; 16 divides time."""
+    *outer, time, size = keys.shape
+    return keys.reshape(*outer, time // 16, 16, size).swapaxes(-1, -2)
+
+
+def unpack_keys(packed: Array) -> Array:
+    """The inverse of `pack_keys`."""
+    *outer, blocks, size, lanes = packed.shape
+    return packed.swapaxes(-1, -2).reshape(*outer, blocks * lanes, size)
+
+
+class Kernels:
+    """The compiled graphs: `kernels.run(name, *arrays)`; what a graph writes to is a Buffer."""
+
+    def __init__(self) -> None:
+        self._module = Module()
+        self._library, path = load_kernels(KERNELS)
+        self._plan = Plan(SPEC, DeviceRef.CPU(), {}, "float32", "float32", kernels=path)
+        self._inputs: dict[str, tuple[str, ...]] = {}
+        for dtype in WEIGHT_DTYPES:
+            self._add_products(dtype)
+            self._add_attention(dtype)
+        self._add("matmul", layers.linear, x3("k"), ("float32", "n", "k"))
+        self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
+        vocab = SPEC.model.n_vocab
+        self._add(
+            "choose", layers.choose,
+            ("float32", "m", vocab), ("float32", 2, vocab), ("int32", "m", 6),
+        )  # fmt: skip
+        session = InferenceSession(devices=[CPU()])
+        compiled = session.compile(self._module, custom_extensions=[path])
+        self._graphs = session.init_all(compiled, weights_registry={})
+
+    def run(self, name: str, *arguments: Array | Buffer) -> Array | tuple[Array, ...]:
+        """Execute a graph; one output as it is, several as a tuple, none as ()."""
+        buffers = [
+            value if isinstance(value, Buffer) else to_buffer(value, dtype)
+            for value, dtype in zip(arguments, self._inputs[name], strict=True)
+        ]
+        outputs = tuple(from_buffer(value) for value in self._graphs[name].execute(*buffers))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _add_products(self, dtype: str) -> None:
+        x, vector, weight = ("float32", "m", "k"), ("float32", "k"), (dtype, "n", "k")
+        bias, residual = ("float32", "n"), ("float32", "m", "n")
+
+        def norm_linear(gelu: bool) -> Build:
+            return lambda plan, x, g, b, w, bias: layers.norm_linear(
+                plan, x, (g, b), w, bias, gelu=gelu
+            )
+
+        def norm_logits(plan: Plan, x: Any, g: Any, b: Any, w: Any) -> Any:
+            return layers.norm_logits(plan, x, (g, b), w)
+
+        def with_residual(plan: Plan, x: Any, w: Any, bias: Any, residual: Any) -> Any:
+            return layers.linear(plan, x, w, bias, residual=residual)
+
+        def with_gelu(plan: Plan, x: Any, w: Any, bias: Any) -> Any:
+            return layers.linear(plan, x, w, bias, gelu=True)
+
+        normed = (x, vector, vector, weight, bias)
+        self._add(f"norm_linear.{dtype}", norm_linear(gelu=False), *normed)
+        self._add(f"norm_linear_gelu.{dtype}", norm_linear(gelu=True), *normed)
+        self._add(f"linear_residual.{dtype}", layers.linear_residual, x, weight, bias, residual)
+        self._add(f"norm_logits.{dtype}", norm_logits, x, vector, vector, weight)
+        self._add(f"matmul_bias.{dtype}", layers.linear, x3("k"), weight, bias)
+        self._add(f"matmul_gelu.{dtype}", with_gelu, x3("k"), weight, bias)
+        self._add(f"matmul_residual.{dtype}", with_residual, x3("k"), weight, bias, x3("n"))
+
+    def _add_attention(self, dtype: str) -> None:
+        text = self._caches(dtype, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
+        audio = self._caches(dtype, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+        per_token, layer = ("int32", "m"), ("int32", 1)
+
+        def self_attention(plan: Plan, k: Any, v: Any, *rest: Any) -> Any:
+            return layers.self_attention(plan, (k, v), *rest)
+
+        def cross_attention(plan: Plan, k: Any, v: Any, *rest: Any) -> Any:
+            return layers.cross_attention(plan, (k, v), *rest)
+
+        def store_cross_kv(plan: Plan, k: Any, v: Any, *rest: Any) -> tuple[()]:
+            layers.store_cross_kv(plan, (k, v), *rest)
+            return ()
+
+        qkv, q, kv = ("float32", "m", 3 * STATE), ("float32", "m", STATE), x3(2 * STATE)
+        self._add(
+            f"self_attention.{dtype}", self_attention, *text, qkv, per_token, per_token, layer
+        )
+        self._add(f"cross_attention.{dtype}", cross_attention, *audio, q, per_token, layer)
+        self._add(f"store_cross_kv.{dtype}", store_cross_kv, *audio, kv, ("int32", "b"), layer)
+        self._add(
+            f"alignment_scores.{dtype}", layers.alignment_scores,
+            audio[0], q, per_token, layer, ("int32", "h"),
+        )  # fmt: skip
+
+    def _caches(self, dtype: str, key: tuple[int, ...], value: tuple[int, ...]) -> list[Any]:
+        return [
+            BufferType(DTYPES[dtype], [LAYERS, SLOTS, HEADS, *shape], DeviceRef.CPU())
+            for shape in (key, value)
+        ]
+
+    def _add(self, name: str, build: Build, *inputs: Any) -> None:
+        """One graph: `build(plan, *inputs)`; an input is (dtype, *sizes), or a cache."""
+        types = [
+            i if isinstance(i, BufferType) else TensorType(DTYPES[i[0]], i[1:], DeviceRef.CPU())
+            for i in inputs
+        ]
+        self._inputs[name] = tuple("" if isinstance(i, BufferType) else i[0] for i in inputs)
+        with Graph(
+            name, input_types=types, kernel_library=self._library, module=self._module
+        ) as graph:
+            values = [
+                value.buffer if isinstance(kind, BufferType) else value.tensor
+                for value, kind in zip(graph.inputs, types, strict=True)
+            ]
+            result = build(self._plan, *values)
+            graph.output(*(result if isinstance(result, tuple) else (result,)))
+
+
+def x3(width: str | int) -> tuple[str | int, ...]:
+    """A batch of rows: float32 [b, t, width]."""
+    return ("float32", "b", "t", width)

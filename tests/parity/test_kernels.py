@@ -1,0 +1,132 @@
+"""The CPU's matrix products against numpy in float64: odd sizes, every weight dtype, any batch."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from kernel_graphs import WEIGHT_DTYPES, Kernels, rounded
+
+Array = npt.NDArray[Any]
+
+RELATIVE = 3e-6
+"""Of the largest value; float32 sums over up to 1280 terms."""
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+
+
+def gelu(x: Array) -> Array:
+    return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array) -> Array:
+    x = x.astype(np.float64)
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+
+def assert_close(ours: Array, exact: Array) -> None:
+    assert ours.dtype == np.float32
+    assert ours.shape == exact.shape
+    assert np.abs(ours - exact).max() <= RELATIVE * np.abs(exact).max()
+
+
+def weights(n: int, k: int, dtype: str) -> Array:
+    return rounded(normal(n, k, seed=1) / np.float32(k**0.5), dtype)
+
+
+# (columns, terms): fewer than a block of columns more, a tail of one; serial and shared work.
+FEW_ROWS = [(8, 16), (9, 64), (15, 128), (205, 384), (1536, 1280)]
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize(("n", "k"), FEW_ROWS)
+@pytest.mark.parametrize("m", range(1, 10))
+def test_products_of_few_rows(kernels: Kernels, dtype: str, n: int, k: int, m: int) -> None:
+    x, w, bias, residual = normal(m, k), weights(n, k, dtype), normal(n), normal(m, n)
+    gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
+    product = x.astype(np.float64) @ w.T
+    normed = layer_norm(x, gamma, beta) @ w.T.astype(np.float64)
+
+    ours = kernels.run(f"linear_residual.{dtype}", x, w, bias, residual)
+    assert_close(ours, residual + product + bias)
+    ours = kernels.run(f"norm_linear.{dtype}", x, gamma, beta, w, bias)
+    assert_close(ours, normed + bias)
+    ours = kernels.run(f"norm_linear_gelu.{dtype}", x, gamma, beta, w, bias)
+    assert_close(ours, gelu(normed + bias))
+    assert_close(kernels.run(f"norm_logits.{dtype}", x, gamma, beta, w), normed)
+
+
+@pytest.mark.parametrize("n", [51864, 51865, 51866])
+def test_logits_over_a_whole_vocabulary(kernels: Kernels, n: int) -> None:
+    x, w = normal(3, 64), weights(n, 64, "float32")
+    gamma, beta = normal(64, seed=2), normal(64, seed=3)
+    ours = kernels.run("norm_logits.float32", x, gamma, beta, w)
+    assert_close(ours, layer_norm(x, gamma, beta) @ w.T.astype(np.float64))
+
+
+def test_layer_norm_of_a_large_mean_keeps_its_digits(kernels: Kernels) -> None:
+    """One pass over x and x² would lose them all at a mean of 1000 and a deviation of 0.1."""
+    x = (1000 + normal(2, 128) / 10).astype(np.float32)
+    w, zeros, ones = np.eye(128, dtype=np.float32), np.zeros(128), np.ones(128)
+    ours = kernels.run("norm_logits.float32", x, ones, zeros, w)
+    np.testing.assert_allclose(ours, layer_norm(x, ones, zeros), atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize(("n", "k"), FEW_ROWS)
+def test_a_row_never_depends_on_its_neighbours(
+    kernels: Kernels, dtype: str, n: int, k: int
+) -> None:
+    x, w, bias, residual = normal(9, k), weights(n, k, dtype), normal(n), normal(9, n)
+    gamma, beta = normal(k, seed=2), normal(k, seed=3)
+
+    def outputs(rows: slice) -> list[Array]:
+        return [
+            kernels.run(f"linear_residual.{dtype}", x[rows], w, bias, residual[rows]),
+            kernels.run(f"norm_linear_gelu.{dtype}", x[rows], gamma, beta, w, bias),
+            kernels.run(f"norm_logits.{dtype}", x[rows], gamma, beta, w),
+        ]
+
+    together = outputs(slice(0, 9))
+    for first, last in [(i, i + 1) for i in range(9)] + [(0, 2), (1, 4), (2, 6), (1, 8)]:
+        for whole, part in zip(together, outputs(slice(first, last)), strict=True):
+            assert np.array_equal(whole[first:last], part)
+
+
+# (windows, rows, columns, terms): the log-mel's two products, tails of every block, tiny ones.
+MANY_ROWS = [
+    (3, 40, 402, 400),
+    (2, 50, 80, 201),
+    (1, 300, 33, 513),
+    (2, 8, 31, 255),
+    (1, 1, 1, 1),
+    (4, 7, 96, 256),
+    (1, 13, 17, 3),
+]
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize(("b", "t", "n", "k"), MANY_ROWS)
+def test_products_of_many_rows(
+    kernels: Kernels, dtype: str, b: int, t: int, n: int, k: int
+) -> None:
+    x, w, bias, residual = normal(b, t, k), weights(n, k, dtype), normal(n), normal(b, t, n)
+    product = x.astype(np.float64) @ w.T
+    assert_close(kernels.run(f"matmul_bias.{dtype}", x, w, bias), product + bias)
+    assert_close(kernels.run(f"matmul_gelu.{dtype}", x, w, bias), gelu(product + bias))
+    ours = kernels.run(f"matmul_residual.{dtype}", x, w, bias, residual)
+    assert_close(ours, residual + product + bias)
+    if dtype == "float32":
+        assert_close(kernels.run("matmul", x, w), product)
+
+
+def test_a_window_never_depends_on_its_neighbours(kernels: Kernels) -> None:
+    x, w, bias = normal(3, 259, 300), weights(131, 300, "float32"), normal(131)
+    together = kernels.run("matmul_gelu.float32", x, w, bias)
+    for i in range(3):
+        alone = kernels.run("matmul_gelu.float32", x[i : i + 1], w, bias)
+        assert np.array_equal(together[i], alone[0])
