@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.runtime.artifact import Artifact, TargetEntry, map_weights, select_target
+from mwc.runtime.checks import check_distinct, check_range, check_shapes
 from mwc.runtime.decoder import (
     KEYS_PER_BLOCK,
     Choice,
@@ -101,7 +102,7 @@ class Session:
         self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
     ) -> None:
         """Encode windows into their slots; see `Decoder.encode`."""
-        self._check_slots(windows, self.n_windows, "window")
+        check_range("window", windows, self.n_windows)
         inputs = {
             "log_mel": log_mel,
             "log_mel_max": log_mel_max,
@@ -132,9 +133,8 @@ class Session:
 
     def step(self, batch: StepBatch, suppress: Float32) -> Choice:
         """Feed one token to each row and choose the next; see `Decoder.step`."""
-        self._check_slots(batch.rows, self.n_rows, "row")
-        self._check_slots(batch.windows, self.n_windows, "window")
-        self._check_slots(batch.positions, self.spec.model.n_text_ctx, "position")
+        self._check_tokens(batch.tokens, batch.rows, batch.windows)
+        check_range("position", batch.positions, self.spec.model.n_text_ctx)
         inputs = {
             "tokens": batch.tokens,
             "rows": batch.rows,
@@ -183,13 +183,14 @@ class Session:
         for row in rows:
             if not 1 <= len(row.tokens) <= limit:
                 raise ValueError(f"a prompt has {len(row.tokens)} tokens; 1 to {limit} fit")
+            check_range("sot_index", np.array([row.sot_index]), len(row.tokens))
         lengths = [len(row.tokens) for row in rows]
+        tokens = np.array([token for row in rows for token in row.tokens])
         row_slots = np.array([row.row for row in rows])
         window_slots = np.array([row.window for row in rows])
-        self._check_slots(row_slots, self.n_rows, "row")
-        self._check_slots(window_slots, self.n_windows, "window")
+        self._check_tokens(tokens, row_slots, window_slots)
         return {
-            "tokens": np.array([token for row in rows for token in row.tokens], np.int32),
+            "tokens": tokens,
             "rows": np.repeat(row_slots, lengths),
             "positions": np.concatenate([np.arange(n) for n in lengths]),
             "windows": np.repeat(window_slots, lengths),
@@ -199,10 +200,12 @@ class Session:
         no_rules = np.zeros(0, np.int32)
         return self._token_batch([PrefillRow(tuple(tokens), row, window, 0, no_rules)])
 
-    def _check_slots(self, slots: Int32, count: int, what: str) -> None:
-        """A slot outside the caches would be written outside memory: refuse it (IndexError)."""
-        if len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < count:
-            raise IndexError(f"{what} {slots.tolist()} is outside the {count} there are")
+    def _check_tokens(self, tokens: Int32, rows: Int32, windows: Int32) -> None:
+        """Tokens and slots exist, and no two rows share a slot."""
+        check_range("token", tokens, self.spec.model.n_vocab)
+        check_range("row", rows, self.n_rows)
+        check_range("window", windows, self.n_windows)
+        check_distinct(rows)
 
     def _run(
         self, name: str, inputs: Mapping[str, Array], *, fetch: tuple[str, ...] | None = None
@@ -212,6 +215,7 @@ class Session:
         `fetch` names the outputs to bring to the host; None for all.
         """
         signature, graph = self._graphs[name]
+        check_shapes(signature, inputs)
         arguments = [
             self._cache(spec) if spec.mutable else self._input(spec, inputs[spec.name])
             for spec in signature.inputs
@@ -227,8 +231,6 @@ class Session:
         from max.driver import Buffer
 
         array = np.ascontiguousarray(value, WRITABLE[spec.dtype])
-        if len(array.shape) != len(spec.shape):
-            raise ValueError(f"{spec.name} has shape {array.shape}, not {spec.shape}")
         return Buffer.from_numpy(array).to(self._device)
 
     def _cache(self, spec: TensorSpec) -> "Buffer":

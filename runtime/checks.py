@@ -1,0 +1,47 @@
+"""What is checked of an entry point's inputs before it runs: the kernels themselves check nothing.
+
+A slot, position or token outside what there is, or an array shorter than its neighbours, would be
+read or written outside memory.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.spec import GraphSignature
+
+Array = npt.NDArray[Any]
+
+
+def check_range(what: str, values: Array, count: int) -> None:
+    """Every value is in [0, count), else IndexError."""
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < count:
+        raise IndexError(f"{what} {values.tolist()} is outside the {count} there are")
+
+
+def check_distinct(rows: Array) -> None:
+    """No two rows of a call share a slot, else ValueError: they would write to one cache."""
+    if len(set(rows.tolist())) < len(rows):
+        raise ValueError(f"rows of one call need distinct slots, not {rows.tolist()}")
+
+
+def check_shapes(signature: GraphSignature, inputs: Mapping[str, Array]) -> None:
+    """Every input has the sizes of its signature, and equal ones where they share a name.
+
+    MAX checks fixed sizes only. Raises ValueError.
+    """
+    sizes: dict[str, int] = {}
+    for spec in signature.inputs:
+        if spec.mutable:
+            continue
+        shape = np.shape(inputs[spec.name])
+        if len(shape) != len(spec.shape) or any(
+            n != (size if isinstance(size, int) else sizes.setdefault(size, n))
+            for n, size in zip(shape, spec.shape, strict=True)
+        ):
+            known = "".join(f", {name} {n}" for name, n in sizes.items())
+            raise ValueError(
+                f"{signature.name}: {spec.name} has shape {shape}, not {spec.shape}{known}"
+            )

@@ -1,0 +1,335 @@
+"""The entry points together: prompts and steps, rows and windows, padding, alignment, refusals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy_decoder import NumpyDecoder
+from tiny_model import speech_like
+
+from mwc.runtime.artifact import map_weights, open_artifact
+from mwc.runtime.decoder import PIECE_SAMPLES, Float32, PrefillRow, StepBatch
+from mwc.runtime.errors import OptionError
+from mwc.runtime.rules import choose, log_softmax, rule_state, suppress_mask
+from mwc.runtime.session import Session
+
+LIMIT = 50
+
+
+@dataclass
+class Window:
+    """What `encode` and `trace` take of one window."""
+
+    log_mel: Float32
+    log_mel_max: Float32
+    n_frames: Any
+
+
+@pytest.fixture(scope="module")
+def session(random_artifact: Path) -> Session:
+    return Session(open_artifact(random_artifact), n_rows=4, n_windows=2)
+
+
+def window_of(session: Session, seed: int, n_frames: int = 700) -> Window:
+    """Raw log-mel of a made-up sound, float32 [1, 3000, n_mels]."""
+    sound = np.pad(speech_like(11.0, seed), (0, PIECE_SAMPLES))[:PIECE_SAMPLES]
+    pieces = session.log_mel(np.stack([sound, 0.3 * sound[::-1], 0.1 * sound]))
+    log_mel = pieces.reshape(1, 3000, -1)
+    return Window(log_mel, log_mel.max(keepdims=True).reshape(1), np.array([n_frames]))
+
+
+def encode(session: Session, window: Window, slot: int) -> None:
+    session.encode(window.log_mel, window.log_mel_max, window.n_frames, np.array([slot]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _windows(session: Session) -> None:
+    encode(session, window_of(session, 0), 0)
+    encode(session, window_of(session, 1, 3000), 1)
+
+
+@dataclass
+class Row:
+    """A row being decoded greedily: where it lies, and what it has given so far."""
+
+    session: Session
+    prompt: list[int]
+    slot: int
+    window: int
+    with_timestamps: bool
+
+    def __post_init__(self) -> None:
+        self.sampled: list[int] = []
+        self.logprobs: list[float] = []
+
+    @property
+    def state(self) -> Any:
+        return rule_state(self.sampled, self.with_timestamps, self.session.spec.tokens, LIMIT)
+
+    @property
+    def position(self) -> int:
+        return len(self.prompt) + len(self.sampled) - 1
+
+    def take(self, token: Any, logprob: Any) -> None:
+        self.sampled.append(int(token))
+        self.logprobs.append(float(logprob))
+
+
+def mask(session: Session) -> Float32:
+    return suppress_mask(session.spec)
+
+
+def prefill(rows: Sequence[Row]) -> Any:
+    session = rows[0].session
+    given = [PrefillRow(tuple(r.prompt), r.slot, r.window, 0, r.state) for r in rows]
+    result = session.prefill(given, mask(session))
+    for row, token, logprob in zip(rows, result.tokens, result.logprobs, strict=True):
+        row.take(token, logprob)
+    return result
+
+
+def step(rows: Sequence[Row]) -> None:
+    session = rows[0].session
+    batch = StepBatch(
+        tokens=np.array([row.sampled[-1] for row in rows], np.int32),
+        rows=np.array([row.slot for row in rows], np.int32),
+        positions=np.array([row.position for row in rows], np.int32),
+        windows=np.array([row.window for row in rows], np.int32),
+        rule_states=np.stack([row.state for row in rows]),
+    )
+    choice = session.step(batch, mask(session))
+    for row, token, logprob in zip(rows, choice.tokens, choice.logprobs, strict=True):
+        row.take(token, logprob)
+
+
+def prompts(session: Session) -> list[list[int]]:
+    """Prompts of several lengths; the last one with previous text before sot."""
+    tokens = session.spec.tokens
+    sequence = [tokens.sot, tokens.languages[0][1], tokens.transcribe]
+    text = np.random.default_rng(5).integers(0, tokens.eot, 40).tolist()
+    return [sequence, [*sequence, *text[:1]], [*sequence, *text[:15]], [*sequence, *text]]
+
+
+def alone(
+    session: Session, prompt: list[int], window: int, n: int, slot: int = 0, timed: bool = True
+) -> Row:
+    """A row decoded by itself: n tokens."""
+    row = Row(session, prompt, slot, window, timed)
+    prefill([row])
+    for _ in range(n - 1):
+        step([row])
+    return row
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("which", range(4))
+def test_prefill_and_steps_choose_what_forced_logits_say(
+    session: Session, which: int, timed: bool
+) -> None:
+    prompt = prompts(session)[which]
+    row = alone(session, prompt, 1, 40, slot=2, timed=timed)
+    logits = session.logits(prompt + row.sampled[:-1], window=1, row=3)[len(prompt) - 1 :]
+    assert len(set(row.sampled)) > 5
+    sampled: list[int] = []
+    for logit, token, logprob in zip(logits, row.sampled, row.logprobs, strict=True):
+        state = rule_state(sampled, timed, session.spec.tokens, LIMIT)
+        choice = choose(logit[None], mask(session), state[None], session.spec)
+        assert choice.tokens[0] == token
+        assert choice.logprobs[0] == pytest.approx(logprob, abs=1e-4)
+        sampled.append(token)
+
+
+def test_prefill_reads_probabilities_at_sot(session: Session) -> None:
+    tokens = session.spec.tokens
+    text = [tokens.sot_prev, 5, 6, 7]
+    prompt = [*text, tokens.sot, tokens.languages[3][1], tokens.transcribe]
+    state = rule_state([], True, tokens, LIMIT)
+    row = PrefillRow(tuple(prompt), 1, 0, len(text), state)
+    result = session.prefill([row], mask(session))
+    at_sot = session.logits(prompt, window=0)[len(text)]
+    probabilities = np.exp(log_softmax(at_sot))
+    assert result.no_speech_probs[0] == pytest.approx(probabilities[tokens.no_speech], rel=1e-3)
+    languages = np.exp(log_softmax(at_sot[[token for _, token in tokens.languages]]))
+    np.testing.assert_allclose(result.language_probs[0], languages, rtol=1e-3, atol=1e-6)
+
+
+def test_a_row_is_the_same_in_any_slot(session: Session) -> None:
+    rows = [alone(session, prompts(session)[2], 1, 12, slot=slot) for slot in range(4)]
+    for row in rows[1:]:
+        assert row.sampled == rows[0].sampled
+        assert row.logprobs == rows[0].logprobs
+
+
+def test_rows_at_staggered_positions_do_not_influence_each_other(session: Session) -> None:
+    """Four rows of both windows: two start together, the others later, one while others step."""
+    slots = (3, 0, 2, 1)
+    windows = (1, 0, 0, 1)
+    rows = [
+        Row(session, prompt, slot, window, with_timestamps=window == 0)
+        for prompt, slot, window in zip(prompts(session), slots, windows, strict=True)
+    ]
+    prefill(rows[:2])
+    for _ in range(5):
+        step(rows[:2])
+    prefill([rows[3]])
+    for _ in range(3):
+        step([rows[3], rows[1], rows[0]])
+    prefill([rows[2]])
+    for _ in range(9):
+        step(rows)
+    for row in rows:
+        n = len(row.sampled)
+        expected = alone(session, row.prompt, row.window, n, row.slot, row.with_timestamps)
+        assert row.sampled == expected.sampled
+        assert row.logprobs == expected.logprobs
+
+
+def test_prompts_together_are_as_prompts_alone(session: Session) -> None:
+    together = [Row(session, p, slot, slot % 2, True) for slot, p in enumerate(prompts(session))]
+    result = prefill(together)
+    for i, row in enumerate(together):
+        single = Row(session, row.prompt, row.slot, row.window, True)
+        expected = prefill([single])
+        assert result.tokens[i] == expected.tokens[0]
+        assert result.logprobs[i] == expected.logprobs[0]
+        assert result.no_speech_probs[i] == expected.no_speech_probs[0]
+        assert np.array_equal(result.language_probs[i], expected.language_probs[0])
+
+
+def test_windows_encoded_together_are_as_windows_alone(session: Session) -> None:
+    first, second = window_of(session, 0), window_of(session, 1, 3000)
+    expected = [session.cross_kv(0), session.cross_kv(1)]
+    session.encode(
+        np.concatenate([second.log_mel, first.log_mel]),
+        np.concatenate([second.log_mel_max, first.log_mel_max]),
+        np.concatenate([second.n_frames, first.n_frames]),
+        np.array([1, 0]),
+    )
+    for slot in range(2):
+        for (keys, values), (k, v) in zip(expected[slot], session.cross_kv(slot), strict=True):
+            assert np.array_equal(keys, k)
+            assert np.array_equal(values, v)
+
+
+def test_encoding_one_window_leaves_the_other(session: Session) -> None:
+    before = session.cross_kv(1)
+    encode(session, window_of(session, 7), 0)
+    for (keys, values), (k, v) in zip(before, session.cross_kv(1), strict=True):
+        assert np.array_equal(keys, k)
+        assert np.array_equal(values, v)
+    encode(session, window_of(session, 0), 0)
+
+
+def test_cross_keys_and_values_are_the_encoders_output_projected(session: Session) -> None:
+    window = window_of(session, 0)
+    encoder = session.trace(window.log_mel, window.log_mel_max, window.n_frames)["encoder"][0]
+    weights = map_weights(session._artifact, "f32")
+    for layer, (keys, values) in enumerate(session.cross_kv(0)):
+        name = f"decoder.layers.{layer}.encoder_attn.kv"
+        kv = encoder.astype(np.float64) @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        k, v = (part.reshape(1500, -1, 64).swapaxes(0, 1) for part in np.split(kv, 2, axis=-1))
+        np.testing.assert_allclose(keys, k, atol=1e-4)
+        np.testing.assert_allclose(values, v, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_frames", [0, 1, 700, 2999, 3000])
+def test_frames_past_the_audio_are_zero_whatever_they_hold(session: Session, n_frames: int) -> None:
+    window = window_of(session, 0, n_frames)
+    trace = session.trace(window.log_mel, window.log_mel_max, window.n_frames)
+    scaled = (np.maximum(window.log_mel, window.log_mel_max - 8) + 4) / 4
+    np.testing.assert_allclose(trace["log_mel"][0, :n_frames], scaled[0, :n_frames], atol=1e-6)
+    assert not trace["log_mel"][0, n_frames:].any()
+
+    spoilt = window.log_mel.copy()
+    spoilt[:, n_frames:] = np.nan
+    again = session.trace(spoilt, window.log_mel_max, window.n_frames)
+    assert np.array_equal(again["encoder"], trace["encoder"])
+
+
+def test_the_maximum_of_the_whole_file_sets_the_floor(session: Session) -> None:
+    window = window_of(session, 0)
+    louder = window.log_mel_max + 3
+    trace = session.trace(window.log_mel, louder, window.n_frames)
+    scaled = (np.maximum(window.log_mel, louder - 8) + 4) / 4
+    np.testing.assert_allclose(trace["log_mel"][0, :700], scaled[0, :700], atol=1e-6)
+
+
+def test_align_and_logits_are_those_of_numpy(session: Session) -> None:
+    tokens = prompts(session)[3]
+    scores, logits = session.align(tokens, window=1, row=2)
+    decoder = NumpyDecoder(session._artifact, session.cross_kv(1))
+    expected_scores, expected_logits = decoder.run(tokens)
+    heads = session.spec.tokens.alignment_heads
+    assert scores.shape == (len(heads), len(tokens), 1500)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-4 * np.abs(scores).max())
+    np.testing.assert_allclose(logits, expected_logits, atol=1e-4 * np.abs(logits).max())
+    assert np.array_equal(logits, session.logits(tokens, window=1))
+
+
+def test_a_full_context_runs_and_one_more_does_not(session: Session) -> None:
+    tokens = np.random.default_rng(0).integers(0, session.spec.tokens.eot, 448).tolist()
+    assert np.isfinite(session.logits(tokens, window=0)).all()
+    with pytest.raises(ValueError, match="449 tokens"):
+        session.logits([*tokens, 1], window=0)
+    with pytest.raises(ValueError, match="0 tokens"):
+        session.logits([], window=0)
+
+
+def test_slots_outside_the_caches_are_refused(session: Session) -> None:
+    row = alone(session, prompts(session)[0], 0, 2)
+    state = row.state[None]
+
+    def step_at(slot: int, position: int, window: int, token: int = 5) -> None:
+        given = (np.array([value], np.int32) for value in (token, slot, position, window))
+        session.step(StepBatch(*given, state), mask(session))
+
+    for bad in ((4, 5, 0), (-1, 5, 0), (0, 448, 0), (0, -1, 0), (0, 5, 2), (0, 5, -1)):
+        with pytest.raises(IndexError, match="is outside the"):
+            step_at(*bad)
+    for token in (-1, session.spec.model.n_vocab):
+        with pytest.raises(IndexError, match="token"):
+            step_at(0, 5, 0, token)
+    for slot, window in ((4, 0), (-1, 0), (0, 2), (0, -1)):
+        with pytest.raises(IndexError, match="is outside the"):
+            session.logits([1, 2], window=window, row=slot)
+    for bad_slot in (2, -1):
+        with pytest.raises(IndexError, match="window"):
+            encode(session, window_of(session, 0), bad_slot)
+
+
+def test_rows_of_one_call_lie_in_distinct_slots(session: Session) -> None:
+    rows = [Row(session, prompts(session)[0], 1, 0, True) for _ in range(2)]
+    with pytest.raises(ValueError, match="distinct"):
+        prefill(rows)
+    for row in rows:
+        row.sampled = [1]
+    with pytest.raises(ValueError, match="distinct"):
+        step(rows)
+
+
+def test_sot_is_in_the_prompt(session: Session) -> None:
+    row = Row(session, prompts(session)[0], 1, 0, True)
+    for index in (-1, 3):
+        with pytest.raises(IndexError, match="sot_index"):
+            session.prefill([PrefillRow(tuple(row.prompt), 1, 0, index, row.state)], mask(session))
+
+
+def test_arrays_of_another_shape_are_refused(session: Session) -> None:
+    window = window_of(session, 0)
+    with pytest.raises(ValueError, match="log_mel"):
+        encode(session, Window(window.log_mel[:, :2999], window.log_mel_max, window.n_frames), 0)
+    with pytest.raises(ValueError, match="log_mel"):
+        encode(session, Window(window.log_mel[0], window.log_mel_max, window.n_frames), 0)
+    with pytest.raises(ValueError, match="windows has shape"):
+        session.encode(window.log_mel, window.log_mel_max, window.n_frames, np.array([0, 1]))
+    with pytest.raises(ValueError, match="samples"):
+        session.log_mel(np.zeros((1, 160000), np.float32))
+
+
+@pytest.mark.parametrize("sizes", [{"n_rows": 0}, {"n_windows": 0}, {"n_windows": -1}])
+def test_there_is_at_least_one_slot(random_artifact: Path, sizes: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="at least 1"):
+        Session(open_artifact(random_artifact), **sizes)
