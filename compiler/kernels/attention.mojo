@@ -12,6 +12,7 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu.host import DeviceContext
 from std.math import exp
 
+from .gpu import alignment_scores_gpu, cross_attention_gpu, self_attention_gpu
 from .parallel import share
 
 comptime F32 = DType.float32
@@ -112,16 +113,19 @@ struct SelfAttention:
     """
 
     @staticmethod
-    def execute[target: StaticString, KV: DType](
-        output: OutputTensor[dtype=F32, rank=2, ...],
+    def execute[target: StaticString, KV: DType, ACT: DType](
+        output: OutputTensor[dtype=ACT, rank=2, ...],
         self_k: MutableInputTensor[dtype=KV, rank=6, ...],
         self_v: MutableInputTensor[dtype=KV, rank=5, ...],
-        qkv: InputTensor[dtype=F32, rank=2, ...],
+        qkv: InputTensor[dtype=ACT, rank=2, ...],
         rows: InputTensor[dtype=DType.int32, rank=1, ...],
         positions: InputTensor[dtype=DType.int32, rank=1, ...],
         layer: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        comptime if target == "gpu":
+            self_attention_gpu(output, self_k, self_v, qkv, rows, positions, layer, ctx)
+            return
         var n = qkv.dim_size(0)
         var heads = self_k.dim_size(2)
         var state = heads * HEAD
@@ -129,10 +133,10 @@ struct SelfAttention:
         var key_size = self_k.dim_size(3) * KEY_BLOCK
         var value_size = self_v.dim_size(3) * HEAD
         var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * slots
-        var out_ptr = output.unsafe_ptr()
+        var out_ptr = output.unsafe_ptr().bitcast[Float32]()
         var key_ptr = self_k.unsafe_ptr()
         var value_ptr = self_v.unsafe_ptr()
-        var qkv_ptr = qkv.unsafe_ptr()
+        var qkv_ptr = qkv.unsafe_ptr().bitcast[Float32]()
         var row_ptr = rows.unsafe_ptr()
         var position_ptr = positions.unsafe_ptr()
 
@@ -176,15 +180,18 @@ struct CrossAttention:
     """
 
     @staticmethod
-    def execute[target: StaticString, KV: DType](
-        output: OutputTensor[dtype=F32, rank=2, ...],
+    def execute[target: StaticString, KV: DType, ACT: DType](
+        output: OutputTensor[dtype=ACT, rank=2, ...],
         cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
         cross_v: MutableInputTensor[dtype=KV, rank=5, ...],
-        q: InputTensor[dtype=F32, rank=2, ...],
+        q: InputTensor[dtype=ACT, rank=2, ...],
         windows: InputTensor[dtype=DType.int32, rank=1, ...],
         layer: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        comptime if target == "gpu":
+            cross_attention_gpu(output, cross_k, cross_v, q, windows, layer, ctx)
+            return
         var n = q.dim_size(0)
         var heads = cross_k.dim_size(2)
         var state = heads * HEAD
@@ -192,10 +199,10 @@ struct CrossAttention:
         var key_size = cross_k.dim_size(3) * KEY_BLOCK
         var value_size = length * HEAD
         var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
-        var out_ptr = output.unsafe_ptr()
+        var out_ptr = output.unsafe_ptr().bitcast[Float32]()
         var key_ptr = cross_k.unsafe_ptr()
         var value_ptr = cross_v.unsafe_ptr()
-        var q_ptr = q.unsafe_ptr()
+        var q_ptr = q.unsafe_ptr().bitcast[Float32]()
         var window_ptr = windows.unsafe_ptr()
 
         def head_of_token(item: Int) {var n, var first, var heads, var state, var length, var key_size, var value_size, var out_ptr, var key_ptr, var value_ptr, var q_ptr, var window_ptr}:
@@ -224,15 +231,18 @@ struct AlignmentScores:
     """
 
     @staticmethod
-    def execute[target: StaticString, KV: DType](
+    def execute[target: StaticString, KV: DType, ACT: DType](
         output: OutputTensor[dtype=F32, rank=3, ...],
         cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
-        q: InputTensor[dtype=F32, rank=2, ...],
+        q: InputTensor[dtype=ACT, rank=2, ...],
         windows: InputTensor[dtype=DType.int32, rank=1, ...],
         layer: InputTensor[dtype=DType.int32, rank=1, ...],
         heads: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        comptime if target == "gpu":
+            alignment_scores_gpu(output, cross_k, q, windows, layer, heads, ctx)
+            return
         var n = q.dim_size(0)
         var n_heads = cross_k.dim_size(2)
         var state = n_heads * HEAD
@@ -241,7 +251,7 @@ struct AlignmentScores:
         var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
         var out_ptr = output.unsafe_ptr()
         var key_ptr = cross_k.unsafe_ptr()
-        var q_ptr = q.unsafe_ptr()
+        var q_ptr = q.unsafe_ptr().bitcast[Float32]()
         var window_ptr = windows.unsafe_ptr()
         var head_ptr = heads.unsafe_ptr()
 

@@ -6,6 +6,7 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu.host import DeviceContext
 
 from .attention import HEAD, KEY_BLOCK, write_key, write_value
+from .gpu import store_cross_kv_gpu
 from .parallel import share
 
 
@@ -18,14 +19,17 @@ struct StoreCrossKV:
     """
 
     @staticmethod
-    def execute[target: StaticString, KV: DType](
+    def execute[target: StaticString, KV: DType, ACT: DType](
         cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
         cross_v: MutableInputTensor[dtype=KV, rank=5, ...],
-        kv: InputTensor[dtype=DType.float32, rank=3, ...],
+        kv: InputTensor[dtype=ACT, rank=3, ...],
         windows: InputTensor[dtype=DType.int32, rank=1, ...],
         layer: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        comptime if target == "gpu":
+            store_cross_kv_gpu(cross_k, cross_v, kv, windows, layer, ctx)
+            return
         var b = kv.dim_size(0)
         var length = kv.dim_size(1)
         var heads = cross_k.dim_size(2)
@@ -35,7 +39,7 @@ struct StoreCrossKV:
         var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
         var key_ptr = cross_k.unsafe_ptr()
         var value_ptr = cross_v.unsafe_ptr()
-        var kv_ptr = kv.unsafe_ptr()
+        var kv_ptr = kv.unsafe_ptr().bitcast[Float32]()
         var window_ptr = windows.unsafe_ptr()
 
         def head_of_window(item: Int) {var length, var heads, var state, var key_size, var value_size, var first, var key_ptr, var value_ptr, var kv_ptr, var window_ptr}:
