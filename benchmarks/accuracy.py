@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy_report import AccuracyReport, ClipTokens, write_report
-from corpus import Clip, english, other_languages, read_corpus, spread
 from engines import ENGINES, Engine, Mwc, OpenaiWhisper, Result
 from machine import machine
+from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from text_parity import TextDifference, explain
 from token_parity import Generator, WindowTokens, check_window, windows
 from weights import artifact_of, ctranslate2_folder, openai_file

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from corpus import Clip
 from engines import OpenaiWhisper, Piece, Result
+from speech_corpus import Clip
 from token_parity import MARGIN
 
 from mwc.runtime.audio import open_audio

@@ -1,0 +1,150 @@
+"""Real models on real speech: the words, the tokens, the times, the languages.
+
+benchmarks/accuracy.py does the same at length, beside other engines.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from speech_corpus import Clip, english, other_languages, spread
+from token_parity import MARGIN, Generator, WindowTokens, check_window, windows
+from wer import word_errors
+
+from mwc.compiler.checkpoint import open_checkpoint
+from mwc.compiler.reference import open_reference
+from mwc.runtime import Model
+
+pytestmark = pytest.mark.corpus
+
+WORST_RATE = 0.1
+"""Word error rate that tiny.en may have on the English clips; see benchmarks/results."""
+
+WORST_LONG_RATE = 0.1
+"""The same for the long recording, where windows follow each other."""
+
+FEW_WORDS = 4
+"""What a model may say where nobody speaks; Whisper is known to make up a word or two."""
+
+STEP = 1e-6
+"""Seconds: times are sums of floats."""
+
+
+def by_name(clips: list[Clip], name: str) -> Clip:
+    return next(clip for clip in clips if clip.name == name)
+
+
+def short(clips: list[Clip], count: int) -> list[Clip]:
+    return spread([clip for clip in clips if clip.seconds <= 30], count)
+
+
+def test_english_words(tiny_en_model: Model, clips: list[Clip]) -> None:
+    spoken = english(clips)
+    assert len(spoken) >= 60
+    texts = [tiny_en_model.transcribe(clip.path).text for clip in spoken]
+    errors = word_errors([clip.transcript for clip in spoken], texts)
+    assert errors.words > 1000
+    assert errors.rate <= WORST_RATE, errors
+
+
+def test_long_recording(tiny_en_model: Model, clips: list[Clip]) -> None:
+    clip = by_name(clips, "long/synthetic.flac")
+    transcript = tiny_en_model.transcribe(clip.path)
+    assert transcript.duration == pytest.approx(clip.seconds, abs=0.01)
+
+    segments = transcript.segments
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    assert segments[0].start >= 0
+    assert all(segment.start <= segment.end for segment in segments)
+    assert all(a.end <= b.start + STEP for a, b in pairwise(segments))
+    assert segments[-1].end <= transcript.duration + STEP
+    assert all(a.seek <= b.seek for a, b in pairwise(segments))
+    assert len({segment.seek for segment in segments}) > clip.seconds / 30
+
+    assert "".join(segment.text for segment in segments) == transcript.text
+    errors = word_errors([clip.transcript], [transcript.text])
+    assert errors.rate <= WORST_LONG_RATE, errors
+
+
+@pytest.mark.parametrize("model_name", ["tiny_en_model", "base_model"])
+def test_little_is_said_where_nobody_speaks(
+    model_name: str, clips: list[Clip], request: pytest.FixtureRequest
+) -> None:
+    model: Model = request.getfixturevalue(model_name)
+    silent = [clip for clip in clips if clip.group == "nonspeech"]
+    assert silent
+    for clip in silent:
+        text = model.transcribe(clip.path, language="en").text
+        assert len(text.split()) <= FEW_WORDS, f"{clip.name}: {text}"
+
+
+def test_languages_are_detected(base_model: Model, clips: list[Clip]) -> None:
+    some = [*other_languages(clips), by_name(clips, "short/misc/jfk.flac")]
+    assert len({clip.language for clip in some}) >= 6
+    found = {clip.name: base_model.detect_language(clip.path) for clip in some}
+    assert {n: f.language for n, f in found.items()} == {c.name: c.language for c in some}
+    for clip in some:
+        probabilities = found[clip.name].probabilities
+        assert sum(probabilities.values()) == pytest.approx(1.0, abs=1e-4)
+        assert found[clip.name].probability == max(probabilities.values())
+
+
+def test_language_need_not_be_given(base_model: Model, clips: list[Clip]) -> None:
+    clip = by_name(clips, "multilingual/de/leopard_test_de.wav")
+    detected = base_model.transcribe(clip.path)
+    given = base_model.transcribe(clip.path, language="German")
+    assert detected.language == given.language == "de"
+    assert detected.segments == given.segments
+    assert given.language_probability is None
+    assert detected.language_probability is not None
+    assert detected.language_probability > 0.9
+
+
+def test_a_result_does_not_depend_on_what_came_before(
+    tiny_en_model: Model, clips: list[Clip]
+) -> None:
+    first, long = by_name(clips, "short/misc/jfk.flac"), by_name(clips, "long/sonnet001.mp3")
+    alone = tiny_en_model.transcribe(first.path)
+    between = tiny_en_model.transcribe(long.path)
+    assert tiny_en_model.transcribe(first.path) == alone
+    assert tuple(tiny_en_model.stream(first.path)) == alone.segments
+    assert next(tiny_en_model.transcribe_many([long.path])) == between
+
+
+@pytest.mark.parametrize(
+    ("model_name", "source", "n_english", "n_others"),
+    [("tiny_en_model", "pkg:tiny.en", 10, 0), ("base_model", "pkg:base", 4, 7)],
+)
+def test_tokens_are_those_of_transformers(
+    model_name: str,
+    source: str,
+    n_english: int,
+    n_others: int,
+    clips: list[Clip],
+    request: pytest.FixtureRequest,
+) -> None:
+    pytest.importorskip("transformers")
+    model: Model = request.getfixturevalue(model_name)
+    checkpoint = open_checkpoint(source)
+    reference = open_reference(checkpoint, model.spec)
+    assert reference.name.startswith("transformers")
+    generator = Generator(checkpoint, model.spec)
+    some = [*short(english(clips), n_english), *short(other_languages(clips), n_others)]
+    for clip in some:
+        for window in windows(model, clip.path):
+            encoder_out = reference.trace(window.normalised)["encoder"]
+            for timestamps in (False, True):
+                checked = check_window(
+                    model, reference, encoder_out, window, clip.language, timestamps
+                )
+                assert len(checked.tokens) > 3, clip.name
+                assert checked.tokens[-1] == model.spec.tokens.eot
+                assert not unexplained(checked), clip.name
+                if not timestamps and not checked.differences:
+                    generated = generator.generate(window.normalised, clip.language)
+                    assert list(checked.tokens[:-1]) == generated, clip.name
+
+
+def unexplained(checked: WindowTokens) -> list[Any]:
+    """Differences that no near tie explains."""
+    return [d for d in checked.differences if not d.margin < MARGIN]
