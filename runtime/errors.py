@@ -10,7 +10,7 @@
     ├── ArtifactError        an artifact is missing, damaged, or of another format or version
     │   └── TargetError          it is sound, but not for this machine or device
     ├── VerificationError    an artifact does not compute what its checkpoint computes
-    └── BusyError            a model is already decoding in another thread
+    └── BusyError            a thread calls a model that it is still streaming from
 
 A message is one sentence (or one per problem found) that names what was wrong with its value, what
 is allowed, and what to do. The command line prints it as it is; `--debug` adds the traceback.
@@ -58,4 +58,4 @@ class VerificationError(MwcError):
 
 
 class BusyError(MwcError):
-    """A model is already decoding in another thread."""
+    """A thread calls a model that it is still streaming from, and would wait for itself."""

@@ -1,0 +1,242 @@
+"""A loaded model as applications use it: turns between threads, streams, several files, errors."""
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_decoder import FakeDecoder, fake_spec, fake_tokenizer, scripted
+
+from mwc.runtime import model as model_module
+from mwc.runtime.errors import AudioError, BusyError, OptionError
+from mwc.runtime.model import Model
+from mwc.runtime.progress import ProgressEvent
+
+SPEC = fake_spec()
+BEGIN = SPEC.tokens.timestamp_begin
+SCRIPT = [BEGIN, 65, BEGIN + 50, BEGIN + 50, 66, BEGIN + 100]
+"""Two segments per window, "A" of 1 s and "B" of 1 s; then on to the next window."""
+
+AUDIO = np.zeros(16000 * 65, np.float32)
+"""Three windows."""
+
+WAIT = 20.0
+"""Seconds after which a thread that should go on is taken to hang."""
+
+
+class GatedDecoder(FakeDecoder):
+    """A decoder that tells when it encodes, and can be held there."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, scripted(SPEC, lambda window: SCRIPT))
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+        self.threads: list[int] = []
+
+    def encode(self, *arguments: Any) -> None:
+        self.threads.append(threading.get_ident())
+        self.waiting.set()
+        assert self.gate.wait(WAIT)
+        super().encode(*arguments)
+
+
+@pytest.fixture
+def decoder() -> GatedDecoder:
+    return GatedDecoder()
+
+
+@pytest.fixture
+def model(tmp_path: Path, decoder: GatedDecoder, monkeypatch: pytest.MonkeyPatch) -> Model:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    fake_tokenizer(folder, SPEC)
+    monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
+    artifact: Any = SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(spec=SPEC))
+    return Model(artifact, device="auto", threads=None)
+
+
+def is_free(model: Model) -> bool:
+    """Whether another thread gets its turn at once."""
+    done = threading.Event()
+
+    def use() -> None:
+        model.transcribe(AUDIO[:16000], language="en")
+        done.set()
+
+    threading.Thread(target=use, daemon=True).start()
+    return done.wait(0.5)
+
+
+class Worker(threading.Thread):
+    """A thread that keeps what its function returned or raised."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.function, self.result, self.error = function, None, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+
+    def finish(self) -> Any:
+        self.join(WAIT)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def test_transcribe_and_stream_give_the_same_segments(model: Model) -> None:
+    transcript = model.transcribe(AUDIO, language="en")
+    assert transcript.duration == 65.0
+    assert transcript.text.startswith("ABAB")
+    assert tuple(model.stream(AUDIO, language="en")) == transcript.segments
+    assert [s.id for s in transcript.segments] == list(range(len(transcript.segments)))
+
+
+def test_a_stream_gives_segments_before_the_end_is_decoded(
+    model: Model, decoder: GatedDecoder
+) -> None:
+    stream = model.stream(AUDIO, language="en")
+    assert decoder.encoded == []  # nothing is done before the first segment is asked for
+    assert next(stream).text == "A"
+    assert len(decoder.encoded) == 1
+    stream.close()
+
+
+def test_other_threads_wait_for_their_turn(model: Model, decoder: GatedDecoder) -> None:
+    decoder.gate.clear()
+    first = Worker(lambda: model.transcribe(AUDIO, language="en"))
+    assert decoder.waiting.wait(WAIT)
+    second = Worker(lambda: model.transcribe(AUDIO, language="en"))
+    third = Worker(lambda: list(model.stream(AUDIO, language="en")))
+    fourth = Worker(lambda: model.detect_language(AUDIO))
+    second.join(0.2)
+    assert second.is_alive()
+    assert third.is_alive()
+    assert fourth.is_alive()
+    assert len(decoder.threads) == 1
+    decoder.gate.set()
+    expected = first.finish()
+    assert second.finish() == expected
+    assert tuple(third.finish()) == expected.segments
+    assert fourth.finish().language == "en"
+    # No call began before the one before it had ended.
+    changes = sum(a != b for a, b in zip(decoder.threads, decoder.threads[1:], strict=False))
+    assert changes == 3
+
+
+def calls(model: Model) -> list[Callable[[], Any]]:
+    """Everything that needs a turn."""
+    return [
+        lambda: model.transcribe(AUDIO, language="en"),
+        lambda: next(model.stream(AUDIO, language="en")),
+        lambda: next(model.transcribe_many([AUDIO], language="en")),
+        lambda: model.detect_language(AUDIO),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_thread_that_streams_gets_busy_error(model: Model, which: int) -> None:
+    stream = model.stream(AUDIO, language="en")
+    first = next(stream)
+    with pytest.raises(BusyError, match="close the stream first"):
+        calls(model)[which]()
+    # The stream itself goes on unharmed.
+    assert (first, *stream) == model.transcribe(AUDIO, language="en").segments
+
+
+def test_a_call_from_a_progress_callback_gets_busy_error(model: Model) -> None:
+    def again(event: ProgressEvent) -> None:
+        model.transcribe(AUDIO)
+
+    with pytest.raises(BusyError):
+        model.transcribe(AUDIO, language="en", progress=again)
+    assert is_free(model)
+
+
+def take_all(stream: Iterator[Any]) -> None:
+    for _ in stream:
+        pass
+
+
+@pytest.mark.parametrize("end", [take_all, lambda s: s.close()], ids=["exhausted", "closed"])
+def test_a_stream_that_ends_frees_the_model(model: Model, end: Callable[[Any], None]) -> None:
+    stream = model.stream(AUDIO, language="en")
+    next(stream)
+    assert not is_free(model)
+    end(stream)
+    assert is_free(model)
+    model.transcribe(AUDIO, language="en")
+
+
+def test_a_stream_that_is_dropped_frees_the_model(model: Model) -> None:
+    stream = model.stream(AUDIO, language="en")
+    next(stream)
+    del stream
+    gc.collect()
+    assert is_free(model)
+
+
+def test_a_stream_that_was_never_begun_takes_nothing(model: Model) -> None:
+    stream = model.stream(AUDIO, language="en")
+    assert is_free(model)
+    model.transcribe(AUDIO, language="en")
+    assert len(list(stream)) == len(model.transcribe(AUDIO, language="en").segments)
+
+
+def test_a_stream_may_be_closed_by_another_thread(model: Model) -> None:
+    stream: Any = model.stream(AUDIO, language="en")
+    next(stream)
+    Worker(stream.close).finish()
+    model.transcribe(AUDIO, language="en")
+
+
+def test_errors_free_the_model(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(AudioError):
+        model.transcribe(tmp_path / "missing.wav", language="en")
+    with pytest.raises(AudioError):
+        list(model.stream(np.zeros(0, np.float32), language="en"))
+    with pytest.raises(OptionError):
+        model.transcribe(AUDIO, language="tlh")
+    assert is_free(model)
+
+
+def test_options_of_a_stream_are_checked_at_once(model: Model) -> None:
+    with pytest.raises(OptionError):
+        model.stream(AUDIO, langauge="en")
+    with pytest.raises(OptionError):
+        model.transcribe_many([AUDIO], beam_size=0.5)
+
+
+def test_transcribe_many_goes_file_by_file(model: Model, decoder: GatedDecoder) -> None:
+    lengths = (1, 65, 3)
+    transcripts = model.transcribe_many((AUDIO[: 16000 * n] for n in lengths), language="en")
+    assert next(transcripts).duration == 1.0
+    assert len(decoder.encoded) == 1
+    assert is_free(model)  # between files it is nobody's
+    assert [transcript.duration for transcript in transcripts] == [65.0, 3.0]
+
+
+def test_a_model_tells_what_it_is(model: Model, decoder: GatedDecoder) -> None:
+    assert model.spec == SPEC
+    assert model.session is decoder
+    assert model.tokenizer.decode([65, 66]) == "AB"
+    assert model.detect_language(AUDIO).language == "en"
+
+
+def test_progress_tells_the_seconds_done(model: Model) -> None:
+    events: list[ProgressEvent] = []
+    model.transcribe(AUDIO, language="en", progress=events.append)
+    done = [e.done for e in events if e.stage == "transcribe"]
+    assert done == sorted(done)
+    assert done[-1] == 65.0
+    assert {e.total for e in events if e.stage == "transcribe"} == {65.0}
