@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,8 @@ class StageError:
     """One stage's error.
 
     Attributes:
-        name: "log_mel", "conv", "encoder.layers.0", …, "encoder", "cross_kv.layers.0", …,
-            "prefill logits", "step logits", "logprobs", "probabilities".
+        name: "log_mel", "padding", "conv", "encoder.layers.0", …, "encoder",
+            "cross_kv.layers.0", …, "prefill logits", "step logits", "logprobs", "probabilities".
         max_abs: the largest absolute difference.
         max_rel: max_abs over the reference's largest absolute value in the stage; for logprobs
             and probabilities over the largest absolute logit they come from.
@@ -117,6 +118,7 @@ class ParityReport:
         tokens_equal: how many of them the reference chooses too.
         differences: the others.
         ok: every stage within its bound, every difference within the margin.
+        targets: the targets that ran; empty where `verify` was given a session alone.
     """
 
     reference: str
@@ -127,6 +129,7 @@ class ParityReport:
     tokens_equal: int
     differences: tuple[Difference, ...]
     ok: bool
+    targets: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where a number is not finite."""
@@ -137,14 +140,30 @@ class ParityReport:
         """Lines for people: the verdict, the worst stage, the tokens, and whatever failed."""
         worst = max(self.stages, key=_severity)
         verdict = "matches" if self.ok else "DOES NOT MATCH"
+        on = f" on {', '.join(self.targets)}" if self.targets else ""
         lines = [
-            f"{self.precision} {verdict} {self.reference}",
+            f"{self.precision} {verdict} {self.reference}{on}",
             f"{len(self.stages)} stages, the worst: {_describe(worst)}",
             f"{self.tokens_equal} of {self.tokens_compared} greedy tokens equal",
         ]
         failed = [s for s in self.stages if not s.ok and s is not worst]
         lines += [f"beyond its bound: {_describe(s)}" for s in failed]
         return lines + [_explain(d) for d in self.differences]
+
+
+def merge_reports(reports: Mapping[str, ParityReport]) -> ParityReport:
+    """One report for several targets of an artifact: each stage's worst, all tokens together."""
+    first = next(iter(reports.values()))
+    stages = [[report.stages[i] for report in reports.values()] for i in range(len(first.stages))]
+    return dataclasses.replace(
+        first,
+        stages=tuple(worst_of(same[0].name, same) for same in stages),
+        tokens_compared=sum(report.tokens_compared for report in reports.values()),
+        tokens_equal=sum(report.tokens_equal for report in reports.values()),
+        differences=tuple(d for report in reports.values() for d in report.differences),
+        ok=all(report.ok for report in reports.values()),
+        targets=tuple(reports),
+    )
 
 
 def compare(name: str, ours: Array, theirs: Array, bound: float, scale: float = 0.0) -> StageError:

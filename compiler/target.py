@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass
 
 from mwc.runtime.errors import OptionError
-from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_features, cpu_model, host_features
+from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_model, host_features
 
 CPU_ARCHS = ("x86-64-v3", "x86-64-v4")
 """CPU levels that MAX compiles for; an unknown name aborts its compiler, so none passes here."""
@@ -63,8 +63,3 @@ def parse_target(text: str) -> Target:
     known = ["cpu", *(f"cpu:{a}" for a in CPU_ARCHS)]
     known += [f"{api}:{a}" for api, archs in GPU_ARCHS.items() for a in archs]
     raise OptionError(f"target {text!r} is not one of {', '.join(known)}.")
-
-
-def runs_here(target: Target) -> bool:
-    """Whether this machine's CPU can run a CPU target."""
-    return target.device == "cpu" and set(target.cpu_features) <= cpu_features()

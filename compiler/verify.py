@@ -33,7 +33,10 @@ class SessionLike(Decoder, Protocol):
     """A loaded model that also shows what lies between its inputs and its choices."""
 
     def trace(self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32) -> dict[str, Float32]:
-        """Encoder stages as `Reference.trace`, each with a batch axis first; inputs as `encode`."""
+        """Encoder stages as `Reference.trace`, each with a batch axis first; inputs as `encode`.
+
+        And "log_mel": the normalised features that enter the first convolution.
+        """
         ...
 
     def cross_kv(self, window: int) -> list[tuple[Float32, Float32]]:
@@ -99,6 +102,7 @@ def verify(
 
     trace = reference.trace(features.normalised)
     encoder_out = trace["encoder"]
+    stages.append(_padding_stage(session, features, bounds))
     stages += _encoder_stages(session, trace, features, bounds)
     report("encoder")
 
@@ -181,6 +185,17 @@ def _features(log_mel: Float32, n_samples: int, audio: AudioSpec) -> Features:
         log_mel_max=raw.max(keepdims=True).reshape(1),
         n_frames=np.array([n_frames], dtype=np.int32),
     )
+
+
+def _padding_stage(session: SessionLike, features: Features, bounds: Bounds) -> StageError:
+    """Compare the features of a window whose audio ends halfway through the clip."""
+    n_frames = int(features.n_frames[0]) // 2
+    expected = features.normalised.copy()
+    expected[n_frames:] = 0.0
+    ours = session.trace(features.raw, features.log_mel_max, np.array([n_frames], dtype=np.int32))
+    if "log_mel" not in ours:
+        raise VerificationError("The compiled model does not show log_mel.")
+    return compare("padding", ours["log_mel"][0], expected, bounds.features)
 
 
 def _encoder_stages(

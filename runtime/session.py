@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mwc.runtime.artifact import Artifact, TargetEntry, map_weights, select_target
+from mwc.runtime.artifact import (
+    Artifact,
+    TargetEntry,
+    check_hashes,
+    map_weights,
+    missing_features,
+    select_target,
+)
 from mwc.runtime.checks import check_distinct, check_range, check_shapes
 from mwc.runtime.decoder import (
     KEYS_PER_BLOCK,
@@ -249,6 +256,17 @@ class Session:
         return _to_float32(self._cache(spec), spec.dtype)
 
 
+def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
+    """Names of the targets that this machine can run, in the artifact's order."""
+    present = _accelerators(artifact)
+    return tuple(
+        target.name
+        for target in artifact.manifest.targets
+        if (target.device, target.arch) in present
+        or (target.device == "cpu" and not missing_features(target))
+    )
+
+
 def _accelerators(artifact: Artifact) -> tuple[tuple[str, str], ...]:
     """(API, architecture) of each accelerator at hand; not asked where no target needs one."""
     if all(target.device == "cpu" for target in artifact.manifest.targets):
@@ -292,6 +310,7 @@ def _load_graphs(
     from max.engine import InferenceSession, read
 
     mef = artifact.file(target.mef)
+    check_hashes(artifact, paths=[target.mef])  # MAX may crash on a damaged one
     remedy = f"convert {artifact.manifest.provenance.source} again"
     try:
         session = InferenceSession(devices=[device])

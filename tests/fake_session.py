@@ -31,7 +31,8 @@ class FakeSession:
 
     def trace(self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32) -> dict[str, Float32]:
         features = self.normalise(log_mel[0], float(log_mel_max[0]), int(n_frames[0]))
-        return {name: value[None] for name, value in self._model.trace(features).items()}
+        stages = {"log_mel": features, **self._model.trace(features)}
+        return {name: value[None] for name, value in stages.items()}
 
     def encode(
         self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
