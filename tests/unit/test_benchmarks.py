@@ -1,0 +1,163 @@
+"""The parts of the benchmarks that count and decide; measuring itself is not tested."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmarks"))
+
+from accuracy_report import AccuracyReport, ClipTokens
+from accuracy_report import write_report as write_accuracy
+from child import Measured
+from engines import Piece
+from report import Report, write_report
+from speech_corpus import Clip, english, other_languages, read_corpus, spread
+from startup import ConvertTimes
+from text_parity import FirstDifference, TextDifference, agreeing, by_window, cause_of
+from token_parity import TokenDifference, WindowTokens
+from wer import WordErrors, word_errors
+
+MACHINE = {
+    "cpu": "a CPU",
+    "cpus": 2,
+    "memory_gib": 8.0,
+    "system": "Linux 6",
+    "python": "3.11.0",
+    "versions": {"mwc": "0.1.0"},
+    "load_average": 0.1,
+    "date": "2026-01-01T00:00:00+00:00",
+    "command": "python benchmarks/run.py",
+}
+
+
+def clip(name: str, language: str = "en") -> Clip:
+    return Clip(name, Path(name), 1.0, language, "words", name.split("/")[0])
+
+
+def test_the_manifest_is_read_as_it_is_written(tmp_path: Path) -> None:
+    rows = (
+        "path\tseconds\tlanguage\ttranscript",
+        'short/a.wav\t1.5\ten\tthe "forty-two line',
+        "nonspeech/b.wav\t2\t\t",
+    )
+    (tmp_path / "manifest.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    first, second = read_corpus(tmp_path)
+    assert first.path == tmp_path / "short" / "a.wav"
+    assert (first.seconds, first.group, first.transcript) == (1.5, "short", 'the "forty-two line')
+    assert (second.language, second.group) == ("", "nonspeech")
+
+
+def test_clips_are_chosen_by_language_and_evenly() -> None:
+    clips = [clip(f"short/{i}") for i in range(10)]
+    clips += [clip("long/synthetic.flac"), clip("multilingual/x", "de"), clip("nonspeech/y", "")]
+    assert [c.name for c in spread(english(clips), 3)] == ["short/0", "short/3", "short/6"]
+    assert len(spread(english(clips), 99)) == 10
+    assert [c.name for c in other_languages(clips)] == ["multilingual/x"]
+
+
+def test_word_errors_are_counted_after_normalising_over_all_clips() -> None:
+    pytest.importorskip("jiwer")
+    pytest.importorskip("whisper_normalizer")
+    references = ["Mr. Smith sat down, uh, twice.", "twenty one colours"]
+    found = word_errors(references, ["mister smith stood down", "21 colors now"])
+    # mister smith sat down twice / 21 colors
+    assert found == WordErrors(words=7, substitutions=1, deletions=1, insertions=1)
+    assert found.rate == pytest.approx(3 / 7)
+
+
+def piece(seek: int, *tokens: int) -> Piece:
+    return Piece(0.0, 1.0, seek, "", tokens)
+
+
+def test_tokens_are_compared_window_by_window() -> None:
+    ours = [piece(0, 1, 2), piece(0, 3), piece(3000, 4)]
+    theirs = [piece(0, 1, 2, 3), piece(2800, 5)]
+    assert by_window(ours, theirs) == [
+        (0, [1, 2, 3], [1, 2, 3]),
+        (2800, [], [5]),
+        (3000, [4], []),
+    ]
+    assert [agreeing(a, b) for _, a, b in by_window(ours, theirs)] == [3, 0, 0]
+    assert agreeing([1, 2, 3], [1, 9, 3]) == 1
+
+
+def test_a_text_is_explained_by_its_samples_or_a_near_tie() -> None:
+    tie = FirstDifference(seek=0, position=1, ours="a", theirs="b", margin=5e-4)
+    assert cause_of(True, None) == "samples"
+    assert cause_of(False, tie) == "margin"
+    assert cause_of(False, replace(tie, margin=0.01)) == "unexplained"
+    assert cause_of(False, None) == "unexplained"
+
+
+def measured(seconds: float) -> Measured:
+    return Measured(1.0, 0.5, 1.5, seconds, 0.25, 300.0, 100.0, 150.0, 1000, 90)
+
+
+def test_speed_is_told_as_medians_and_ratios(tmp_path: Path) -> None:
+    report = Report(
+        name="x",
+        machine=MACHINE,
+        audio="long.flac",
+        short="short.flac",
+        seconds=100.0,
+        threads=2,
+        engines={
+            "mwc": [measured(2.0), measured(9.0), measured(4.0)],
+            "other": [measured(8.0), measured(6.0), measured(7.0)],
+        },
+        start={"import": [0.3, 0.1, 0.2]},
+        convert=ConvertTimes("pkg:x", 60.0, 6.0, 12.0),
+    )
+    text = write_report(report, tmp_path)
+    assert (tmp_path / "x.md").read_text(encoding="utf-8") == text
+    assert "| mwc | 4.00 s | 25.0 | 1.00 | 2.00 to 9.00 |" in text
+    assert "| other | 7.00 s | 14.3 | 1.75 | 6.00 to 8.00 |" in text
+    assert "| import | 0.20 s | 0.10 to 0.30 |" in text
+    assert "60.0 s with empty caches, 6.0 s" in text
+    assert "python benchmarks/run.py" in text
+    data = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert [run["transcribe"] for run in data["engines"]["mwc"]] == [2.0, 9.0, 4.0]
+
+
+def test_accuracy_lists_every_difference(tmp_path: Path) -> None:
+    tie = TokenDifference(0, 7, " a", " b", 4e-4, True)
+    wrong = TokenDifference(3000, 2, " c", "<|1.00|>", float("inf"), False)
+    none = WindowTokens(0, (1, 2, 3), ())
+    text_difference = TextDifference(
+        clip="short/b",
+        timestamps=False,
+        ours=" yes",
+        theirs=" no",
+        cause="margin",
+        samples=3e-5,
+        lengths=(16000, 16000),
+        first=FirstDifference(0, 4, " yes", " no", 2e-4),
+    )
+    found = WindowTokens(0, (1, 2), (tie,)), WindowTokens(3000, (3,), (wrong,))
+    modes = "without timestamps", "with timestamps"
+    report = AccuracyReport(
+        name="x",
+        machine=MACHINE,
+        clips=["short/a", "short/b"],
+        languages=["en"],
+        tokens={
+            "short/a": ClipTokens({mode: (none,) for mode in modes}, True),
+            "short/b": ClipTokens({modes[0]: found, modes[1]: (none,)}, False),
+        },
+        texts=[text_difference],
+        word_errors={modes[0]: {"mwc": WordErrors(200, 5, 4, 1)}},
+    )
+    text = write_accuracy(report, tmp_path)
+    assert "| without timestamps | 1 of 2 | 6 | 2 | 1 |" in text
+    assert "| with timestamps | 2 of 2 | 6 | 0 | 0 |" in text
+    assert "same tokens on 1 of 2 clips; not on short/b." in text
+    assert "| short/b | without timestamps | 30 s | 2 | ` c` | `<\\|1.00\\|>` | inf |" in text
+    assert "| without timestamps | 1 of 2 | 0 | 1 | 0 |" in text
+    assert "short/b, without timestamps: margin (samples differ by at most 3.0e-05)" in text
+    assert "| mwc | 5.00 % | 5 | 4 | 1 |" in text
+    stored = json.loads((tmp_path / "accuracy-x.json").read_text(encoding="utf-8"))
+    windows = stored["tokens"]["short/b"]["windows"][modes[0]]
+    assert windows[1]["differences"][0]["margin"] is None
