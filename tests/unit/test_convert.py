@@ -1,0 +1,205 @@
+"""The main path's refusals and its promise: an artifact is complete or not there at all."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mwc.compiler import ConvertOptions, add_target, convert, verify_artifact
+from mwc.compiler import convert as convert_function
+from mwc.compiler.compile import CompileJob
+from mwc.runtime.artifact import open_artifact
+from mwc.runtime.errors import (
+    ArtifactError,
+    CheckpointError,
+    CompileError,
+    MwcError,
+    OptionError,
+    VerificationError,
+)
+from mwc.runtime.progress import Progress, ProgressEvent
+from mwc.runtime.spec import GraphSignature
+
+UNVERIFIED = ConvertOptions(verify=False)
+
+
+def converter():
+    """The module behind `mwc.compiler.convert`, which the package hides behind its function."""
+    import sys
+
+    return sys.modules[convert_function.__module__]
+
+
+@pytest.fixture
+def fake_compiler(monkeypatch: pytest.MonkeyPatch) -> list[CompileJob]:
+    """A compiler that writes a few bytes; returns the jobs it was given."""
+    jobs: list[CompileJob] = []
+
+    def compile_target(job: CompileJob, progress: Progress) -> tuple[GraphSignature, ...]:
+        jobs.append(job)
+        Path(job.mef).write_bytes(b"compiled for " + job.target.name.encode())
+        return (GraphSignature("log_mel", (), (), ("log_mel.dft",)),)
+
+    monkeypatch.setattr(converter(), "compile_target", compile_target)
+    return jobs
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Everything in a folder, hidden files too."""
+    return sorted(os.listdir(folder))
+
+
+def test_an_artifact_says_where_it_comes_from(
+    random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
+) -> None:
+    events: list[ProgressEvent] = []
+    options = ConvertOptions(verify=False, targets=("cpu", "cpu:x86-64-v3"), precision="bf16")
+    result = convert(random_checkpoint, tmp_path / "deep" / "out", options, events.append)
+    artifact = open_artifact(result.artifact)
+    manifest = artifact.manifest
+    assert [target.name for target in manifest.targets] == ["cpu-host", "cpu-x86-64-v3"]
+    assert [job.precision for job in fake_compiler] == ["bf16", "bf16"]
+    assert manifest.provenance.source == str(random_checkpoint)
+    assert manifest.provenance.options["targets"] == ["cpu", "cpu:x86-64-v3"]
+    assert ("model.safetensors" in dict(manifest.provenance.files)) is True
+    assert [weights.precision for weights in manifest.weights] == ["bf16"]
+    assert artifact.holds("tokenizer/vocab.tiktoken")
+    assert not artifact.holds("parity.json")
+    assert {"weights", "hash"} <= {event.stage for event in events}
+    assert set(result.seconds) >= {"checkpoint", "weights", "compile cpu-host"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (ConvertOptions(precision="f64"), ["'f64'", "f32", "bf16"]),
+        (ConvertOptions(targets=()), ["no target"]),
+        (ConvertOptions(targets=("cpu", "cpu")), ["cpu-host", "twice"]),
+        (ConvertOptions(targets=("tpu",)), ["'tpu'", "cpu", "cuda:sm_90a"]),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    options: ConvertOptions, words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        convert(tmp_path / "no checkpoint here", tmp_path / "out", options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_missing_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "missing", tmp_path / "out", UNVERIFIED)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [CompileError("no"), KeyboardInterrupt(), OSError(28, "full")])
+def test_an_interrupted_conversion_leaves_nothing(
+    error: BaseException, random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_target(job: CompileJob, progress: Progress) -> tuple[GraphSignature, ...]:
+        Path(job.mef).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(converter(), "compile_target", compile_target)
+    expected = ArtifactError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        convert(random_checkpoint, tmp_path / "out", UNVERIFIED)
+    assert leftovers(tmp_path) == []
+
+
+def test_what_is_there_is_kept_without_force_and_replaced_with_it(
+    random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
+) -> None:
+    out = tmp_path / "out"
+    convert(random_checkpoint, out, UNVERIFIED)
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(ArtifactError, match="--force"):
+        convert(random_checkpoint, out, UNVERIFIED)
+    assert (out / "manifest.json").read_bytes() == before
+    convert(random_checkpoint, out, ConvertOptions(verify=False, force=True, precision="f16"))
+    assert open_artifact(out).manifest.weights[0].precision == "f16"
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_a_model_that_computes_something_else_is_not_written(
+    random_checkpoint: Path, random_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs are right, the weights are not: verification has to notice and say where."""
+    module = converter()
+    mapped = module.mapped_weights
+
+    def tampered(*arguments):
+        for spec, make in mapped(*arguments):
+            if spec.name == "encoder.layers.1.fc1.weight":
+                yield spec, lambda make=make: make() * 1.01
+            else:
+                yield spec, make
+
+    monkeypatch.setattr(module, "mapped_weights", tampered)
+    with pytest.raises(VerificationError, match=r"encoder\.layers\.1"):
+        convert(random_checkpoint, tmp_path / "out")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_verified_artifact_holds_its_report(random_artifact: Path) -> None:
+    report = json.loads((random_artifact / "parity.json").read_text())
+    assert report["ok"] is True
+    assert report["targets"] == ["cpu-host"]
+    assert {"log_mel", "padding", "conv", "encoder", "step logits"} <= {
+        stage["name"] for stage in report["stages"]
+    }
+
+
+def test_verify_compares_with_the_checkpoint_it_is_given(
+    random_artifact: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    from tiny_checkpoint import write_tiny_checkpoint
+
+    assert verify_artifact(random_artifact, random_checkpoint).ok
+    other = write_tiny_checkpoint(tmp_path / "other", seed=1)
+    assert not verify_artifact(random_artifact, other).ok
+    deeper = write_tiny_checkpoint(tmp_path / "deeper", encoder_layers=3)
+    with pytest.raises(VerificationError, match="n_audio_layer is 2 and not 3"):
+        verify_artifact(random_artifact, deeper)
+
+
+def test_adding_a_target_needs_no_checkpoint(
+    random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
+) -> None:
+    out = tmp_path / "out"
+    convert(random_checkpoint, out, UNVERIFIED)
+    add_target(out, "cuda:sm_90a")
+    assert [t.name for t in open_artifact(out).manifest.targets] == ["cpu-host", "cuda-sm_90a"]
+    with pytest.raises(OptionError, match="already holds"):
+        add_target(out, "cpu")
+    with pytest.raises(MwcError, match="is not one of"):
+        add_target(out, "cuda:sm_0")
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_a_target_that_cannot_run_here_is_noted_as_not_verified(
+    random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
+) -> None:
+    result = convert(random_checkpoint, tmp_path / "out", ConvertOptions(targets=("cuda:sm_90a",)))
+    assert result.report is None
+    assert any("cuda-sm_90a is not verified" in note for note in result.notes)
+    assert result.notes == open_artifact(result.artifact).manifest.provenance.notes
+
+
+def test_a_flipped_bit_in_compiled_code_is_told_before_it_runs(
+    random_artifact: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from mwc.runtime import load
+
+    copy = tmp_path / "copy"
+    shutil.copytree(random_artifact, copy)
+    mef = next(copy.rglob("*.mef"))
+    data = bytearray(mef.read_bytes())
+    data[len(data) // 2] ^= 1
+    mef.write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match=r"SHA-256.*convert"):
+        load(copy)
