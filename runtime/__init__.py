@@ -17,7 +17,7 @@ from mwc.runtime.model import Model, load
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.transcribe import DetectedLanguage
-from mwc.runtime.transcript import Segment, Transcript
+from mwc.runtime.transcript import Segment, Transcript, Word
 
 __all__ = [
     "ArtifactError",
@@ -33,5 +33,6 @@ __all__ = [
     "TargetError",
     "TranscribeOptions",
     "Transcript",
+    "Word",
     "load",
 ]

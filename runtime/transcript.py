@@ -10,6 +10,33 @@ from typing import Any, TextIO
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word and the time at which it was said.
+
+    Attributes:
+        word: its text with the spaces and punctuation that belong to it, as openai/whisper cuts
+            them: the words of a segment, joined, are the segment's text.
+        start: seconds.
+        end: seconds.
+        probability: mean probability of its tokens, from 0 to 1.
+    """
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return openai/whisper's fields, in its order."""
+        return {
+            "word": self.word,
+            "start": self.start,
+            "end": self.end,
+            "probability": self.probability,
+        }
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of speech.
 
@@ -25,7 +52,7 @@ class Segment:
         avg_logprob: mean log-probability of its window's tokens.
         compression_ratio: of its window's text.
         no_speech_prob: of its window.
-        words: None: this version gives no word times.
+        words: its words, in order; None where no word times were asked for.
     """
 
     id: int
@@ -38,11 +65,11 @@ class Segment:
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
-    words: None = None
+    words: tuple[Word, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return openai/whisper's fields, in its order."""
-        return {
+        """Return openai/whisper's fields, in its order; `words` only where there are any times."""
+        fields: dict[str, Any] = {
             "id": self.id,
             "seek": self.seek,
             "start": self.start,
@@ -54,6 +81,9 @@ class Segment:
             "compression_ratio": self.compression_ratio,
             "no_speech_prob": self.no_speech_prob,
         }
+        if self.words is not None:
+            fields["words"] = [word.to_dict() for word in self.words]
+        return fields
 
 
 @dataclass(frozen=True)
