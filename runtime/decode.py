@@ -1,42 +1,44 @@
-"""Greedy decoding of 30 s windows: prompts in, tokens and their scores out.
+"""Decoding of 30 s windows: prompts in, tokens and their scores out.
 
-Written over any number of rows at once. Rows share the decoder's slots, start as slots fall free
-and finish independently; what a row gives does not depend on its neighbours.
+Written over any number of windows at once. Their searches share the decoder's row slots, start as
+slots fall free and finish independently; what a window gives does not depend on its neighbours.
 
-Algorithm: openai/whisper `whisper/decoding.py`, `DecodingTask` with `GreedyDecoder` at temperature
-0, one window's rows apart.
+Algorithm: openai/whisper `whisper/decoding.py`, `DecodingTask`, one window's rows apart.
 """
 
 import zlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from mwc.runtime.decoder import Decoder, Float32, PrefillResult, PrefillRow, StepBatch
+from mwc.runtime.decoder import Choice, Decoder, Float32, PrefillRow, StepBatch
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.rules import rule_state, suppress_mask
+from mwc.runtime.search import Search, Strategy, start_search
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the rows of a call sample.
+    """What holds for every row of a call.
 
     Attributes:
         suppress: float32 [2, n_vocab], from `rules.suppress_mask`.
         with_timestamps: whether the timestamp rules apply.
         max_initial_timestamp_index: highest first timestamp in 20 ms steps; None for no limit.
         sample_len: most tokens a row samples, eot included.
+        strategy: how each window is searched.
     """
 
     suppress: Float32
     with_timestamps: bool
     max_initial_timestamp_index: int | None
     sample_len: int
+    strategy: Strategy = Strategy()
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,18 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class SampledRow:
-    """What one row gave.
+class Task:
+    """One encoded window to decode.
 
     Attributes:
-        tokens: the sampled tokens before eot.
-        sum_logprob: sum of the log-probabilities of all sampled tokens, eot included.
-        no_speech_prob: probability of `<|nospeech|>` at sot.
+        prompt: what its rows start from.
+        window: its slot.
+        stream: names its random numbers, for example by where it starts in the file.
     """
 
-    tokens: tuple[int, ...]
-    sum_logprob: float
-    no_speech_prob: float
+    prompt: Prompt
+    window: int
+    stream: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class WindowResult:
         avg_logprob: sum of log-probabilities over the number of tokens plus one for eot.
         no_speech_prob: probability of `<|nospeech|>` at sot, before any filter.
         compression_ratio: bytes of `text` over its zlib-compressed bytes.
-        temperature: 0.0.
+        temperature: at which it was sampled.
     """
 
     tokens: tuple[int, ...]
@@ -100,6 +102,14 @@ def sampling_for(spec: WhisperSpec, options: TranscribeOptions) -> Sampling:
         with_timestamps=with_timestamps,
         max_initial_timestamp_index=limit,
         sample_len=options.sample_len or spec.model.n_text_ctx // 2,
+        strategy=Strategy(
+            temperature=options.temperature[0],
+            beam_size=options.beam_size,
+            best_of=options.best_of,
+            patience=options.patience,
+            length_penalty=options.length_penalty,
+            seed=options.seed,
+        ),
     )
 
 
@@ -146,126 +156,146 @@ def compression_ratio(text: str) -> float:
 
 
 def decode_window(
-    decoder: Decoder, tokenizer: Tokenizer, prompt: Prompt, window: int, sampling: Sampling
+    decoder: Decoder, tokenizer: Tokenizer, task: Task, sampling: Sampling
 ) -> WindowResult:
     """Decode one encoded window; `decode_windows` for one."""
-    return decode_windows(decoder, tokenizer, [(prompt, window)], sampling)[0]
+    return decode_windows(decoder, tokenizer, [task], sampling)[0]
 
 
 def decode_windows(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    prompts: Sequence[tuple[Prompt, int]],
-    sampling: Sampling,
+    decoder: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], sampling: Sampling
 ) -> list[WindowResult]:
-    """Decode encoded windows together, given as (prompt, window slot); results in their order."""
-    results = []
-    for row in decode_rows(decoder, prompts, sampling):
-        text = tokenizer.decode(row.tokens).strip()
-        results.append(
-            WindowResult(
-                tokens=row.tokens,
-                text=text,
-                avg_logprob=row.sum_logprob / (len(row.tokens) + 1),
-                no_speech_prob=row.no_speech_prob,
-                compression_ratio=compression_ratio(text),
-                temperature=0.0,
-            )
-        )
-    return results
-
-
-@dataclass
-class _Row:
-    """A row while it is being sampled; `slot` is taken from prefill until it finishes."""
-
-    prompt: Prompt
-    window: int
-    slot: int = -1
-    sampled: list[int] = field(default_factory=list)
-    sum_logprob: float = 0.0
-    no_speech_prob: float = float("nan")
-    finished: bool = False
-
-
-def decode_rows(
-    decoder: Decoder, prompts: Sequence[tuple[Prompt, int]], sampling: Sampling
-) -> list[SampledRow]:
-    """Sample rows greedily until each has given eot, sample_len tokens or filled its context.
+    """Decode encoded windows together, as many at a time as there are row slots for.
 
     Args:
         decoder: the model; its window slots are encoded already, its row slots are all free.
-        prompts: (prompt, window slot) per row; there may be more of them than row slots.
-        sampling: how to sample.
+        tokenizer: its tokenizer.
+        tasks: what to decode.
+        sampling: how.
 
     Returns:
-        What each row gave, in the order of `prompts`.
+        The results in the order of `tasks`.
     """
-    rows = [_Row(prompt, window) for prompt, window in prompts]
-    waiting = deque(rows)
+    width = sampling.strategy.width
+    if decoder.n_rows < width:
+        raise ValueError(f"a search takes {width} row slots and there are {decoder.n_rows}")
+    waiting = deque(_Search(task) for task in tasks)
+    searches = list(waiting)
     free = list(range(decoder.n_rows))
-    active: list[_Row] = []
+    active: list[_Search] = []
     while waiting or active:
-        started = [waiting.popleft() for _ in range(min(len(waiting), len(free)))]
-        for row in started:
-            row.slot = free.pop(0)
+        started = [waiting.popleft() for _ in range(min(len(waiting), len(free) // width))]
+        for search in started:
+            slots, free = free[:width], free[width:]
+            search.begin(decoder.spec, sampling, slots)
         if started:
             _prefill(decoder, started, sampling)
-        going_on = [row for row in active if not row.finished]
+        going_on = [search for search in active if search.state.rows]
         if going_on:
             _step(decoder, going_on, sampling)
         active = [*going_on, *started]
-        free += [row.slot for row in active if row.finished]
-        active = [row for row in active if not row.finished]
-    return [SampledRow(tuple(row.sampled), row.sum_logprob, row.no_speech_prob) for row in rows]
+        for search in active:
+            if not search.state.rows:
+                free += search.state.slots
+        active = [search for search in active if search.state.rows]
+    return [search.result(tokenizer) for search in searches]
 
 
-def _prefill(decoder: Decoder, rows: Sequence[_Row], sampling: Sampling) -> None:
+class _Search:
+    """A task under way: its search, and how far it may still go."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.no_speech_prob = float("nan")
+        self.state: Search
+
+    def begin(self, spec: WhisperSpec, sampling: Sampling, slots: Sequence[int]) -> None:
+        """Take row slots."""
+        strategy = sampling.strategy
+        stream = (*self.task.stream, round(100 * strategy.temperature))
+        self.state = start_search(strategy, spec, slots, stream)
+        # The last token may be sampled with the context full: it is never fed back.
+        room = spec.model.n_text_ctx - len(self.task.prompt.tokens) + 1
+        self._left = min(sampling.sample_len, room)
+
+    def take(self, decoder: Decoder, choice: Choice, rows: slice) -> None:
+        """Take this task's part of a choice; copy the rows that split."""
+        copies = self.state.take(choice.candidates[rows], choice.candidate_logprobs[rows])
+        self._left -= 1
+        if self._left <= 0:
+            self.state.end()
+        elif copies:
+            # What is copied has been fed: the prompt and all sampled tokens but the newest.
+            length = len(self.task.prompt.tokens) + len(self.state.rows[0].sampled) - 1
+            decoder.copy_rows(
+                np.array([copy.source for copy in copies], dtype=np.int32),
+                np.array([copy.target for copy in copies], dtype=np.int32),
+                np.full(len(copies), length, dtype=np.int32),
+            )
+
+    def result(self, tokenizer: Tokenizer) -> WindowResult:
+        """The best transcript found."""
+        best = self.state.best()
+        text = tokenizer.decode(best.tokens).strip()
+        return WindowResult(
+            tokens=best.tokens,
+            text=text,
+            avg_logprob=best.sum_logprob / (len(best.tokens) + 1),
+            no_speech_prob=self.no_speech_prob,
+            compression_ratio=compression_ratio(text),
+            temperature=self.state.strategy.temperature,
+        )
+
+
+def _prefill(decoder: Decoder, searches: Sequence[_Search], sampling: Sampling) -> None:
     """Run the prompts of new rows and take their first tokens."""
     state = rule_state(
         (), sampling.with_timestamps, decoder.spec.tokens, sampling.max_initial_timestamp_index
     )
-    result: PrefillResult = decoder.prefill(
-        [
-            PrefillRow(row.prompt.tokens, row.slot, row.window, row.prompt.sot_index, state)
-            for row in rows
-        ],
-        sampling.suppress,
-    )
-    for k, row in enumerate(rows):
-        row.no_speech_prob = float(result.no_speech_probs[k])
-        _take(row, int(result.tokens[k]), float(result.logprobs[k]), decoder.spec, sampling)
+    rows = [
+        PrefillRow(
+            search.task.prompt.tokens,
+            row.slot,
+            search.task.window,
+            search.task.prompt.sot_index,
+            state,
+            sampling.strategy.temperature,
+            float(uniform),
+        )
+        for search in searches
+        for row, uniform in zip(search.state.rows, search.state.uniforms(), strict=True)
+    ]
+    result = decoder.prefill(rows, sampling.suppress, searches[0].state.n_candidates)
+    first = 0
+    for search in searches:
+        rows_of = slice(first, first + len(search.state.rows))
+        search.no_speech_prob = float(result.no_speech_probs[first])
+        search.take(decoder, result.choice, rows_of)
+        first = rows_of.stop
 
 
-def _step(decoder: Decoder, rows: Sequence[_Row], sampling: Sampling) -> None:
+def _step(decoder: Decoder, searches: Sequence[_Search], sampling: Sampling) -> None:
     """Feed each row its last token and take the next."""
     tokens = decoder.spec.tokens
     limit = sampling.max_initial_timestamp_index
+    rows = [(search, row) for search in searches for row in search.state.rows]
     batch = StepBatch(
-        tokens=np.array([row.sampled[-1] for row in rows], dtype=np.int32),
-        rows=np.array([row.slot for row in rows], dtype=np.int32),
+        tokens=np.array([row.sampled[-1] for _, row in rows], dtype=np.int32),
+        rows=np.array([row.slot for _, row in rows], dtype=np.int32),
         positions=np.array(
-            [len(row.prompt.tokens) + len(row.sampled) - 1 for row in rows], dtype=np.int32
+            [len(search.task.prompt.tokens) + len(row.sampled) - 1 for search, row in rows],
+            dtype=np.int32,
         ),
-        windows=np.array([row.window for row in rows], dtype=np.int32),
+        windows=np.array([search.task.window for search, _ in rows], dtype=np.int32),
         rule_states=np.stack(
-            [rule_state(row.sampled, sampling.with_timestamps, tokens, limit) for row in rows]
+            [rule_state(row.sampled, sampling.with_timestamps, tokens, limit) for _, row in rows]
         ),
+        temperatures=np.full(len(rows), sampling.strategy.temperature, dtype=np.float32),
+        uniforms=np.concatenate([search.state.uniforms() for search in searches]),
     )
-    choice = decoder.step(batch, sampling.suppress)
-    for k, row in enumerate(rows):
-        _take(row, int(choice.tokens[k]), float(choice.logprobs[k]), decoder.spec, sampling)
-
-
-def _take(row: _Row, token: int, logprob: float, spec: WhisperSpec, sampling: Sampling) -> None:
-    """Add a sampled token to a row, or finish it.
-
-    The last token may be sampled with the context full: it is never fed back.
-    """
-    row.sum_logprob += logprob
-    if token == spec.tokens.eot:
-        row.finished = True
-        return
-    row.sampled.append(token)
-    is_full = len(row.prompt.tokens) + len(row.sampled) > spec.model.n_text_ctx
-    row.finished = is_full or len(row.sampled) >= sampling.sample_len
+    choice = decoder.step(batch, sampling.suppress, searches[0].state.n_candidates)
+    first = 0
+    for search in searches:
+        rows_of = slice(first, first + len(search.state.rows))
+        search.take(decoder, choice, rows_of)
+        first = rows_of.stop

@@ -54,6 +54,8 @@ class PrefillRow:
         sot_index: where in `tokens` the sot stands: `no_speech_prob` and the language
             probabilities are read there.
         rule_state: int32 [RULE_STATE_SIZE], as `rules.rule_state` gives for no sampled tokens.
+        temperature: 0 for the likeliest tokens, above for a sample.
+        uniform: in [0, 1), what a sample is drawn with; without meaning at temperature 0.
     """
 
     tokens: tuple[int, ...]
@@ -61,6 +63,8 @@ class PrefillRow:
     window: int
     sot_index: int
     rule_state: Int32
+    temperature: float = 0.0
+    uniform: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,25 @@ class PrefillResult:
     """What a prefill chose, per row in order.
 
     Attributes:
-        tokens: int32 [rows], the first sampled token.
-        logprobs: float32 [rows], its log-probability after the filters.
+        choice: each row's first candidates.
         no_speech_probs: float32 [rows], softmax at sot, before any filter.
         language_probs: float32 [rows, n_languages], softmax at sot over the language tokens in
             the order of `TokenSpec.languages`; [rows, 0] where the model has none.
     """
 
-    tokens: Int32
-    logprobs: Float32
+    choice: "Choice"
     no_speech_probs: Float32
     language_probs: Float32
+
+    @property
+    def tokens(self) -> Int32:
+        """int32 [rows], each row's best first token."""
+        return self.choice.tokens
+
+    @property
+    def logprobs(self) -> Float32:
+        """float32 [rows], its log-probability after the filters."""
+        return self.choice.logprobs
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ class StepBatch:
         positions: int32 [rows], where each token stands in its row, 0-based.
         windows: int32 [rows], window slots.
         rule_states: int32 [rows, RULE_STATE_SIZE], state after `tokens` were sampled.
+        temperatures: float32 [rows], 0 for the likeliest tokens, above for a sample; None: all 0.
+        uniforms: float32 [rows] in [0, 1), what samples are drawn with; None: all 0.
     """
 
     tokens: Int32
@@ -98,14 +112,38 @@ class StepBatch:
     positions: Int32
     windows: Int32
     rule_states: Int32
+    temperatures: Float32 | None = None
+    uniforms: Float32 | None = None
+
+
+ABSENT = -1e30
+"""Log-probability of a candidate that is none: fewer tokens were allowed than asked for."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a step chose: int32 [rows] token ids and float32 [rows] log-probabilities."""
+    """What a step chose.
 
-    tokens: Int32
-    logprobs: Float32
+    Attributes:
+        candidates: int32 [rows, k] token ids: the likeliest first, or one sample.
+        candidate_logprobs: float32 [rows, k], their log-probabilities after the filters, at
+            temperature 1; ABSENT where there is no k-th candidate.
+    """
+
+    candidates: Int32
+    candidate_logprobs: Float32
+
+    @property
+    def tokens(self) -> Int32:
+        """int32 [rows], each row's first candidate."""
+        first: Int32 = self.candidates[:, 0]
+        return first
+
+    @property
+    def logprobs(self) -> Float32:
+        """float32 [rows], its log-probability."""
+        first: Float32 = self.candidate_logprobs[:, 0]
+        return first
 
 
 class Decoder(Protocol):
@@ -143,15 +181,29 @@ class Decoder(Protocol):
         """
         ...
 
-    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+    def prefill(
+        self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
+    ) -> PrefillResult:
         """Run prompts and choose each row's first token.
 
         Args:
             rows: rows to start, in distinct slots.
             suppress: float32 [2, n_vocab] of 0 and -inf, as `rules.suppress_mask` gives.
+            n_candidates: how many candidates to return per row.
         """
         ...
 
-    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
-        """Feed one token to each row and choose the next; `suppress` as for `prefill`."""
+    def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
+        """Feed one token to each row and choose the next; other arguments as for `prefill`."""
+        ...
+
+    def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
+        """Copy the first `lengths` positions of row slots `sources` to `targets`, int32 [n] each.
+
+        No slot may be both a source and a target.
+        """
+        ...
+
+    def reserve(self, n_windows: int, n_rows: int) -> None:
+        """Have at least so many slots; what slots hold is lost if there were fewer."""
         ...

@@ -1,7 +1,6 @@
 """What a caller may ask of a transcription: openai/whisper's option names, defaults and meanings.
 
-One difference in the defaults: `temperature` is 0 alone, where openai/whisper falls back to higher
-temperatures. Every value is checked and brought to one form when the options are made; what
+Defaults are those of its `transcribe` function (its command has beam_size and best_of 5). Every value is checked and brought to one form when the options are made; what
 depends on the model is checked by `check_for_model`.
 """
 
@@ -17,6 +16,8 @@ from mwc.runtime.rules import parse_suppress_tokens
 from mwc.runtime.spec import WhisperSpec
 
 TASKS = ("transcribe", "translate")
+MAX_WIDTH = 16
+"""Most beams or samples of a window."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,13 @@ class TranscribeOptions:
         language: spoken language, as a code ("de") or an English name ("German"); None detects it
             from the first 30 s.
         task: "transcribe", or "translate" into English.
-        temperature: 0 only, given as a number or a sequence: greedy decoding.
+        temperature: 0 decodes the likeliest tokens, above 0 samples; several are tried in turn
+            until a window's text is plausible.
+        beam_size: beams at temperature 0; 1 or None is greedy.
+        best_of: samples at temperatures above 0, of which the likeliest is taken; None is 1.
+        patience: beam search ends with round(beam_size * patience) finished transcripts; None is 1.
+        length_penalty: 0 to 1, alpha of Google NMT's length penalty; None divides by the length.
+        seed: of the samples; equal seeds give equal transcripts.
         without_timestamps: sample text only; every window of 30 s becomes one segment.
         initial_prompt: text that the first window takes as what was said before it.
         carry_initial_prompt: put `initial_prompt` before the previous text of every window.
@@ -35,8 +42,9 @@ class TranscribeOptions:
         condition_on_previous_text: give each window the text before it as its prompt.
         no_speech_threshold: skip a window whose no_speech_prob is above this and whose
             avg_logprob is not above `logprob_threshold`; None skips nothing.
-        logprob_threshold: see `no_speech_threshold`; None lets no_speech_prob alone decide.
-        compression_ratio_threshold: 2.4 or None; it would only choose between temperatures.
+        logprob_threshold: a window whose avg_logprob is below this is decoded at the next
+            temperature, unless it is probably silence; None lets no_speech_prob alone decide.
+        compression_ratio_threshold: so is one whose text packs better than this; None: none is.
         suppress_tokens: ids never sampled, comma-separated or a sequence; -1 stands for the
             model's own list; empty suppresses nothing.
         suppress_blank: keep a blank and the end of text from being sampled first.
@@ -52,7 +60,12 @@ class TranscribeOptions:
 
     language: str | None = None
     task: str = "transcribe"
-    temperature: tuple[float, ...] = (0.0,)
+    temperature: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    beam_size: int = 1
+    best_of: int = 1
+    patience: float = 1.0
+    length_penalty: float | None = None
+    seed: int = 0
     without_timestamps: bool = False
     initial_prompt: str | None = None
     carry_initial_prompt: bool = False
@@ -70,6 +83,10 @@ class TranscribeOptions:
     def __post_init__(self) -> None:
         for name, read in _READERS.items():
             object.__setattr__(self, name, read(name, getattr(self, name)))
+        if self.patience != 1.0 and self.beam_size == 1:
+            raise OptionError(
+                f"patience is {self.patience}, which is for beam search; give beam_size too."
+            )
         if self.carry_initial_prompt and self.initial_prompt is None:
             raise OptionError(
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."
@@ -145,22 +162,39 @@ def _read_task(name: str, value: Any) -> str:
 
 def _read_temperature(name: str, value: Any) -> tuple[float, ...]:
     numbers = _read_numbers(name, [value] if isinstance(value, int | float) else value)
-    if numbers != (0.0,):
-        raise OptionError(
-            f"{name} is {value!r}, but mwc 0.1 decodes greedily, at temperature 0 only; "
-            "leave it out."
-        )
+    if not numbers or not all(0 <= number <= 2 for number in numbers):
+        raise OptionError(f"{name} is {value!r}; it takes numbers from 0 to 2, at least one.")
     return numbers
 
 
-def _read_compression_ratio_threshold(name: str, value: Any) -> float | None:
+def _read_count(name: str, value: Any) -> int:
+    if value is None:
+        return 1
+    if type(value) is not int or not 1 <= value <= MAX_WIDTH:
+        raise OptionError(f"{name} is {value!r}; it takes a whole number from 1 to {MAX_WIDTH}.")
+    return value
+
+
+def _read_patience(name: str, value: Any) -> float:
     number = _read_number(name, value)
-    if number not in (None, 2.4):
-        raise OptionError(
-            f"{name} is {value!r}, but it only decides when to try a higher temperature, "
-            "and mwc 0.1 decodes at temperature 0 only; leave it out."
-        )
+    if number is None:
+        return 1.0
+    if not 0 < number <= 10:
+        raise OptionError(f"{name} is {value!r}; it takes a number above 0, up to 10.")
     return number
+
+
+def _read_length_penalty(name: str, value: Any) -> float | None:
+    number = _read_number(name, value)
+    if number is not None and not 0 <= number <= 1:
+        raise OptionError(f"{name} is {value!r}; it takes a number from 0 to 1, or None.")
+    return number
+
+
+def _read_seed(name: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise OptionError(f"{name} is {value!r}; it takes a whole number from 0.")
+    return value
 
 
 def _read_suppress_tokens(name: str, value: Any) -> tuple[int, ...]:
@@ -225,6 +259,11 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "language": _read_language,
     "task": _read_task,
     "temperature": _read_temperature,
+    "beam_size": _read_count,
+    "best_of": _read_count,
+    "patience": _read_patience,
+    "length_penalty": _read_length_penalty,
+    "seed": _read_seed,
     "without_timestamps": _read_flag,
     "initial_prompt": _read_text,
     "carry_initial_prompt": _read_flag,
@@ -232,7 +271,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "condition_on_previous_text": _read_flag,
     "no_speech_threshold": _read_number,
     "logprob_threshold": _read_number,
-    "compression_ratio_threshold": _read_compression_ratio_threshold,
+    "compression_ratio_threshold": _read_number,
     "suppress_tokens": _read_suppress_tokens,
     "suppress_blank": _read_flag,
     "max_initial_timestamp": _read_max_initial_timestamp,
@@ -241,17 +280,18 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 }
 """Per option, what checks a value and brings it to its one form."""
 
-_GREEDY = "mwc 0.1 decodes greedily, with one hypothesis at temperature 0"
 _NO_WORDS = "mwc 0.1 gives no word times"
 _NO_VAD = "mwc 0.1 has no voice activity filter"
 
 _NOT_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "beam_size": ((None, 1), _GREEDY),
-    "best_of": ((None, 1), _GREEDY),
-    "patience": ((None,), _GREEDY),
-    "length_penalty": ((None,), _GREEDY),
-    "temperature_increment_on_fallback": ((None,), _GREEDY),
-    "prompt_reset_on_temperature": ((None,), _GREEDY),
+    "temperature_increment_on_fallback": (
+        (None,),
+        "from Python the temperatures are given one by one, as temperature=(0.0, 0.2, …)",
+    ),
+    "prompt_reset_on_temperature": (
+        (None, 0.5),
+        "text sampled above temperature 0.5 is never a prompt, as in openai/whisper",
+    ),
     "repetition_penalty": ((None, 1), "mwc 0.1 has no repetition penalty"),
     "no_repeat_ngram_size": ((None, 0), "mwc 0.1 does not forbid repeated n-grams"),
     "word_timestamps": ((None, False), _NO_WORDS),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mwc.runtime.decoder import RULE_STATE_SIZE, Choice, Float32, Int32
+from mwc.runtime.decoder import ABSENT, RULE_STATE_SIZE, Choice, Float32, Int32
 from mwc.runtime.errors import OptionError
 from mwc.runtime.spec import TokenSpec, WhisperSpec
 
@@ -146,23 +146,59 @@ def suppress_mask(
     return mask
 
 
-def choose(logits: Float32, suppress: Float32, rule_states: Int32, spec: WhisperSpec) -> Choice:
-    """Filter each row's logits and take the best token; ties go to the lowest id.
+def choose(
+    logits: Float32,
+    suppress: Float32,
+    rule_states: Int32,
+    spec: WhisperSpec,
+    *,
+    temperatures: Float32 | None = None,
+    uniforms: Float32 | None = None,
+    n_candidates: int = 1,
+) -> Choice:
+    """Filter each row's logits and take the likeliest tokens, or a sample.
 
     Args:
         logits: float32 [rows, n_vocab], left as they are.
         suppress: float32 [2, n_vocab], from `suppress_mask`.
         rule_states: int32 [rows, RULE_STATE_SIZE], from `rule_state`.
         spec: the model.
+        temperatures: float32 [rows]; a row above 0 is sampled from softmax(logits / temperature);
+            None: all 0.
+        uniforms: float32 [rows] in [0, 1): a sample is the id at which the running probability,
+            in order of ids, passes it.
+        n_candidates: how many of the likeliest to return, ties going to the lowest id; a sampled
+            row has one.
 
     Returns:
-        Per row the token and its log-probability among the tokens that were left.
+        Per row the candidates and their log-probabilities, at temperature 1, among the tokens
+        that were left.
     """
     filtered = filter_logits(logits, suppress, rule_states, spec)
-    tokens = np.argmax(filtered, axis=-1).astype(np.int32)
     logprobs = log_softmax(filtered)
-    chosen = np.take_along_axis(logprobs, tokens[:, None].astype(np.int64), axis=-1)
-    return Choice(tokens=tokens, logprobs=chosen[:, 0].astype(np.float32))
+    shape = (len(logits), n_candidates)
+    tokens = np.full(shape, spec.tokens.eot, dtype=np.int32)
+    chosen = np.full(shape, ABSENT, dtype=np.float32)
+    for k, row in enumerate(filtered):
+        temperature = 0.0 if temperatures is None else float(temperatures[k])
+        if not np.isfinite(row).any():
+            continue
+        if temperature > 0:
+            uniform = 0.0 if uniforms is None else float(uniforms[k])
+            best = np.array([_sample(row, temperature, uniform)])
+        else:
+            best = np.argsort(-row, kind="stable")[:n_candidates]
+            best = best[np.isfinite(row[best])]
+        tokens[k, : len(best)] = best
+        chosen[k, : len(best)] = logprobs[k, best]
+    return Choice(tokens, chosen)
+
+
+def _sample(row: Float32, temperature: float, uniform: float) -> int:
+    """The id of one filtered row, float32 [n_vocab], at which the running probability passes."""
+    running = np.cumsum(np.exp((row.astype(np.float64) - row.max()) / temperature))
+    last = int(np.flatnonzero(np.isfinite(row))[-1])
+    return min(int(np.searchsorted(running, uniform * running[-1], side="right")), last)
 
 
 def filter_logits(

@@ -79,7 +79,7 @@ class Session:
         self._device = cpu if self._target.device == "cpu" else _open_accelerator()
         self._weights = _load_weights(artifact, self._target)
         self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
-        self._caches: dict[str, Buffer] = {}
+        self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
 
     @property
     def spec(self) -> WhisperSpec:
@@ -118,7 +118,18 @@ class Session:
         }
         self._run("encode", inputs, fetch=())
 
-    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+    def reserve(self, n_windows: int, n_rows: int) -> None:
+        """Have at least so many slots; what slots hold is lost if there were fewer."""
+        for size, wanted in (("windows", n_windows), ("row_slots", n_rows)):
+            if self._sizes[size] < wanted:
+                self._sizes[size] = wanted
+                self._caches = {
+                    name: cache for name, cache in self._caches.items() if size not in name[1]
+                }
+
+    def prefill(
+        self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
+    ) -> PrefillResult:
         """Run prompts and choose each row's first token; see `Decoder.prefill`."""
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths[:-1]])
@@ -128,20 +139,23 @@ class Session:
             "sot": np.array([s + row.sot_index for s, row in zip(starts, rows, strict=True)]),
             "suppress": suppress,
             "rule_states": np.stack([row.rule_state for row in rows]),
+            "temperatures": np.array([row.temperature for row in rows]),
+            "uniforms": np.array([row.uniform for row in rows]),
+            "ranks": np.arange(n_candidates),
         }
         outputs = self._run("prefill", inputs)
         no_languages = np.zeros((len(rows), 0), np.float32)
         return PrefillResult(
-            outputs["chosen"],
-            outputs["logprobs"],
+            Choice(outputs["chosen"], outputs["logprobs"]),
             outputs["no_speech_probs"],
             outputs.get("language_probs", no_languages),
         )
 
-    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+    def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
         """Feed one token to each row and choose the next; see `Decoder.step`."""
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
         check_range("position", batch.positions, self.spec.model.n_text_ctx)
+        zeros = np.zeros(len(batch.tokens), np.float32)
         inputs = {
             "tokens": batch.tokens,
             "rows": batch.rows,
@@ -149,9 +163,23 @@ class Session:
             "windows": batch.windows,
             "suppress": suppress,
             "rule_states": batch.rule_states,
+            "temperatures": zeros if batch.temperatures is None else batch.temperatures,
+            "uniforms": zeros if batch.uniforms is None else batch.uniforms,
+            "ranks": np.arange(n_candidates),
         }
         outputs = self._run("step", inputs)
         return Choice(outputs["chosen"], outputs["logprobs"])
+
+    def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
+        """Copy rows' caches to other rows; see `Decoder.copy_rows`."""
+        check_range("source row", sources, self.n_rows)
+        check_range("target row", targets, self.n_rows)
+        check_range("length", lengths, self.spec.model.n_text_ctx + 1)
+        check_distinct(targets)
+        if set(sources.tolist()) & set(targets.tolist()):
+            raise ValueError(f"rows {sources.tolist()} cannot be copied onto {targets.tolist()}")
+        inputs = {"sources": sources, "targets": targets, "lengths": lengths}
+        self._run("copy_rows", inputs, fetch=())
 
     def trace(self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32) -> dict[str, Float32]:
         """Every stage of the encoder by name, [batch, …]; inputs as for `encode`."""
@@ -244,10 +272,11 @@ class Session:
         """The cache of that name, made at first use: zeros, so that no padding holds a NaN."""
         from max.driver import Buffer
 
-        if spec.name not in self._caches:
+        key = (spec.name, spec.shape)
+        if key not in self._caches:
             shape = [size if isinstance(size, int) else self._sizes[size] for size in spec.shape]
-            self._caches[spec.name] = Buffer.zeros(shape, _max_dtype(spec.dtype), self._device)
-        return self._caches[spec.name]
+            self._caches[key] = Buffer.zeros(shape, _max_dtype(spec.dtype), self._device)
+        return self._caches[key]
 
     def _cache_array(self, name: str) -> Float32:
         """A cache as float32 on the host."""

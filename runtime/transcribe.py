@@ -7,13 +7,14 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`, and `decoding.p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mwc.runtime.decode import decode_window, sampling_for
+from mwc.runtime.decode import Task, sampling_for
 from mwc.runtime.decoder import Decoder, PrefillRow
 from mwc.runtime.errors import OptionError
+from mwc.runtime.fallback import decode_with_fallback
 from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions, check_for_model
 from mwc.runtime.progress import Progress, ProgressEvent, silent
@@ -158,12 +159,15 @@ def _segments(
     """Check what is left to check, then return the segments, window after window."""
     decoder, features = window.decoder, window.features
     sampling = sampling_for(decoder.spec, options)
+    strategies = [replace(sampling.strategy, temperature=t) for t in options.temperature]
+    decoder.reserve(n_windows=1, n_rows=max(strategy.width for strategy in strategies))
     loop = WindowLoop(decoder.spec, tokenizer, options, language, features.n_frames)
 
     def decode_all() -> Iterator[Segment]:
         while (request := loop.next_window()) is not None:
             window.encode(request.seek, request.n_frames)
-            result = decode_window(decoder, tokenizer, request.prompt, SLOT, sampling)
+            task = Task(request.prompt, SLOT, (request.seek,))
+            result = decode_with_fallback(decoder, tokenizer, task, sampling, options)
             yield from loop.accept(result)
             done = min(loop.seek, features.n_frames) / decoder.spec.audio.frames_per_second
             progress(ProgressEvent("transcribe", done, features.duration, "seconds"))

@@ -148,7 +148,8 @@ class WindowLoop:
         self._n_segments += len(segments)
         for segment in segments:
             self._history += segment.tokens
-        if not self._options.condition_on_previous_text:
+        # Text sampled at a high temperature is a poor prompt.
+        if not self._options.condition_on_previous_text or result.temperature > 0.5:
             self._reset_since = len(self._history)
         return segments
 

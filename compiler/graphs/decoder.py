@@ -1,4 +1,4 @@
-"""`prefill`, `step`, `logits`, `align`: the text decoder over rows and windows.
+"""`prefill`, `step`, `copy_rows`, `logits`, `align`: the text decoder over rows and windows.
 
 Every one runs the same layers over a flat batch of tokens. A token names its row (whose
 self-attention cache it extends), its position there, and its window (whose cross-attention cache
@@ -7,7 +7,7 @@ token, `prefill` a prompt, `logits` and `align` a whole transcript.
 """
 
 from max.dtype import DType
-from max.graph import Graph, TensorType, TensorValue, Value, ops
+from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
 from mwc.compiler.graphs import layers
 from mwc.compiler.graphs.encoder import cross_caches
@@ -53,21 +53,29 @@ TOKEN_INPUTS = (
 """The flat batch every decoder graph starts with."""
 
 
-def _caches(plan: Plan) -> tuple[TensorSpec, ...]:
-    """self_k [layer, row, head, 28, 64, 16], self_v [layer, row, head, 448, 64], cross caches."""
+def _self_caches(plan: Plan) -> tuple[TensorSpec, TensorSpec]:
+    """self_k [layer, row, head, 28, 64, 16] and self_v [layer, row, head, 448, 64]."""
     model = plan.model
     head = (model.n_text_layer, "row_slots", model.n_text_head)
     return (
         TensorSpec("self_k", plan.cache, (*head, *TEXT_KEY_SHAPE), mutable=True),
         TensorSpec("self_v", plan.cache, (*head, *TEXT_VALUE_SHAPE), mutable=True),
-        *cross_caches(plan),
     )
 
 
+def _caches(plan: Plan) -> tuple[TensorSpec, ...]:
+    """The self-attention caches, then the cross-attention caches."""
+    return (*_self_caches(plan), *cross_caches(plan))
+
+
 def _rules(plan: Plan, batch: str) -> tuple[TensorSpec, ...]:
+    """What a choice depends on; `ranks` counts 0, 1, … as many candidates as are wanted."""
     return (
         TensorSpec("suppress", "float32", (2, plan.model.n_vocab)),
         TensorSpec("rule_states", "int32", (batch, RULE_STATE_SIZE)),
+        TensorSpec("temperatures", "float32", (batch,)),
+        TensorSpec("uniforms", "float32", (batch,)),
+        TensorSpec("ranks", "int32", ("candidates",)),
     )
 
 
@@ -77,10 +85,10 @@ def step_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 
 def step_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """The chosen tokens and their log-probabilities, one per row."""
+    """The candidates of each row, best first, and their log-probabilities."""
     return (
-        TensorSpec("chosen", "int32", ("tokens",)),
-        TensorSpec("logprobs", "float32", ("tokens",)),
+        TensorSpec("chosen", "int32", ("tokens", "candidates")),
+        TensorSpec("logprobs", "float32", ("tokens", "candidates")),
     )
 
 
@@ -96,11 +104,11 @@ def prefill_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 
 def prefill_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """First tokens, log-probabilities, no_speech_prob, and language probabilities if any."""
+    """First candidates, log-probabilities, no_speech_prob, language probabilities if any."""
     languages = len(plan.spec.tokens.languages)
     outputs = (
-        TensorSpec("chosen", "int32", ("batch",)),
-        TensorSpec("logprobs", "float32", ("batch",)),
+        TensorSpec("chosen", "int32", ("batch", "candidates")),
+        TensorSpec("logprobs", "float32", ("batch", "candidates")),
         TensorSpec("no_speech_probs", "float32", ("batch",)),
     )
     if not languages:
@@ -137,20 +145,14 @@ def align_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and choose each row's next token."""
     x, _ = _run_layers(scope, values)
-    chosen = layers.choose(
-        scope.plan, _logits(scope, x), values["suppress"].tensor, values["rule_states"].tensor
-    )
-    return list(chosen)
+    return _choose(scope, _logits(scope, x), values)
 
 
 def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the prompts; choose after each row's last token, read probabilities at its sot."""
     x, _ = _run_layers(scope, values)
     tokens = scope.plan.spec.tokens
-    logits = _logits(scope, ops.gather(x, values["last"].tensor, 0))
-    chosen = layers.choose(
-        scope.plan, logits, values["suppress"].tensor, values["rule_states"].tensor
-    )
+    chosen = _choose(scope, _logits(scope, ops.gather(x, values["last"].tensor, 0)), values)
     at_sot = _logits(scope, ops.gather(x, values["sot"].tensor, 0))
     no_speech = ops.gather(ops.softmax(at_sot), scope.constant_ids([tokens.no_speech]), 1)
     outputs = [*chosen, ops.squeeze(no_speech, 1)]
@@ -158,6 +160,29 @@ def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
         ids = scope.constant_ids([token for _, token in tokens.languages])
         outputs.append(ops.softmax(ops.gather(at_sot, ids, 1)))
     return outputs
+
+
+def copy_rows_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """Row slots to copy from and to, how many positions of each, and the caches."""
+    return (
+        TensorSpec("sources", "int32", ("copies",)),
+        TensorSpec("targets", "int32", ("copies",)),
+        TensorSpec("lengths", "int32", ("copies",)),
+        *_self_caches(plan),
+    )
+
+
+def copy_rows_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """The targets again: a graph has to return something."""
+    return (TensorSpec("copied", "int32", ("copies",)),)
+
+
+def build_copy_rows(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Copy rows; no slot may be both a source and a target."""
+    sources, targets, lengths = (values[name].tensor for name in ("sources", "targets", "lengths"))
+    caches: tuple[BufferValue, BufferValue] = (values["self_k"].buffer, values["self_v"].buffer)
+    layers.copy_rows(scope.plan, caches, sources, targets, lengths)
+    return [targets]
 
 
 def build_logits(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
@@ -184,6 +209,11 @@ def build_align(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
         for layer, head in wanted
     ]
     return [ops.concat(scores, axis=0), _logits(scope, x)]
+
+
+def _choose(scope: Scope, logits: TensorValue, values: dict[str, Value]) -> list[TensorValue]:
+    names = ("suppress", "rule_states", "temperatures", "uniforms", "ranks")
+    return list(layers.choose(scope.plan, logits, *(values[name].tensor for name in names)))
 
 
 def _logits(scope: Scope, x: TensorValue) -> TensorValue:

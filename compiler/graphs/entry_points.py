@@ -32,6 +32,9 @@ ENTRY_POINTS = (
     EntryPoint("trace", encoder.trace_inputs, encoder.trace_outputs, encoder.build_trace),
     EntryPoint("prefill", decoder.prefill_inputs, decoder.prefill_outputs, decoder.build_prefill),
     EntryPoint("step", decoder.step_inputs, decoder.step_outputs, decoder.build_step),
+    EntryPoint(
+        "copy_rows", decoder.copy_rows_inputs, decoder.copy_rows_outputs, decoder.build_copy_rows
+    ),
     EntryPoint("logits", decoder.logits_inputs, decoder.logits_outputs, decoder.build_logits),
     EntryPoint("align", decoder.align_inputs, decoder.align_outputs, decoder.build_align),
 )

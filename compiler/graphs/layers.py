@@ -185,16 +185,36 @@ def store_cross_kv(
 
 
 def choose(
-    plan: Plan, logits: TensorValue, suppress: TensorValue, rule_states: TensorValue
+    plan: Plan,
+    logits: TensorValue,
+    suppress: TensorValue,
+    rule_states: TensorValue,
+    temperatures: TensorValue,
+    uniforms: TensorValue,
+    ranks: TensorValue,
 ) -> tuple[TensorValue, TensorValue]:
-    """The greedy choice under the rules: tokens int32 [n] and log-probabilities float32 [n]."""
+    """The choice under the rules: int32 and float32 [n, k], k being the length of `ranks`."""
     tokens = plan.spec.tokens
     ids = ops.constant([tokens.eot, tokens.timestamp_begin], DType.int32, plan.device)
-    n = logits.shape[0]
+    shape = [logits.shape[0], ranks.shape[0]]
     chosen = ops.custom(
         "mwc_choose",
         plan.device,
-        [logits, suppress, rule_states, ids],
-        [TensorType(DType.int32, [n], plan.device), TensorType(DType.float32, [n], plan.device)],
+        [logits, suppress, rule_states, temperatures, uniforms, ids],
+        [
+            TensorType(DType.int32, shape, plan.device),
+            TensorType(DType.float32, shape, plan.device),
+        ],
     )
     return chosen[0].tensor, chosen[1].tensor
+
+
+def copy_rows(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    sources: TensorValue,
+    targets: TensorValue,
+    lengths: TensorValue,
+) -> None:
+    """Copy the first positions of some rows' self-attention caches to other rows."""
+    ops.inplace_custom("mwc_copy_rows", plan.device, [*caches, sources, targets, lengths])

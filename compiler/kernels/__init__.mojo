@@ -8,4 +8,5 @@ from .matmul import *
 from .attention import *
 from .encoder_attention import *
 from .cross_kv import *
+from .copy_rows import *
 from .choose import *

@@ -12,7 +12,7 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu.host import DeviceContext
 from std.math import exp
 
-from .gpu import alignment_scores_gpu, cross_attention_gpu, self_attention_gpu
+from .attention_gpu import alignment_scores_gpu, cross_attention_gpu, self_attention_gpu
 from .parallel import share
 
 comptime F32 = DType.float32

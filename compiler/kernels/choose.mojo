@@ -1,11 +1,11 @@
-"""Choosing the next token: suppression, timestamp rules, argmax and its log-probability."""
+"""Choosing the next tokens: suppression, timestamp rules, then the best, several, or a sample."""
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.math import exp
 
-from .gpu import choose_gpu
+from .choose_gpu import choose_gpu
 from .parallel import share
 from .rules import (
     LAST,
@@ -18,7 +18,7 @@ from .rules import (
     WITH_TIMESTAMPS,
     Best,
     allowed_ids,
-    decide,
+    judge,
 )
 
 comptime F32 = DType.float32
@@ -26,71 +26,175 @@ comptime LANES = 16
 comptime Vector = SIMD[F32, LANES]
 
 
+@fieldwise_init
+struct Scores[logit_origin: Origin, mask_origin: Origin](Copyable, Movable):
+    """One row's logits and the mask added to them."""
+
+    var logits: Pointer[Float32, Self.logit_origin]
+    var suppress: Pointer[Float32, Self.mask_origin]
+
+    @always_inline
+    def at(self, i: Int) -> Float32:
+        """One masked logit."""
+        return self.logits[unsafe_offset=i] + self.suppress[unsafe_offset=i]
+
+    @always_inline
+    def lanes(self, i: Int) -> Vector:
+        """LANES masked logits."""
+        var masks = self.suppress.unsafe_load[width=LANES](i)
+        return self.logits.unsafe_load[width=LANES](i) + masks
+
+
 @always_inline
-def best_of(
-    logits: Pointer[Float32, _], suppress: Pointer[Float32, _], first: Int, last: Int
-) -> Best:
-    """Scan ids [first, last): the first id with the highest logit + suppress."""
+def best_of(scores: Scores[_, _], first: Int, last: Int) -> Best:
+    """Scan ids [first, last): the first id with the highest masked logit."""
     var lanes = Vector(LOWEST)
     var i = first
     while i + LANES <= last:
-        lanes = max(lanes, logits.unsafe_load[width=LANES](i) + suppress.unsafe_load[width=LANES](i))
+        lanes = max(lanes, scores.lanes(i))
         i += LANES
     var top = lanes.reduce_max()
     while i < last:
-        top = max(top, logits[unsafe_offset=i] + suppress[unsafe_offset=i])
+        top = max(top, scores.at(i))
         i += 1
     if top <= LOWEST:
         return Best(-1, LOWEST, 0)
+    var id = first
+    while scores.at(id) != top:
+        id += 1
+    return Best(id, top, mass(scores, first, last, top, 1.0))
 
+
+@always_inline
+def mass(scores: Scores[_, _], first: Int, last: Int, top: Float32, scale: Float32) -> Float32:
+    """Sum of exp((score - top) * scale) over ids [first, last)."""
     var sums = Vector(0)
-    i = first
+    var i = first
     while i + LANES <= last:
-        sums += exp(logits.unsafe_load[width=LANES](i) + suppress.unsafe_load[width=LANES](i) - top)
+        sums += exp((scores.lanes(i) - top) * scale)
         i += LANES
     var total = sums.reduce_add()
     while i < last:
-        total += exp(logits[unsafe_offset=i] + suppress[unsafe_offset=i] - top)
+        total += exp((scores.at(i) - top) * scale)
         i += 1
+    return total
 
-    var id = first
-    while logits[unsafe_offset=id] + suppress[unsafe_offset=id] != top:
-        id += 1
-    return Best(id, top, total)
+
+@always_inline
+def find_mass(
+    scores: Scores[_, _], first: Int, last: Int, top: Float32, scale: Float32, mut wanted: Float32
+) -> Int:
+    """The id of [first, last) at which the running mass passes `wanted`, or -1.
+
+    What the range holds is taken off `wanted` where it is not reached.
+    """
+    var i = first
+    while i < last:
+        var end = min(i + 64 * LANES, last)
+        var part = mass(scores, i, end, top, scale)
+        if part > wanted:
+            for id in range(i, end):
+                wanted -= exp((scores.at(id) - top) * scale)
+                if wanted < 0:
+                    return id
+            wanted = 0  # rounding: the part held a hair less than its sum said
+        else:
+            wanted -= part
+        i = end
+    return -1
+
+
+@always_inline
+def insert_best(
+    ids: Pointer[mut=True, Int32, _],
+    values: Pointer[mut=True, Float32, _],
+    count: Int,
+    k: Int,
+    id: Int,
+    value: Float32,
+) -> Int:
+    """Insert into the k best so far, ordered by value, earlier ids first; returns their count."""
+    var at = min(count, k - 1)
+    while at > 0 and values[unsafe_offset=at - 1] < value:
+        ids[unsafe_offset=at] = ids[unsafe_offset=at - 1]
+        values[unsafe_offset=at] = values[unsafe_offset=at - 1]
+        at -= 1
+    ids[unsafe_offset=at] = Int32(id)
+    values[unsafe_offset=at] = value
+    return min(count + 1, k)
+
+
+@always_inline
+def collect_best(
+    ids: Pointer[mut=True, Int32, _],
+    values: Pointer[mut=True, Float32, _],
+    found: Int,
+    k: Int,
+    scores: Scores[_, _],
+    first: Int,
+    last: Int,
+) -> Int:
+    """Add ids [first, last) to the k best so far; returns their count."""
+    var count = found
+    var i = first
+    while i < last:
+        var end = min(i + LANES, last)
+        var floor = values[unsafe_offset=k - 1] if count == k else LOWEST
+        if end - i == LANES and scores.lanes(i).reduce_max() <= floor:
+            i = end
+            continue
+        for id in range(i, end):
+            var value = scores.at(id)
+            var bar = values[unsafe_offset=k - 1] if count == k else LOWEST
+            if value > bar:
+                count = insert_best(ids, values, count, k, id, value)
+        i = end
+    return count
 
 
 @extensibility.register("mwc_choose")
 struct Choose:
-    """The greedy choice of each row under the rules.
+    """The choice of each row under the rules.
 
     Inputs: logits f32 [n, n_vocab]; suppress f32 [2, n_vocab] of 0 and -inf (row 1 holds for a
-    row's first sampled token, row 0 after it); states int32 [n, 6]; ids int32 [2] = (eot,
-    timestamp_begin). Outputs: tokens int32 [n], logprobs f32 [n], after all filters.
+    row's first sampled token, row 0 after it); states int32 [n, 6]; temperatures f32 [n]; uniforms
+    f32 [n] in [0, 1); ids int32 [2] = (eot, timestamp_begin).
+    Outputs: tokens int32 [n, k] and logprobs f32 [n, k], after all filters, at temperature 1. At
+    temperature 0 they are the k likeliest, best first; above, the first is a sample: the id at
+    which the running probability passes the row's uniform. Where fewer are allowed, the rest is
+    eot with a logprob of -1e30.
     """
 
     @staticmethod
     def execute[target: StaticString](
-        tokens: OutputTensor[dtype=DType.int32, rank=1, ...],
-        logprobs: OutputTensor[dtype=F32, rank=1, ...],
+        tokens: OutputTensor[dtype=DType.int32, rank=2, ...],
+        logprobs: OutputTensor[dtype=F32, rank=2, ...],
         logits: InputTensor[dtype=F32, rank=2, ...],
         suppress: InputTensor[dtype=F32, rank=2, ...],
         states: InputTensor[dtype=DType.int32, rank=2, ...],
+        temperatures: InputTensor[dtype=F32, rank=1, ...],
+        uniforms: InputTensor[dtype=F32, rank=1, ...],
         ids: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime if target == "gpu":
-            choose_gpu(tokens, logprobs, logits, suppress, states, ids, ctx)
+            choose_gpu(
+                tokens, logprobs, logits, suppress, states, temperatures, uniforms, ids, ctx
+            )
             return
         var vocab = logits.dim_size(1)
+        var k = tokens.dim_size(1)
         var eot = Int(ids.unsafe_ptr()[unsafe_offset=0])
         var begin = Int(ids.unsafe_ptr()[unsafe_offset=1])
         var logit_ptr = logits.unsafe_ptr()
         var suppress_ptr = suppress.unsafe_ptr()
         var state_ptr = states.unsafe_ptr()
+        var temperature_ptr = temperatures.unsafe_ptr()
+        var uniform_ptr = uniforms.unsafe_ptr()
         var token_ptr = tokens.unsafe_ptr()
         var logprob_ptr = logprobs.unsafe_ptr()
 
-        def row(r: Int) {var vocab, var eot, var begin, var logit_ptr, var suppress_ptr, var state_ptr, var token_ptr, var logprob_ptr}:
+        def row(r: Int) {var vocab, var k, var eot, var begin, var logit_ptr, var suppress_ptr, var state_ptr, var temperature_ptr, var uniform_ptr, var token_ptr, var logprob_ptr}:
             var state = state_ptr.unsafe_offset(r * STATE_SIZE)
             var sampled = Int(state[unsafe_offset=N_SAMPLED])
             var with_timestamps = state[unsafe_offset=WITH_TIMESTAMPS] != 0
@@ -103,12 +207,54 @@ struct Choose:
                 Int(state[unsafe_offset=MAX_INITIAL]),
                 eot, begin, vocab,
             )
-            var scores = logit_ptr.unsafe_offset(r * vocab)
             var mask = suppress_ptr.unsafe_offset(vocab if sampled == 0 else 0)
-            var text = best_of(scores, mask, allowed.text_from, begin)
-            var time = best_of(scores, mask, allowed.time_from, allowed.time_to)
-            var choice = decide(text, time, with_timestamps, eot)
-            token_ptr[unsafe_offset=r] = Int32(choice[0])
-            logprob_ptr[unsafe_offset=r] = choice[1]
+            var scores = Scores(logit_ptr.unsafe_offset(r * vocab), mask)
+            var text = best_of(scores, allowed.text_from, begin)
+            var time = best_of(scores, allowed.time_from, allowed.time_to)
+            var verdict = judge(text, time, with_timestamps)
+            var chosen = token_ptr.unsafe_offset(r * k)
+            var values = logprob_ptr.unsafe_offset(r * k)
+            var count = 0
+            var temperature = temperature_ptr[unsafe_offset=r]
+            if temperature > 0:
+                var top = max(text.logit if verdict.text else LOWEST, time.logit)
+                var scale = 1.0 / temperature
+                var total = Float32(0)
+                if verdict.text:
+                    total += mass(scores, allowed.text_from, begin, top, scale)
+                if verdict.time:
+                    total += mass(scores, allowed.time_from, allowed.time_to, top, scale)
+                var wanted = uniform_ptr[unsafe_offset=r] * total
+                var id = -1
+                if verdict.text:
+                    id = find_mass(scores, allowed.text_from, begin, top, scale, wanted)
+                if id < 0 and verdict.time:
+                    id = find_mass(
+                        scores, allowed.time_from, allowed.time_to, top, scale, wanted
+                    )
+                if id < 0:
+                    # Rounding left the last bit of probability over: take the likeliest.
+                    id = text.id if verdict.text else time.id
+                if id >= 0:
+                    count = insert_best(chosen, values, 0, k, id, scores.at(id))
+            elif k == 1:
+                if verdict.text and (not verdict.time or text.logit >= time.logit):
+                    count = insert_best(chosen, values, 0, 1, text.id, text.logit)
+                elif verdict.time:
+                    count = insert_best(chosen, values, 0, 1, time.id, time.logit)
+            else:
+                if verdict.text:
+                    count = collect_best(
+                        chosen, values, 0, k, scores, allowed.text_from, begin
+                    )
+                if verdict.time:
+                    count = collect_best(
+                        chosen, values, count, k, scores, allowed.time_from, allowed.time_to
+                    )
+            for i in range(count):
+                values[unsafe_offset=i] -= verdict.log_total
+            for i in range(count, k):
+                chosen[unsafe_offset=i] = Int32(eot)
+                values[unsafe_offset=i] = LOWEST
 
         share(row, logits.dim_size(0))

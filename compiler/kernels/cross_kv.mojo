@@ -6,7 +6,7 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu.host import DeviceContext
 
 from .attention import HEAD, KEY_BLOCK, write_key, write_value
-from .gpu import store_cross_kv_gpu
+from .attention_gpu import store_cross_kv_gpu
 from .parallel import share
 
 

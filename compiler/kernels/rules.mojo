@@ -79,24 +79,24 @@ def allowed_ids(
     return allowed^
 
 
-@always_inline
-def decide(text: Best, time: Best, with_timestamps: Bool, eot: Int) -> Tuple[Int, Float32]:
-    """The chosen id and its log-probability after all filters.
+@fieldwise_init
+struct Verdict(Copyable, Movable):
+    """Which of the allowed ranges may be taken, and the logsumexp of what they hold."""
 
-    Where timestamps together are likelier than the likeliest text, one of them is taken.
-    """
-    if not text.exists() and not time.exists():
-        return (eot, LOWEST)
+    var text: Bool
+    var time: Bool
+    var log_total: Float32
+
+
+@always_inline
+def judge(text: Best, time: Best, with_timestamps: Bool) -> Verdict:
+    """Where timestamps together are likelier than the likeliest text, text is out."""
     if not time.exists():
-        return (text.id, text.logit - text.log_total())
+        return Verdict(text.exists(), False, text.log_total() if text.exists() else LOWEST)
     var log_time = time.log_total()
-    if with_timestamps and log_time > text.logit:
-        return (time.id, time.logit - log_time)
-    if not text.exists():
-        return (time.id, time.logit - log_time)
+    if not text.exists() or (with_timestamps and log_time > text.logit):
+        return Verdict(False, True, log_time)
     var log_text = text.log_total()
     var top = max(log_text, log_time)
     var log_total = top + log(exp(log_text - top) + exp(log_time - top))
-    if time.logit > text.logit:
-        return (time.id, time.logit - log_total)
-    return (text.id, text.logit - log_total)
+    return Verdict(True, True, log_total)

@@ -9,22 +9,11 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu import barrier, block_idx, thread_idx
 from max.gpu.host import DeviceContext
 from max.gpu.memory import AddressSpace
-from std.math import exp, log
+from std.math import exp
 from std.memory import stack_allocation
 from std.utils.index import IndexList
 
-from .rules import (
-    LAST,
-    LAST_TIMESTAMP,
-    LOWEST,
-    MAX_INITIAL,
-    N_SAMPLED,
-    PENULTIMATE,
-    WITH_TIMESTAMPS,
-    Best,
-    allowed_ids,
-    decide,
-)
+from .rules import LOWEST
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -32,7 +21,6 @@ comptime HEAD = 64
 comptime KEYS_PER_BLOCK = 16
 comptime THREADS = 128
 """Threads of an attention block: two per axis of the head when values are mixed."""
-comptime CHOOSE_THREADS = 256
 comptime MAX_POSITIONS = 1504
 
 
@@ -244,93 +232,38 @@ def alignment_scores_gpu[KV: DType, ACT: DType, //](
     )
 
 
-@always_inline
-def best_of_block(
-    logits: InputTensor[dtype=F32, rank=2, ...],
-    suppress: InputTensor[dtype=F32, rank=2, ...],
-    row: Int,
-    mask: Int,
-    first: Int,
-    last: Int,
-) -> Best:
-    """One block scans ids [first, last) of a row: the first id with the highest masked logit.
-
-    Every thread gets the result.
-    """
-    var tid = Int(thread_idx.x)
-    var logit_of = stack_allocation[
-        CHOOSE_THREADS, Float32, address_space=AddressSpace.SHARED
-    ]()
-    var id_of = stack_allocation[CHOOSE_THREADS, Int32, address_space=AddressSpace.SHARED]()
-    var top = LOWEST
-    var id = -1
-    for i in range(first + tid, last, CHOOSE_THREADS):
-        var value = logits.load[1](IndexList[2](row, i)) + suppress.load[1](IndexList[2](mask, i))
-        if value > top:
-            top = Float32(value)
-            id = i
-    logit_of[unsafe_offset=tid] = top
-    id_of[unsafe_offset=tid] = Int32(id)
-    barrier()
-    for other in range(CHOOSE_THREADS):
-        var value = logit_of[unsafe_offset=other]
-        var at = Int(id_of[unsafe_offset=other])
-        if at >= 0 and (value > top or id < 0 or (value == top and at < id)):
-            top = value
-            id = at
-    barrier()
-    var total = Float32(0)
-    if id >= 0:
-        for i in range(first + tid, last, CHOOSE_THREADS):
-            var value = logits.load[1](IndexList[2](row, i))
-            value += suppress.load[1](IndexList[2](mask, i))
-            total += exp(Float32(value) - top)
-    logit_of[unsafe_offset=tid] = total
-    barrier()
-    total = 0
-    for other in range(CHOOSE_THREADS):
-        total += logit_of[unsafe_offset=other]
-    barrier()
-    return Best(id, top, total)
-
-
-def choose_gpu(
-    tokens: OutputTensor[dtype=I32, rank=1, ...],
-    logprobs: OutputTensor[dtype=F32, rank=1, ...],
-    logits: InputTensor[dtype=F32, rank=2, ...],
-    suppress: InputTensor[dtype=F32, rank=2, ...],
-    states: InputTensor[dtype=I32, rank=2, ...],
-    ids: InputTensor[dtype=I32, rank=1, ...],
+def copy_rows_gpu[KV: DType, //](
+    self_k: MutableInputTensor[dtype=KV, rank=6, ...],
+    self_v: MutableInputTensor[dtype=KV, rank=5, ...],
+    sources: InputTensor[dtype=I32, rank=1, ...],
+    targets: InputTensor[dtype=I32, rank=1, ...],
+    lengths: InputTensor[dtype=I32, rank=1, ...],
     ctx: DeviceContext,
 ) raises:
-    """One block per row."""
+    """One block per head, layer and copy; one thread per axis of the head."""
 
     @parameter
-    def row(n_vocab: Int32):
-        var r = Int(block_idx.x)
-        var eot = Int(ids.load[1](IndexList[1](0)))
-        var begin = Int(ids.load[1](IndexList[1](1)))
-        var sampled = Int(states.load[1](IndexList[2](r, N_SAMPLED)))
-        var with_timestamps = Int(states.load[1](IndexList[2](r, WITH_TIMESTAMPS))) != 0
-        var allowed = allowed_ids(
-            Int(states.load[1](IndexList[2](r, LAST))),
-            Int(states.load[1](IndexList[2](r, PENULTIMATE))),
-            Int(states.load[1](IndexList[2](r, LAST_TIMESTAMP))),
-            sampled,
-            with_timestamps,
-            Int(states.load[1](IndexList[2](r, MAX_INITIAL))),
-            eot, begin, Int(n_vocab),
-        )
-        var mask = 1 if sampled == 0 else 0
-        var text = best_of_block(logits, suppress, r, mask, allowed.text_from, begin)
-        var time = best_of_block(
-            logits, suppress, r, mask, allowed.time_from, allowed.time_to
-        )
-        var choice = decide(text, time, with_timestamps, eot)
-        if Int(thread_idx.x) == 0:
-            tokens.store[1](IndexList[1](r), Int32(choice[0]))
-            logprobs.store[1](IndexList[1](r), choice[1])
+    def copy(n: Int32):
+        var head = Int(block_idx.x)
+        var layer = Int(block_idx.y)
+        var i = Int(block_idx.z)
+        var d = Int(thread_idx.x)
+        var source = Int(sources.load[1](IndexList[1](i)))
+        var goal = Int(targets.load[1](IndexList[1](i)))
+        for t in range(Int(lengths.load[1](IndexList[1](i)))):
+            var block = t // KEYS_PER_BLOCK
+            var lane = t % KEYS_PER_BLOCK
+            self_k.store[1](
+                IndexList[6](layer, goal, head, block, d, lane),
+                self_k.load[1](IndexList[6](layer, source, head, block, d, lane)),
+            )
+            self_v.store[1](
+                IndexList[5](layer, goal, head, t, d),
+                self_v.load[1](IndexList[5](layer, source, head, t, d)),
+            )
 
-    ctx.enqueue_function[row](
-        Int32(logits.dim_size(1)), grid_dim=logits.dim_size(0), block_dim=CHOOSE_THREADS
+    ctx.enqueue_function[copy](
+        Int32(sources.dim_size(0)),
+        grid_dim=(self_k.dim_size(2), self_k.dim_size(0), sources.dim_size(0)),
+        block_dim=HEAD,
     )
