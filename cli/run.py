@@ -11,9 +11,10 @@ import typer
 from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_speed
 from mwc.cli.output import Output, plan_output
-from mwc.cli.values import decoding_options, read_threads
+from mwc.cli.values import decoding_options, read_threads, writing_options
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
+from mwc.runtime.writers.options import LAYOUT
 
 if TYPE_CHECKING:
     from mwc.runtime import Model
@@ -44,11 +45,47 @@ def command(
         str | None, typer.Option("--task", help="transcribe, or translate into English.")
     ] = None,
     output_format: Annotated[
-        str, typer.Option("--output-format", "-f", help="txt, json, or all (both, into files).")
+        str,
+        typer.Option(
+            "--output-format",
+            "-f",
+            help="txt, srt, vtt, tsv, json, lrc, csv, html, or all (each of them, into files).",
+        ),
     ] = "txt",
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Write files there instead of to stdout."),
+    ] = None,
+    max_line_width: Annotated[
+        str | None,
+        typer.Option(
+            "--max-line-width",
+            metavar="N",
+            help="Most characters in a subtitle's line; needs --word-timestamps.",
+        ),
+    ] = None,
+    max_line_count: Annotated[
+        str | None,
+        typer.Option(
+            "--max-line-count",
+            metavar="N",
+            help="Most lines in a subtitle, with --max-line-width.",
+        ),
+    ] = None,
+    max_words_per_line: Annotated[
+        str | None,
+        typer.Option(
+            "--max-words-per-line",
+            metavar="N",
+            help="Most words in a subtitle; needs --word-timestamps.",
+        ),
+    ] = None,
+    highlight_words: Annotated[
+        bool | None,
+        typer.Option(
+            "--highlight-words/--no-highlight-words",
+            help="Underline each word as it is said (srt, vtt), or time it (lrc).",
+        ),
     ] = None,
     without_timestamps: Annotated[
         bool | None,
@@ -189,7 +226,11 @@ def command(
     decoding = decoding_options(
         {name: v for name, v in context.params.items() if name not in _NOT_DECODING}
     )
-    job = Job(tuple(audio), plan_output(audio, output_format, output_dir), decoding)
+    if output_format == "html":
+        decoding.setdefault("word_timestamps", True)  # its words light up
+    given = {name: context.params[name] for name in LAYOUT}
+    writing = writing_options(given, decoding)
+    job = Job(tuple(audio), plan_output(audio, output_format, output_dir, writing), decoding)
     n_threads = read_threads(threads)
     make_options(**decoding)  # a wrong option is told before anything is loaded
     with Display(quiet=quiet) as display:
@@ -204,7 +245,7 @@ def command(
 
 
 _NOT_DECODING = frozenset(
-    {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet"}
+    {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet", *LAYOUT}
 )
 """Parameters of `command` that say what to read and write; the others go to `make_options`."""
 
