@@ -171,6 +171,36 @@ def command(
         str | None,
         typer.Option("--sample-len", metavar="N", help="Most tokens to sample in one window."),
     ] = None,
+    word_timestamps: Annotated[
+        bool | None,
+        typer.Option(
+            "--word-timestamps/--no-word-timestamps", help="Find when each word was said."
+        ),
+    ] = None,
+    prepend_punctuations: Annotated[
+        str | None,
+        typer.Option(
+            "--prepend-punctuations",
+            metavar="MARKS",
+            help="Marks that belong to the word after them.",
+        ),
+    ] = None,
+    append_punctuations: Annotated[
+        str | None,
+        typer.Option(
+            "--append-punctuations",
+            metavar="MARKS",
+            help="Marks that belong to the word before them.",
+        ),
+    ] = None,
+    hallucination_silence_threshold: Annotated[
+        str | None,
+        typer.Option(
+            "--hallucination-silence-threshold",
+            metavar="SECONDS",
+            help="Drop unlikely words amid this much silence.",
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, gpu, or the name of a target.")
     ] = "auto",
@@ -188,20 +218,8 @@ def command(
     patience: Annotated[str | None, typer.Option("--patience", hidden=True)] = None,
     length_penalty: Annotated[str | None, typer.Option("--length-penalty", hidden=True)] = None,
     temperature: Annotated[str | None, typer.Option("--temperature", hidden=True)] = None,
-    word_timestamps: Annotated[
-        bool | None, typer.Option("--word-timestamps/--no-word-timestamps", hidden=True)
-    ] = None,
-    prepend_punctuations: Annotated[
-        str | None, typer.Option("--prepend-punctuations", hidden=True)
-    ] = None,
-    append_punctuations: Annotated[
-        str | None, typer.Option("--append-punctuations", hidden=True)
-    ] = None,
     carry_initial_prompt: Annotated[
         bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
-    ] = None,
-    hallucination_silence_threshold: Annotated[
-        str | None, typer.Option("--hallucination-silence-threshold", hidden=True)
     ] = None,
     vad_filter: Annotated[
         bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)

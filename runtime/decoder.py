@@ -155,3 +155,17 @@ class Decoder(Protocol):
     def step(self, batch: StepBatch, suppress: Float32) -> Choice:
         """Feed one token to each row and choose the next; `suppress` as for `prefill`."""
         ...
+
+    def align(self, tokens: Sequence[int], window: int, row: int = 0) -> tuple[Float32, Float32]:
+        """Feed a whole transcript, for word times.
+
+        Args:
+            tokens: prompt and transcript, 1 to n_text_ctx ids.
+            window: the window slot it listens to.
+            row: the row slot whose self-attention cache it overwrites.
+
+        Returns:
+            scores float32 [alignment heads, len(tokens), 1500], before softmax, in the order of
+            `TokenSpec.alignment_heads`; and logits float32 [len(tokens), n_vocab].
+        """
+        ...
