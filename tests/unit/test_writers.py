@@ -9,41 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from said import segment, spoken, transcript
 
 from mwc.runtime.errors import OptionError
-from mwc.runtime.transcript import Segment, Transcript, Word
+from mwc.runtime.transcript import Transcript, Word
 from mwc.runtime.writers import WRITERS, WriteOptions, make_write_options, render, write_file
-
-
-def segment(
-    i: int, text: str, start: float, end: float, words: tuple[Word, ...] | None = None
-) -> Segment:
-    return Segment(
-        id=i,
-        seek=0,
-        start=start,
-        end=end,
-        text=text,
-        tokens=(7,),
-        temperature=0.0,
-        avg_logprob=-0.25,
-        compression_ratio=1.5,
-        no_speech_prob=0.125,
-        words=words,
-    )
-
-
-def transcript(*segments: Segment, language: str = "en") -> Transcript:
-    text = "".join(segment.text for segment in segments)
-    return Transcript(text, language, segments[-1].end if segments else 1.0, segments, 0.5)
-
-
-def spoken(*texts: str, start: float = 0.0) -> tuple[Word, ...]:
-    """Words of 0.4 s, each half a second after the one before."""
-    return tuple(
-        Word(text, start + i / 2, start + i / 2 + 0.4, 0.9 - i / 10) for i, text in enumerate(texts)
-    )
-
 
 PLAIN = transcript(
     segment(0, " Größe,", 0.0, 1.5),
