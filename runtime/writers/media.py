@@ -42,8 +42,7 @@ def audio_url(audio: str | Path, folder: str | Path, *, embed_bytes: int = EMBED
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         return f"data:{media_type(path)};base64,{data}"
     relative = os.path.relpath(path.resolve(), Path(folder).resolve())
-    # "./" keeps a colon in the first part from being read as a scheme.
-    return "./" + quote(relative.replace(os.sep, "/"), safe="/")
+    return quote(relative, safe="/")
 
 
 def media_type(path: Path) -> str:

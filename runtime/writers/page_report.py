@@ -15,7 +15,7 @@ def report(transcript: Transcript) -> str:
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("time", *COLUMNS))
     rows = "".join(_rows(transcript))
     return (
-        '<section id="report">\n<h2>Coverage</h2>\n'
+        '<section id="report">\n<h2>Report</h2>\n'
         f"<details>\n<summary>{summary}</summary>\n"
         "<p>A value is marked where openai/whisper would doubt the text: avg_logprob below -1, "
         "compression_ratio above 2.4 (repetition), no_speech_prob above 0.6.</p>\n"
