@@ -174,7 +174,8 @@ def command(
     word_timestamps: Annotated[
         bool | None,
         typer.Option(
-            "--word-timestamps/--no-word-timestamps", help="Find when each word was said."
+            "--word-timestamps/--no-word-timestamps",
+            help="Find when each word was said; html does unless told not to.",
         ),
     ] = None,
     prepend_punctuations: Annotated[
