@@ -62,18 +62,20 @@ class Output:
         from mwc.runtime.writers import WRITERS, write_file
 
         if self.folder is None:
-            WRITERS[self.formats[0]](transcript, sys.stdout, self._options_for(name, Path()))
+            (format_name,) = self.formats
+            options = self._options_for(format_name, name, Path())
+            WRITERS[format_name](transcript, sys.stdout, options)
             sys.stdout.flush()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = self._options_for(name, self.folder)
         for format_name in self.formats:
             path = self.folder / f"{stem(name)}.{format_name}"
+            options = self._options_for(format_name, name, self.folder)
             write_file(path, format_name, transcript, options)
 
-    def _options_for(self, name: str, folder: Path) -> "WriteOptions":
-        """The writers' options for one audio; a page in `folder` plays it unless it was piped."""
-        if "html" not in self.formats:
+    def _options_for(self, format_name: str, name: str, folder: Path) -> "WriteOptions":
+        """A writer's options for one audio; a page in `folder` plays it unless it was piped."""
+        if format_name != "html":
             return self.options
         from mwc.runtime.writers import audio_url
 

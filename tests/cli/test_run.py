@@ -224,6 +224,17 @@ def test_a_page_asks_for_words_and_plays_its_audio(
     assert model.calls[-1][1] == {"word_timestamps": False}
 
 
+def test_audio_that_has_gone_costs_the_page_only(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    folder = tmp_path / "out"
+    audio = tmp_path / "gone.wav"
+    assert main(["run", str(artifact), str(audio), "-f", "all", "-o", str(folder)]) == 1
+    assert capsys.readouterr().err == f"mwc: No such file or directory: {audio}\n"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"gone.{form}" for form in WRITERS if form != "html"}
+
+
 def test_a_page_of_piped_audio_plays_nothing(
     model: StandInModel, artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
