@@ -122,7 +122,8 @@ def convert_lines(convert: ConvertTimes) -> list[str]:
         "## Converting",
         "",
         f"`mwc convert {convert.source}`, verified: {convert.cold:.1f} s with empty caches, "
-        f"{convert.warm:.1f} s once more with the caches that left ({convert.cache_mib:.0f} MiB).",
+        f"{convert.warm:.1f} s once more with the caches that left ({convert.cache_mib:.0f} MiB); "
+        f"warm with `--no-verify`: {convert.warm_unverified:.1f} s.",
         "",
     ]
 

@@ -243,7 +243,6 @@ def generation_config(spec: WhisperSpec) -> dict[str, Any]:
         "no_timestamps_token_id": tokens.no_timestamps,
         "prev_sot_token_id": tokens.sot_prev,
         "max_initial_timestamp_index": tokens.max_initial_timestamp_index,
-        "max_length": spec.model.n_text_ctx,
         "suppress_tokens": list(tokens.suppress_tokens),
         "begin_suppress_tokens": list(tokens.begin_suppress_tokens),
     }

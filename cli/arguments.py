@@ -12,6 +12,7 @@ FLAGS = frozenset(
     {
         "--carry-initial-prompt",
         "--condition-on-previous-text",
+        "--highlight-words",
         "--suppress-blank",
         "--vad-filter",
         "--without-timestamps",
@@ -25,8 +26,8 @@ _FIRST = "give the artifact or checkpoint as the first argument: `mwc run ARTIFA
 _GREEDY = "mwc 0.1 decodes greedily at temperature 0, without fallback: leave it out"
 _NO_BATCH = "mwc 0.1 takes the files one after the other: leave it out"
 _NO_VAD = "mwc 0.1 has no voice activity detection: leave it out"
-_NO_WORDS = "mwc 0.1 gives times for segments, not for words: leave it out"
-_FORMATS = "use --output-format txt or json, and --output-dir DIR to write files"
+_FORMATS = "use --output-format with its name, and --output-dir DIR to write files"
+_WIDTH = "use --max-line-width, with --word-timestamps True and --output-format srt or vtt"
 _HUB = "mwc reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE: set those instead"
 
 FOREIGN = {
@@ -62,13 +63,9 @@ FOREIGN = {
     "--vad-max-speech-duration-s": _NO_VAD,
     "--vad-min-silence-duration-ms": _NO_VAD,
     "--vad-speech-pad-ms": _NO_VAD,
-    "--highlight-words": _NO_WORDS,
-    "--max-line-width": _NO_WORDS,
-    "--max-line-count": _NO_WORDS,
-    "--max-words-per-line": _NO_WORDS,
-    "--max-len": _NO_WORDS,
-    "--split-on-word": _NO_WORDS,
-    "--dtw": _NO_WORDS,
+    "--max-len": _WIDTH,
+    "--split-on-word": "lines are always split between words: leave it out",
+    "--dtw": "use --word-timestamps True",
     "--translate": "use --task translate",
     "--detect-language": "leave --language out: mwc detects it and writes it into the JSON output",
     "--no-timestamps": "use --without-timestamps",
@@ -101,8 +98,8 @@ FOREIGN = {
     "-bs": "use --beam-size; mwc 0.1 decodes greedily, so 1 is the only value",
     "-bo": "use --best-of; mwc 0.1 decodes greedily, so it cannot be more than 1",
     "-nf": "mwc 0.1 never falls back to other temperatures: leave it out",
-    "-ml": _NO_WORDS,
-    "-sow": _NO_WORDS,
+    "-ml": _WIDTH,
+    "-sow": "lines are always split between words: leave it out",
 }
 """Options people know from another engine that mwc does not have: what to do instead."""
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ from mwc.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from mwc.runtime import Segment, Transcript
+    from mwc.runtime.writers import WriteOptions
 
 STDIN_NAME = "stdin"
-_LATER = frozenset({"srt", "vtt", "tsv"})
+ONE_AFTER_THE_OTHER = ("txt", "json")
+"""Formats in which several transcripts on stdout can be told apart."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,16 @@ class Output:
     """How the transcripts of one command are written.
 
     Attributes:
-        formats: names in `mwc.runtime.transcript.WRITERS`; one, unless there is a folder.
+        formats: names in `mwc.runtime.writers.WRITERS`; one, unless there is a folder.
         folder: where files go, or None for stdout.
         several: whether there is more than one audio, so that stdout must tell them apart.
+        options: given to the writers; the page's title and audio are set for each audio.
     """
 
     formats: tuple[str, ...]
     folder: Path | None
     several: bool
+    options: "WriteOptions"
 
     @property
     def streams(self) -> bool:
@@ -52,37 +56,65 @@ class Output:
         Several transcripts on stdout are JSON Lines, each with its audio's name first. A file is
         complete or not there.
         """
+        if self.folder is None and self.several:
+            print(json.dumps({"audio": name, **transcript.to_dict()}), flush=True)
+            return
+        from mwc.runtime.writers import WRITERS, write_file
+
         if self.folder is None:
-            _print_json(name if self.several else None, transcript)
+            (format_name,) = self.formats
+            options = self._options_for(format_name, name, Path())
+            WRITERS[format_name](transcript, sys.stdout, options)
+            sys.stdout.flush()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for format_name in self.formats:
-            _write_file(self.folder / f"{stem(name)}.{format_name}", format_name, transcript)
+            path = self.folder / f"{stem(name)}.{format_name}"
+            options = self._options_for(format_name, name, self.folder)
+            write_file(path, format_name, transcript, options)
+
+    def _options_for(self, format_name: str, name: str, folder: Path) -> "WriteOptions":
+        """A writer's options for one audio; a page in `folder` plays it unless it was piped."""
+        if format_name != "html":
+            return self.options
+        from mwc.runtime.writers import audio_url
+
+        piped = name == "-"
+        url = None if piped else audio_url(name, folder)
+        return replace(self.options, audio=url, title=STDIN_NAME if piped else Path(name).name)
 
 
-def plan_output(audio: Sequence[str], format_name: str, folder: Path | None) -> Output:
+def plan_output(
+    audio: Sequence[str],
+    format_name: str,
+    folder: Path | None,
+    options: "WriteOptions | None" = None,
+) -> Output:
     """Decide where transcripts go, and refuse what cannot work before any is made.
 
     Raises:
-        OptionError: an unknown format; `all` without a folder; two audios of one name.
+        OptionError: an unknown format; one that needs a folder, without one; a folder that cannot
+            be written to; two audios of one name; a subtitle option for a format without lines.
     """
-    from mwc.runtime.transcript import WRITERS
+    from mwc.runtime.writers import WRITERS, WriteOptions
 
-    known = ", ".join(sorted(WRITERS))
-    if format_name in _LATER - set(WRITERS):
-        raise OptionError(
-            f"mwc 0.1 does not write {format_name}; --output-format is one of {known}"
-        )
+    options = options or WriteOptions()
     if format_name != "all" and format_name not in WRITERS:
+        known = ", ".join(WRITERS)
         raise OptionError(f"--output-format is one of {known} or all, not {format_name!r}")
+    _refuse_layout(format_name, options)
     if folder is None and format_name == "all":
         raise OptionError("--output-format all writes several files, so it needs --output-dir DIR")
+    if folder is None and len(audio) > 1 and format_name not in ONE_AFTER_THE_OTHER:
+        raise OptionError(
+            f"--output-format {format_name} of several inputs needs --output-dir DIR, since stdout "
+            f"can hold one; {' and '.join(ONE_AFTER_THE_OTHER)} can follow one another there"
+        )
     if folder is not None:
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"--output-dir must be a folder, and {str(folder)!r} is a file")
+        _refuse_folder(folder)
         _refuse_same_names(audio)
-    formats = tuple(sorted(WRITERS)) if format_name == "all" else (format_name,)
-    return Output(formats, folder, several=len(audio) > 1)
+    formats = tuple(WRITERS) if format_name == "all" else (format_name,)
+    return Output(formats, folder, several=len(audio) > 1, options=options)
 
 
 def stem(name: str) -> str:
@@ -99,23 +131,26 @@ def _refuse_same_names(audio: Sequence[str]) -> None:
         )
 
 
-def _print_json(name: str | None, transcript: "Transcript") -> None:
-    from mwc.runtime.transcript import write_json
+def _refuse_folder(folder: Path) -> None:
+    """Refuse a folder that is a file, or that this process may not write to or make."""
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"--output-dir must be a folder, and {str(folder)!r} is a file")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"--output-dir {str(folder)!r} cannot be written to: {str(there)!r} does not allow it; "
+            "choose another folder"
+        )
 
-    if name is None:
-        write_json(transcript, sys.stdout)
-    else:
-        print(json.dumps({"audio": name, **transcript.to_dict()}))
-    sys.stdout.flush()
 
+def _refuse_layout(format_name: str, options: "WriteOptions") -> None:
+    from mwc.runtime.writers import LAYOUT_FORMATS
 
-def _write_file(path: Path, format_name: str, transcript: "Transcript") -> None:
-    from mwc.runtime.transcript import WRITERS
-
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            WRITERS[format_name](transcript, file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    for name in options.layout:
+        formats = LAYOUT_FORMATS[name]
+        if format_name not in (*formats, "all"):
+            option = name.replace("_", "-")
+            raise OptionError(
+                f"--{option} changes {' and '.join(formats)} only; choose one of these with "
+                "--output-format, or all"
+            )

@@ -11,9 +11,10 @@ import typer
 from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_speed
 from mwc.cli.output import Output, plan_output
-from mwc.cli.values import decoding_options, read_threads
+from mwc.cli.values import decoding_options, read_threads, writing_options
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
+from mwc.runtime.writers.options import LAYOUT
 
 if TYPE_CHECKING:
     from mwc.runtime import Model
@@ -44,11 +45,47 @@ def command(
         str | None, typer.Option("--task", help="transcribe, or translate into English.")
     ] = None,
     output_format: Annotated[
-        str, typer.Option("--output-format", "-f", help="txt, json, or all (both, into files).")
+        str,
+        typer.Option(
+            "--output-format",
+            "-f",
+            help="txt, srt, vtt, tsv, json, lrc, csv, html, or all (each of them, into files).",
+        ),
     ] = "txt",
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Write files there instead of to stdout."),
+    ] = None,
+    max_line_width: Annotated[
+        str | None,
+        typer.Option(
+            "--max-line-width",
+            metavar="N",
+            help="Most characters in a subtitle's line; needs --word-timestamps.",
+        ),
+    ] = None,
+    max_line_count: Annotated[
+        str | None,
+        typer.Option(
+            "--max-line-count",
+            metavar="N",
+            help="Most lines in a subtitle, with --max-line-width.",
+        ),
+    ] = None,
+    max_words_per_line: Annotated[
+        str | None,
+        typer.Option(
+            "--max-words-per-line",
+            metavar="N",
+            help="Most words in a subtitle; needs --word-timestamps.",
+        ),
+    ] = None,
+    highlight_words: Annotated[
+        bool | None,
+        typer.Option(
+            "--highlight-words/--no-highlight-words",
+            help="Underline each word as it is said (srt, vtt), or time it (lrc).",
+        ),
     ] = None,
     without_timestamps: Annotated[
         bool | None,
@@ -134,6 +171,37 @@ def command(
         str | None,
         typer.Option("--sample-len", metavar="N", help="Most tokens to sample in one window."),
     ] = None,
+    word_timestamps: Annotated[
+        bool | None,
+        typer.Option(
+            "--word-timestamps/--no-word-timestamps",
+            help="Find when each word was said; html does unless told not to.",
+        ),
+    ] = None,
+    prepend_punctuations: Annotated[
+        str | None,
+        typer.Option(
+            "--prepend-punctuations",
+            metavar="MARKS",
+            help="Marks that belong to the word after them.",
+        ),
+    ] = None,
+    append_punctuations: Annotated[
+        str | None,
+        typer.Option(
+            "--append-punctuations",
+            metavar="MARKS",
+            help="Marks that belong to the word before them.",
+        ),
+    ] = None,
+    hallucination_silence_threshold: Annotated[
+        str | None,
+        typer.Option(
+            "--hallucination-silence-threshold",
+            metavar="SECONDS",
+            help="Drop unlikely words amid this much silence.",
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, gpu, or the name of a target.")
     ] = "auto",
@@ -151,20 +219,8 @@ def command(
     patience: Annotated[str | None, typer.Option("--patience", hidden=True)] = None,
     length_penalty: Annotated[str | None, typer.Option("--length-penalty", hidden=True)] = None,
     temperature: Annotated[str | None, typer.Option("--temperature", hidden=True)] = None,
-    word_timestamps: Annotated[
-        bool | None, typer.Option("--word-timestamps/--no-word-timestamps", hidden=True)
-    ] = None,
-    prepend_punctuations: Annotated[
-        str | None, typer.Option("--prepend-punctuations", hidden=True)
-    ] = None,
-    append_punctuations: Annotated[
-        str | None, typer.Option("--append-punctuations", hidden=True)
-    ] = None,
     carry_initial_prompt: Annotated[
         bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
-    ] = None,
-    hallucination_silence_threshold: Annotated[
-        str | None, typer.Option("--hallucination-silence-threshold", hidden=True)
     ] = None,
     vad_filter: Annotated[
         bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)
@@ -189,7 +245,11 @@ def command(
     decoding = decoding_options(
         {name: v for name, v in context.params.items() if name not in _NOT_DECODING}
     )
-    job = Job(tuple(audio), plan_output(audio, output_format, output_dir), decoding)
+    if output_format == "html":
+        decoding.setdefault("word_timestamps", True)  # its words light up
+    given = {name: context.params[name] for name in LAYOUT}
+    writing = writing_options(given, decoding)
+    job = Job(tuple(audio), plan_output(audio, output_format, output_dir, writing), decoding)
     n_threads = read_threads(threads)
     make_options(**decoding)  # a wrong option is told before anything is loaded
     with Display(quiet=quiet) as display:
@@ -204,7 +264,7 @@ def command(
 
 
 _NOT_DECODING = frozenset(
-    {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet"}
+    {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet", *LAYOUT}
 )
 """Parameters of `command` that say what to read and write; the others go to `make_options`."""
 

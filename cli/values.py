@@ -1,11 +1,24 @@
 """Values of options as typed on the command line, turned into Python's."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mwc.runtime.errors import OptionError
 
-_INTEGERS = frozenset({"beam_size", "best_of", "no_repeat_ngram_size", "sample_len"})
+if TYPE_CHECKING:
+    from mwc.runtime.writers import WriteOptions
+
+_INTEGERS = frozenset(
+    {
+        "beam_size",
+        "best_of",
+        "max_line_count",
+        "max_line_width",
+        "max_words_per_line",
+        "no_repeat_ngram_size",
+        "sample_len",
+    }
+)
 _NUMBERS = frozenset(
     {
         "compression_ratio_threshold",
@@ -34,6 +47,26 @@ def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in parameters.items()
         if value is not None
     }
+
+
+def writing_options(layout: Mapping[str, Any], decoding: Mapping[str, Any]) -> "WriteOptions":
+    """Make the writers' options of the subtitle options on the command line.
+
+    Args:
+        layout: the subtitle options, None where they were not given.
+        decoding: the decoding options that were given.
+
+    Raises:
+        OptionError: one cannot be read, is not allowed, or needs --word-timestamps.
+    """
+    from mwc.runtime.writers import make_write_options
+
+    language = "en" if decoding.get("task") == "translate" else None
+    options = make_write_options(**decoding_options(layout), text_language=language)
+    if options.layout and not decoding.get("word_timestamps"):
+        option = options.layout[0].replace("_", "-")
+        raise OptionError(f"--{option} works on words: it needs --word-timestamps True")
+    return options
 
 
 def read_number(name: str, word: str) -> float | int | None:

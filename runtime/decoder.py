@@ -207,3 +207,17 @@ class Decoder(Protocol):
     def reserve(self, n_windows: int, n_rows: int) -> None:
         """Have at least so many slots; what slots hold is lost if there were fewer."""
         ...
+
+    def align(self, tokens: Sequence[int], window: int, row: int = 0) -> tuple[Float32, Float32]:
+        """Feed a whole transcript, for word times.
+
+        Args:
+            tokens: prompt and transcript, 1 to n_text_ctx ids.
+            window: the window slot it listens to.
+            row: the row slot whose self-attention cache it overwrites.
+
+        Returns:
+            scores float32 [alignment heads, len(tokens), 1500], before softmax, in the order of
+            `TokenSpec.alignment_heads`; and logits float32 [len(tokens), n_vocab].
+        """
+        ...

@@ -8,7 +8,7 @@ from typing import Any
 
 from mwc.runtime.artifact import Artifact, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio
-from mwc.runtime.errors import BusyError
+from mwc.runtime.errors import BusyError, OptionError
 from mwc.runtime.features import Features
 from mwc.runtime.options import make_options
 from mwc.runtime.progress import Progress, silent
@@ -17,11 +17,12 @@ from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcribe import (
     DetectedLanguage,
+    align,
     detect_language,
     transcribe,
     transcribe_segments,
 )
-from mwc.runtime.transcript import Segment, Transcript
+from mwc.runtime.transcript import Segment, Transcript, Word
 
 
 def load(path: str | Path, device: str = "auto", threads: int | None = None) -> "Model":
@@ -140,6 +141,32 @@ class Model:
         """
         with self._turn():
             return detect_language(self._session, self._features(audio, silent))
+
+    def align(
+        self, audio: AudioInput | AudioSource, text: str, *, language: str | None = None
+    ) -> tuple[Word, ...]:
+        """Find when each word of a text that is known was said.
+
+        Args:
+            audio: as for `transcribe`, from 20 ms to 30 s of it.
+            text: what is said in it; line breaks count as spaces.
+            language: a code or an English name; detected if None.
+
+        Returns:
+            The words in order, with the spaces and punctuation that belong to them.
+
+        Raises:
+            AudioError: the audio cannot be used, or is too short or too long.
+            OptionError: the text has more tokens than the model's context holds, or names a
+                special token; the language is unknown to the model, or not text.
+            BusyError: this thread has a stream open on the model.
+        """
+        if not isinstance(text, str):
+            raise OptionError(f"text is {text!r}; it takes text.")
+        options = make_options(language=language, word_timestamps=True)
+        with self._turn():
+            features = self._features(audio, silent)
+            return align(self._session, self._tokenizer, features, text, options)
 
     def _features(self, audio: AudioInput | AudioSource, progress: Progress) -> Features:
         source = audio if isinstance(audio, AudioSource) else open_audio(audio)

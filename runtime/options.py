@@ -14,6 +14,7 @@ from mwc.runtime.errors import OptionError
 from mwc.runtime.languages import CODE_OF_LANGUAGE
 from mwc.runtime.rules import parse_suppress_tokens
 from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.words import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 
 TASKS = ("transcribe", "translate")
 MAX_WIDTH = 16
@@ -53,6 +54,12 @@ class TranscribeOptions:
         sample_len: most tokens sampled in a window; None for half the model's context, 224.
         clip_timestamps: seconds, "start,end,start,end,…" of the clips to transcribe, ascending;
             the last end may be left out.
+        word_timestamps: find when each word was said, and take the times of segments from that.
+            Of a translation they may not be reliable.
+        prepend_punctuations: with `word_timestamps`, marks that belong to the word after them.
+        append_punctuations: with `word_timestamps`, marks that belong to the word before them.
+        hallucination_silence_threshold: with `word_timestamps`, seconds of silence around words
+            so unlikely that they are dropped; None drops nothing.
 
     Raises:
         OptionError: a value is not allowed.
@@ -79,6 +86,10 @@ class TranscribeOptions:
     max_initial_timestamp: float | None = 1.0
     sample_len: int | None = None
     clip_timestamps: tuple[float, ...] = (0.0,)
+    word_timestamps: bool = False
+    prepend_punctuations: str = PREPEND_PUNCTUATIONS
+    append_punctuations: str = APPEND_PUNCTUATIONS
+    hallucination_silence_threshold: float | None = None
 
     def __post_init__(self) -> None:
         for name, read in _READERS.items():
@@ -91,6 +102,12 @@ class TranscribeOptions:
             raise OptionError(
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."
             )
+        for name in _OF_WORDS:
+            value = getattr(self, name)
+            if not self.word_timestamps and value != _DEFAULTS[name]:
+                raise OptionError(
+                    f"{name} is {value!r}, but it works on words; give word_timestamps=True too."
+                )
 
 
 def make_options(**given: Any) -> TranscribeOptions:
@@ -143,6 +160,12 @@ def check_for_model(options: TranscribeOptions, spec: WhisperSpec) -> None:
         raise OptionError(
             f"sample_len is {options.sample_len}; "
             f"this model's context holds {spec.model.n_text_ctx} tokens, give at most that."
+        )
+    # The text is fed again between sot, language, task, no_timestamps and eot.
+    room = spec.model.n_text_ctx - (5 if spec.tokens.is_multilingual else 3)
+    if options.word_timestamps and options.sample_len is not None and options.sample_len > room:
+        raise OptionError(
+            f"sample_len is {options.sample_len}; with word_timestamps give at most {room}."
         )
 
 
@@ -225,6 +248,19 @@ def _read_clip_timestamps(name: str, value: Any) -> tuple[float, ...]:
     return numbers
 
 
+def _read_silence_threshold(name: str, value: Any) -> float | None:
+    number = _read_number(name, value)
+    if number is not None and number < 0:
+        raise OptionError(f"{name} is {value!r}; it takes seconds from 0, or None.")
+    return number
+
+
+def _read_marks(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{name} is {value!r}; it takes text, every character a mark.")
+    return value
+
+
 def _read_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise OptionError(f"{name} is {value!r}; it is either True or False.")
@@ -277,10 +313,18 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "max_initial_timestamp": _read_max_initial_timestamp,
     "sample_len": _read_sample_len,
     "clip_timestamps": _read_clip_timestamps,
+    "word_timestamps": _read_flag,
+    "prepend_punctuations": _read_marks,
+    "append_punctuations": _read_marks,
+    "hallucination_silence_threshold": _read_silence_threshold,
 }
 """Per option, what checks a value and brings it to its one form."""
 
-_NO_WORDS = "mwc 0.1 gives no word times"
+_OF_WORDS = ("prepend_punctuations", "append_punctuations", "hallucination_silence_threshold")
+"""Options that mean nothing without `word_timestamps`."""
+
+_DEFAULTS = {field.name: field.default for field in fields(TranscribeOptions)}
+
 _NO_VAD = "mwc 0.1 has no voice activity filter"
 
 _NOT_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -294,10 +338,6 @@ _NOT_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "repetition_penalty": ((None, 1), "mwc 0.1 has no repetition penalty"),
     "no_repeat_ngram_size": ((None, 0), "mwc 0.1 does not forbid repeated n-grams"),
-    "word_timestamps": ((None, False), _NO_WORDS),
-    "prepend_punctuations": ((None,), _NO_WORDS),
-    "append_punctuations": ((None,), _NO_WORDS),
-    "hallucination_silence_threshold": ((None,), _NO_WORDS),
     "vad_filter": ((None, False), _NO_VAD),
     "vad": ((None, False), _NO_VAD),
     "vad_parameters": ((None,), _NO_VAD),

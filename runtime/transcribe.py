@@ -8,20 +8,23 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`, and `decoding.p
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mwc.runtime.decode import Task, sampling_for
 from mwc.runtime.decoder import Decoder, PrefillRow
-from mwc.runtime.errors import OptionError
+from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.fallback import decode_with_fallback
 from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions, check_for_model
 from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.rules import rule_state
+from mwc.runtime.timing import Aligner
 from mwc.runtime.tokenizer import Tokenizer
-from mwc.runtime.transcript import Segment, Transcript
+from mwc.runtime.transcript import Segment, Transcript, Word
 from mwc.runtime.windows import WindowLoop
+from mwc.runtime.words import LANGUAGES_WITHOUT_SPACES, add_words
 
 SLOT = 0
 """The window slot that one file at a time uses."""
@@ -103,6 +106,38 @@ def transcribe_segments(
     return _segments(window, tokenizer, options, language, progress)
 
 
+def align(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    features: Features,
+    text: str,
+    options: TranscribeOptions,
+) -> tuple[Word, ...]:
+    """Find when each word of a text was said in audio of one window; see `Model.align`.
+
+    The words are those that `transcribe` would give, had it found the text as one segment.
+    """
+    spec = decoder.spec
+    check_for_model(options, spec)
+    if features.n_frames > spec.audio.n_frames:
+        raise AudioError(
+            f"the audio lasts {features.duration:.2f} s; align takes at most "
+            f"{spec.audio.chunk_length} s at once, cut it into parts with their texts."
+        )
+    if features.n_frames < spec.audio.frames_per_token:
+        raise AudioError(f"the audio lasts {features.duration:.3f} s; align takes at least 0.02 s.")
+    window = _FileWindow(decoder, features)
+    language, _ = _choose_language(window, options)
+    separator = "" if language in LANGUAGES_WITHOUT_SPACES else " "
+    tokens = tokenizer.encode(separator + " ".join(text.split())) if text.split() else []
+    window.encode(0, features.n_frames)
+    timings = Aligner(decoder, tokenizer, language).align(tokens, SLOT, features.n_frames)
+    segment = Segment(0, 0, 0.0, features.duration, text, tuple(tokens), 0.0, 0.0, 0.0, 0.0)
+    eot = spec.tokens.eot
+    (segment,) = add_words([segment], timings, eot=eot, offset=0.0, last_speech_end=0.0)
+    return segment.words or ()
+
+
 class _FileWindow:
     """The window slot of one file; a window that it holds already is not encoded again."""
 
@@ -162,13 +197,15 @@ def _segments(
     strategies = [replace(sampling.strategy, temperature=t) for t in options.temperature]
     decoder.reserve(n_windows=1, n_rows=max(strategy.width for strategy in strategies))
     loop = WindowLoop(decoder.spec, tokenizer, options, language, features.n_frames)
+    aligner = Aligner(decoder, tokenizer, language, options.task)
 
     def decode_all() -> Iterator[Segment]:
         while (request := loop.next_window()) is not None:
             window.encode(request.seek, request.n_frames)
             task = Task(request.prompt, SLOT, (request.seek,))
             result = decode_with_fallback(decoder, tokenizer, task, sampling, options)
-            yield from loop.accept(result)
+            find_words = partial(aligner.align, window=SLOT, n_frames=request.n_frames)
+            yield from loop.accept(result, find_words)
             done = min(loop.seek, features.n_frames) / decoder.spec.audio.frames_per_second
             progress(ProgressEvent("transcribe", done, features.duration, "seconds"))
 

@@ -1,12 +1,12 @@
-"""What a transcription gives, and the files it can be written to.
+"""What a transcription gives.
 
-Field names and file contents are openai/whisper's (`transcribe.py`, `utils.py`).
+Field names are openai/whisper's (`transcribe.py`, `timing.py`); `mwc.runtime.writers` makes files
+of it.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -106,24 +106,91 @@ class Transcript:
     language_probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return openai/whisper's fields: text, segments, language."""
+        """Return openai/whisper's fields (text, segments, language), then those it has not."""
         return {
             "text": self.text,
             "segments": [segment.to_dict() for segment in self.segments],
             "language": self.language,
+            "duration": self.duration,
+            "language_probability": self.language_probability,
         }
 
+    def to_txt(self) -> str:
+        """Return each segment's text on a line of its own."""
+        return self._render("txt")
 
-def write_txt(transcript: Transcript, file: TextIO) -> None:
-    """Write the stripped text of each segment on a line of its own."""
-    for segment in transcript.segments:
-        file.write(segment.text.strip() + "\n")
+    def to_json(self) -> str:
+        """Return `to_dict` as one line of ASCII JSON."""
+        return self._render("json")
 
+    def to_srt(self, **layout: Any) -> str:
+        """Return SubRip subtitles.
 
-def write_json(transcript: Transcript, file: TextIO) -> None:
-    """Write `Transcript.to_dict` as one line of ASCII JSON."""
-    file.write(json.dumps(transcript.to_dict()) + "\n")
+        Args:
+            layout: max_line_width, max_line_count, max_words_per_line or highlight_words, as
+                `mwc.runtime.writers.WriteOptions` explains them; each needs word times.
 
+        Raises:
+            OptionError: an option is unknown, not allowed, or there are no word times for it.
+        """
+        return self._render("srt", **layout)
 
-WRITERS: dict[str, Callable[[Transcript, TextIO], None]] = {"txt": write_txt, "json": write_json}
-"""What writes each format, by its name and file suffix."""
+    def to_vtt(self, **layout: Any) -> str:
+        """Return WebVTT subtitles; see `to_srt`."""
+        return self._render("vtt", **layout)
+
+    def to_tsv(self) -> str:
+        """Return a table with tabs: start and end in milliseconds, and the text."""
+        return self._render("tsv")
+
+    def to_csv(self) -> str:
+        """Return a table with commas: start and end in milliseconds, and the quoted text."""
+        return self._render("csv")
+
+    def to_lrc(self, *, highlight_words: bool = False) -> str:
+        """Return lyrics: a time before each segment, or with highlight_words before each word."""
+        return self._render("lrc", highlight_words=highlight_words)
+
+    def to_html(
+        self,
+        audio: str | Path | None = None,
+        *,
+        folder: str | Path = ".",
+        title: str | None = None,
+        text_language: str | None = None,
+    ) -> str:
+        """Return a page that lights the words as the audio plays.
+
+        Args:
+            audio: file that was transcribed: up to 8 MiB it becomes part of the page, a larger
+                one is linked. None gives a page without audio.
+            folder: where the page will be, for the link.
+            title: its heading; None for the audio's name.
+            text_language: code of the text's language where it is not the spoken one ("en" after
+                translating).
+
+        Raises:
+            AudioError: the audio cannot be read.
+        """
+        from mwc.runtime.errors import AudioError
+        from mwc.runtime.writers import audio_url
+
+        try:
+            url = None if audio is None else audio_url(audio, folder)
+        except OSError as error:
+            raise AudioError(
+                f"{audio} cannot be put into the page: {error.strerror}; check the file, or leave "
+                "audio out"
+            ) from error
+        name = "Transcript" if audio is None else Path(audio).name
+        return self._render(
+            "html",
+            audio=url,
+            title=name if title is None else title,
+            text_language=text_language,
+        )
+
+    def _render(self, format_name: str, **options: Any) -> str:
+        from mwc.runtime.writers import make_write_options, render
+
+        return render(format_name, self, make_write_options(**options))

@@ -6,14 +6,19 @@ complete segment ended, with the text so far as its prompt. Nothing here touches
 Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mwc.runtime.decode import Prompt, WindowResult, make_prompt
+from mwc.runtime.hallucination import WindowPlace, judge
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment
+from mwc.runtime.words import WordTiming, add_words, last_word_end
+
+Align = Callable[[Sequence[int]], Sequence[WordTiming]]
+"""From the text tokens of a window to its words."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class WindowCut:
     Attributes:
         pieces: the segments; one whose `end` is None lasts to the end of the window.
         advance: 20 ms steps to the next window; None for the whole window.
+        ends_on_single: whether the last token alone is a timestamp: nothing was said after it.
     """
 
     pieces: tuple[Piece, ...]
     advance: int | None
+    ends_on_single: bool
 
 
 def cut_window(tokens: Sequence[int], timestamp_begin: int) -> WindowCut:
@@ -61,7 +68,7 @@ def cut_window(tokens: Sequence[int], timestamp_begin: int) -> WindowCut:
     if not cuts:
         times = [token for token in tokens if token >= timestamp_begin]
         end = times[-1] - timestamp_begin if times else 0
-        return WindowCut((Piece(tuple(tokens), 0, end or None),), None)
+        return WindowCut((Piece(tuple(tokens), 0, end or None),), None, ends_on_single)
     if ends_on_single:
         cuts.append(len(tokens))
     pieces = tuple(
@@ -72,7 +79,8 @@ def cut_window(tokens: Sequence[int], timestamp_begin: int) -> WindowCut:
         )
         for start, end in zip([0, *cuts[:-1]], cuts, strict=True)
     )
-    return WindowCut(pieces, None if ends_on_single else tokens[cuts[-1] - 1] - timestamp_begin)
+    advance = None if ends_on_single else tokens[cuts[-1] - 1] - timestamp_begin
+    return WindowCut(pieces, advance, ends_on_single)
 
 
 class WindowLoop:
@@ -109,6 +117,7 @@ class WindowLoop:
         self._initial = [] if initial is None else tokenizer.encode(" " + initial.strip())
         self._history = list(self._initial)
         self._reset_since = 0
+        self._last_speech_end = 0.0
         self._request: WindowRequest | None = None
         make_prompt(spec, tokenizer, options, language)  # refuses a bad prefix before any work
 
@@ -130,8 +139,11 @@ class WindowLoop:
         )
         return self._request
 
-    def accept(self, result: WindowResult) -> list[Segment]:
-        """Take the result of the window last asked for; return its segments and move on."""
+    def accept(self, result: WindowResult, align: Align | None = None) -> list[Segment]:
+        """Take the result of the window last asked for; return its segments and move on.
+
+        `align` finds the window's words; it is needed, and used, where `word_timestamps` is on.
+        """
         request = self._request
         if request is None:
             raise RuntimeError("accept() needs a window from next_window() first")
@@ -144,6 +156,14 @@ class WindowLoop:
             self.seek += cut.advance * self._spec.audio.frames_per_token
         else:  # 0, possible without the timestamp rules, would repeat this window forever
             self.seek += request.n_frames
+        if self._options.word_timestamps:
+            if align is None:
+                raise RuntimeError("accept() needs a way to align where words are wanted")
+            timings = align([token for segment in segments for token in self._text(segment)])
+            segments, is_skipped = self._place_words(segments, timings, cut, request)
+            if is_skipped:
+                return []
+        segments = [_cleared(segment) for segment in segments]
         segments = [replace(segment, id=self._n_segments + i) for i, segment in enumerate(segments)]
         self._n_segments += len(segments)
         for segment in segments:
@@ -152,6 +172,53 @@ class WindowLoop:
         if not self._options.condition_on_previous_text or result.temperature > 0.5:
             self._reset_since = len(self._history)
         return segments
+
+    def _place_words(
+        self,
+        segments: list[Segment],
+        timings: Sequence[WordTiming],
+        cut: WindowCut,
+        request: WindowRequest,
+    ) -> tuple[list[Segment], bool]:
+        """Give segments their words, drop what was probably not said, and move `seek` accordingly.
+
+        Returns:
+            The segments left, and whether the window counts as skipped.
+        """
+        options, audio = self._options, self._spec.audio
+        place = WindowPlace(request.seek, request.n_frames, self._n_frames, audio)
+        segments = add_words(
+            segments,
+            timings,
+            eot=self._spec.tokens.eot,
+            offset=place.start,
+            last_speech_end=self._last_speech_end,
+            prepended=options.prepend_punctuations,
+            appended=options.append_punctuations,
+        )
+        threshold = options.hallucination_silence_threshold
+        end = last_word_end(segments)
+        if end is not None and end > place.start and not cut.ends_on_single:
+            if threshold is not None and place.full_end - end <= threshold:
+                self.seek = request.seek + request.n_frames
+            else:
+                self.seek = round(end * audio.frames_per_second)
+        is_skipped = False
+        if threshold is not None:
+            verdict = judge(segments, place, threshold, self._last_speech_end)
+            segments = segments[: verdict.n_kept]
+            self.seek = self.seek if verdict.seek is None else verdict.seek
+            is_skipped = verdict.is_lead
+        if self.seek <= request.seek:
+            self.seek = request.seek + request.n_frames
+        end = last_word_end(segments)
+        if end is not None:
+            self._last_speech_end = end
+        return segments, is_skipped
+
+    def _text(self, segment: Segment) -> list[int]:
+        """Return a segment's tokens without timestamps."""
+        return [token for token in segment.tokens if token < self._spec.tokens.eot]
 
     def _previous(self) -> list[int]:
         """Return the tokens of the text before the window, as the options want them."""
@@ -174,27 +241,30 @@ class WindowLoop:
         return result.no_speech_prob > options.no_speech_threshold and not is_confident
 
     def _segment(self, piece: Piece, request: WindowRequest, result: WindowResult) -> Segment:
-        """Make a segment, its id still 0; one without length or words loses text and tokens."""
+        """Make a segment, its id still 0."""
         audio = self._spec.audio
         offset = request.seek * audio.hop_length / audio.sample_rate
         step = audio.frames_per_token * audio.hop_length / audio.sample_rate
         window = request.n_frames * audio.hop_length / audio.sample_rate
-        start = offset + piece.start * step
-        end = offset + (window if piece.end is None else piece.end * step)
-        text = self._tokenizer.decode(t for t in piece.tokens if t < self._spec.tokens.eot)
-        is_empty = start == end or not text.strip()
         return Segment(
             id=0,
             seek=request.seek,
-            start=start,
-            end=end,
-            text="" if is_empty else text,
-            tokens=() if is_empty else piece.tokens,
+            start=offset + piece.start * step,
+            end=offset + (window if piece.end is None else piece.end * step),
+            text=self._tokenizer.decode(t for t in piece.tokens if t < self._spec.tokens.eot),
+            tokens=piece.tokens,
             temperature=result.temperature,
             avg_logprob=result.avg_logprob,
             compression_ratio=result.compression_ratio,
             no_speech_prob=result.no_speech_prob,
         )
+
+
+def _cleared(segment: Segment) -> Segment:
+    """Take text, tokens and words from a segment without length or text."""
+    if segment.start != segment.end and segment.text.strip():
+        return segment
+    return replace(segment, text="", tokens=(), words=None if segment.words is None else ())
 
 
 def _clips(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> list[tuple[int, int]]:

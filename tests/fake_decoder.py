@@ -40,6 +40,19 @@ Logits = Callable[[FakeWindow, tuple[int, ...]], Float32]
 """From a window and all tokens of a row, prompt included, to float32 [n_vocab]."""
 
 
+def attention(window: FakeWindow, tokens: tuple[int, ...], head: int) -> Float32:
+    """Scores of an alignment head, float32 [tokens, 1500]: noise around a wavering way onwards.
+
+    Some tokens take long and some no time, so that every correction has something to correct.
+    """
+    rng = np.random.default_rng(zlib.crc32(repr((window, tokens)).encode()))
+    steps = rng.choice([0.0, 1.0, 4.0, 40.0], len(tokens), p=[0.1, 0.4, 0.4, 0.1])
+    centres = np.cumsum(steps) * rng.choice([0.3, 1.0, 5.0])
+    distance = np.abs(np.arange(1500) - centres[:, None])
+    noise = np.random.default_rng(head).normal(0, 0.3, distance.shape)
+    return (noise - np.minimum(distance, 60) / 6).astype(np.float32)
+
+
 @dataclass
 class FakeDecoder:
     """A `Decoder` whose logits come from a function."""
@@ -53,6 +66,7 @@ class FakeDecoder:
     encoded: list[FakeWindow] = field(default_factory=list)
     prompts: list[tuple[int, ...]] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
+    aligned: list[tuple[int, ...]] = field(default_factory=list)
 
     def log_mel(self, samples: Float32) -> Float32:
         return np.zeros((len(samples), 1000, self.spec.model.n_mels), dtype=np.float32)
@@ -113,6 +127,18 @@ class FakeDecoder:
             assert position == len(self.rows[slot]) < self.spec.model.n_text_ctx
             self.rows[slot].append(token)
         return self._choose(slots, batch.windows.tolist(), suppress, batch.rule_states)
+
+    def align(self, tokens: Sequence[int], window: int, row: int = 0) -> tuple[Float32, Float32]:
+        tokens = tuple(tokens)
+        assert 1 <= len(tokens) <= self.spec.model.n_text_ctx
+        assert 0 <= row < self.n_rows
+        self.aligned.append(tokens)
+        self.rows[row] = list(tokens)
+        heard = self.windows[window]
+        heads = range(len(self.spec.tokens.alignment_heads))
+        scores = np.stack([attention(heard, tokens, head) for head in heads])
+        logits = np.stack([self.logits(heard, tokens[: i + 1]) for i in range(len(tokens))])
+        return scores, logits
 
     def _choose(
         self, slots: list[int], windows: list[int], suppress: Float32, states: Int32
@@ -202,7 +228,7 @@ def fake_spec(languages: Sequence[str] = ("en", "de", "fr"), n_text_ctx: int = 4
         ),
         begin_suppress_tokens=(ord(" "), ids["<|endoftext|>"]),
         max_initial_timestamp_index=50,
-        alignment_heads=((0, 0),),
+        alignment_heads=((0, 0), (0, 1)),
         alignment_heads_derived=True,
     )
     return WhisperSpec(fake_model(256 + len(ids), n_text_ctx), AudioSpec(), tokens)

@@ -39,8 +39,9 @@ class StandInSource:
 
 @dataclass
 class StandInModel:
-    """Answers every audio with TRANSCRIPT, or with the error planned for it."""
+    """Answers every audio with its transcript, or with the error planned for it."""
 
+    transcript: Transcript = TRANSCRIPT
     errors: dict[str, BaseException] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
@@ -60,7 +61,7 @@ class StandInModel:
         progress(ProgressEvent("transcribe", 4.0, 4.0, "seconds"))
         if audio.opened in self.errors:
             raise self.errors[audio.opened]
-        return TRANSCRIPT
+        return self.transcript
 
     def stream(
         self, audio: StandInSource, *, progress: Progress = silent, **options: Any

@@ -2,14 +2,16 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stand_ins import TRANSCRIPT, StandInModel, no_audio
+from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, no_audio
 
 from mwc.cli.main import main
 from mwc.runtime.errors import ArtifactError, BusyError
-from mwc.runtime.transcript import WRITERS
+from mwc.runtime.transcript import Word
+from mwc.runtime.writers import WRITERS
 
 Captured = pytest.CaptureFixture[str]
 
@@ -70,14 +72,24 @@ def test_options_arrive_as_openai_whisper_names_them(model: StandInModel, artifa
     [
         ("--beam_size 5", "greedily"),
         ("--temperature 0.5", "temperature 0 only"),
-        ("--word_timestamps True", "no word times"),
         ("--vad_filter True", "voice activity"),
+        ("--hallucination_silence_threshold 2", "give word_timestamps=True too"),
+        ("--append_punctuations . --word_timestamps False", "give word_timestamps=True too"),
+        ("--word_timestamps True --hallucination_silence_threshold soon", "a number or None"),
         ("--task summarise", "transcribe"),
         ("--beam_size five", "whole number"),
         ("--logprob_threshold low", "a number or None"),
         ("--clip_timestamps 5,1", "ascending"),
-        ("--output_format srt", "does not write srt"),
-        ("--output_format doc", "json, txt or all, not 'doc'"),
+        ("--output_format doc", "html or all, not 'doc'"),
+        ("--output_format srt b.wav", "several inputs needs --output-dir"),
+        ("-f srt --max_line_width 20", "needs --word-timestamps True"),
+        ("-f vtt --highlight-words", "needs --word-timestamps True"),
+        ("--word_timestamps True --max_line_width 20", "srt and vtt only"),
+        ("--word_timestamps True -f lrc --max_words_per_line 2", "srt and vtt only"),
+        ("--word_timestamps True -f csv --highlight_words True", "srt and vtt and lrc only"),
+        ("--word_timestamps True -f srt --max_line_width wide", "a whole number or None"),
+        ("--word_timestamps True -f srt --max_line_width 0", "whole number from 1"),
+        ("--word_timestamps True -f srt --max_line_count 2", "without max_line_width"),
         ("--output_format all", "needs --output-dir"),
         ("--compute_type int8", "mwc convert --precision"),
         ("--no-such-option", "--no-such-option"),
@@ -127,11 +139,14 @@ def test_files_are_named_after_their_audio(
     model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     folder = tmp_path / "new" / "folder"
-    line = ["run", str(artifact), "x/a.b.wav", "y/c.mp3", "-o", str(folder), "-f", "all"]
+    audio = [tmp_path / "a.b.wav", tmp_path / "c.mp3"]
+    for path in audio:
+        path.write_bytes(b"RIFF")
+    line = ["run", str(artifact), *map(str, audio), "-o", str(folder), "-f", "all"]
     assert main(line) == 0
     assert capsys.readouterr().out == ""
-    names = sorted(path.name for path in folder.iterdir())
-    assert names == ["a.b.json", "a.b.txt", "c.json", "c.txt"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"{stem}.{form}" for stem in ("a.b", "c") for form in WRITERS}
     assert (folder / "c.txt").read_text(encoding="utf-8") == "Grüße,\nWelt.\n"
     assert json.loads((folder / "a.b.json").read_bytes()) == TRANSCRIPT.to_dict()
 
@@ -152,6 +167,82 @@ def test_output_dir_that_is_a_file(
     assert "must be a folder" in capsys.readouterr().err
 
 
+def test_output_dir_that_cannot_be_written_to(
+    model: StandInModel,
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["run", str(artifact), "a.wav", "-o", str(tmp_path / "file" / "deep")]) == 2
+    assert "does not allow it" in capsys.readouterr().err
+
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    assert main(["run", str(artifact), "a.wav", "-o", str(tmp_path / "new" / "deep")]) == 2
+    assert f"{str(tmp_path)!r} does not allow it" in capsys.readouterr().err
+    assert not model.loads
+
+
+def test_subtitles_on_stdout(model: StandInModel, artifact: Path, capsys: Captured) -> None:
+    assert main(["run", str(artifact), "a.wav", "-q", "--output_format", "srt"]) == 0
+    assert capsys.readouterr().out == TRANSCRIPT.to_srt()
+
+
+def test_subtitle_options_with_hyphens_or_underscores(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    words = (Word(" Grüße,", 0.0, 1.0, 0.9), Word(" Welt.", 1.0, 2.5, 0.5))
+    segment = replace(SEGMENT, text=" Grüße, Welt.", words=words)
+    model.transcript = replace(TRANSCRIPT, segments=(segment,))
+    for line, layout in (
+        ("--max_line_width 8 --max-line-count=1", {"max_line_width": 8, "max_line_count": 1}),
+        ("--highlight_words True", {"highlight_words": True}),
+        ("--highlight-words --max_line_width None", {"highlight_words": True}),
+        ("--max-words-per-line 1 --highlight_words False", {"max_words_per_line": 1}),
+    ):
+        options = ["-q", "-f", "vtt", "--word_timestamps", "True", *line.split()]
+        assert main(["run", str(artifact), "a.wav", *options]) == 0
+        assert capsys.readouterr().out == model.transcript.to_vtt(**layout)
+        assert model.calls[-1][1] == {"word_timestamps": True}
+
+
+def test_a_page_asks_for_words_and_plays_its_audio(
+    model: StandInModel, artifact: Path, tmp_path: Path
+) -> None:
+    audio = tmp_path / "talk & more.wav"
+    audio.write_bytes(b"RIFF")
+    line = ["run", str(artifact), str(audio), "-f", "html", "-o", str(tmp_path)]
+    assert main([*line, "--task", "translate"]) == 0
+    assert model.calls == [(str(audio), {"task": "translate", "word_timestamps": True})]
+    page = (tmp_path / "talk & more.html").read_text(encoding="utf-8")
+    assert page == TRANSCRIPT.to_html(audio, text_language="en")
+    assert "<title>talk &amp; more.wav</title>" in page
+    assert 'src="data:audio/wav;base64,UklGRg=="' in page
+
+    assert main([*line, "--no-word-timestamps"]) == 0
+    assert model.calls[-1][1] == {"word_timestamps": False}
+
+
+def test_audio_that_has_gone_costs_the_page_only(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    folder = tmp_path / "out"
+    audio = tmp_path / "gone.wav"
+    assert main(["run", str(artifact), str(audio), "-f", "all", "-o", str(folder)]) == 1
+    assert capsys.readouterr().err == f"mwc: No such file or directory: {audio}\n"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"gone.{form}" for form in WRITERS if form != "html"}
+
+
+def test_a_page_of_piped_audio_plays_nothing(
+    model: StandInModel, artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"RIFF")))
+    assert main(["run", str(artifact), "-", "-q", "-f", "html"]) == 0
+    assert capsys.readouterr().out == TRANSCRIPT.to_html(title="stdin")
+
+
 def test_nothing_half_written_when_a_writer_fails(
     model: StandInModel,
     artifact: Path,
@@ -159,7 +250,7 @@ def test_nothing_half_written_when_a_writer_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
 ) -> None:
-    def fail(transcript: object, file: io.TextIOBase) -> None:
+    def fail(transcript: object, file: io.TextIOBase, options: object) -> None:
         file.write("half")
         raise OSError(28, "No space left on device", "a.txt")
 

@@ -17,11 +17,12 @@ from mwc.runtime import Model
 
 pytestmark = pytest.mark.corpus
 
-WORST_RATE = 0.1
-"""Word error rate that tiny.en may have on the English clips; see benchmarks/results."""
+WORST_RATE = 0.105
+"""Word error rate that tiny.en may have on the English clips: 0.0995 is openai-whisper's, and
+faster-whisper's (benchmarks/results/accuracy-tiny.en.md); the rest is room for a near tie."""
 
-WORST_LONG_RATE = 0.1
-"""The same for the long recording, where windows follow each other."""
+WORST_LONG_RATE = 0.09
+"""The same for the long recording, where windows follow each other: 0.079 was measured."""
 
 FEW_WORDS = 4
 """What a model may say where nobody speaks; Whisper is known to make up a word or two."""
@@ -113,7 +114,7 @@ def test_a_result_does_not_depend_on_what_came_before(
 
 @pytest.mark.parametrize(
     ("model_name", "source", "n_english", "n_others"),
-    [("tiny_en_model", "pkg:tiny.en", 10, 0), ("base_model", "pkg:base", 4, 7)],
+    [("tiny_en_model", "pkg:tiny.en", 8, 0), ("base_model", "pkg:base", 3, 6)],
 )
 def test_tokens_are_those_of_transformers(
     model_name: str,

@@ -109,14 +109,15 @@ def test_speed_is_told_as_medians_and_ratios(tmp_path: Path) -> None:
             "other": [measured(8.0), measured(6.0), measured(7.0)],
         },
         start={"import": [0.3, 0.1, 0.2]},
-        convert=ConvertTimes("pkg:x", 60.0, 6.0, 12.0),
+        convert=ConvertTimes("pkg:x", 60.0, 6.0, 3.0, 12.0),
     )
     text = write_report(report, tmp_path)
     assert (tmp_path / "x.md").read_text(encoding="utf-8") == text
     assert "| mwc | 4.00 s | 25.0 | 1.00 | 2.00 to 9.00 |" in text
     assert "| other | 7.00 s | 14.3 | 1.75 | 6.00 to 8.00 |" in text
     assert "| import | 0.20 s | 0.10 to 0.30 |" in text
-    assert "60.0 s with empty caches, 6.0 s" in text
+    assert "60.0 s with empty caches, 6.0 s once more" in text
+    assert "`--no-verify`: 3.0 s" in text
     assert "python benchmarks/run.py" in text
     data = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert [run["transcribe"] for run in data["engines"]["mwc"]] == [2.0, 9.0, 4.0]

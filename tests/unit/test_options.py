@@ -9,6 +9,7 @@ from fake_decoder import fake_spec
 from mwc.runtime.errors import OptionError
 from mwc.runtime.languages import CODE_OF_LANGUAGE, NAME_OF_LANGUAGE
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
+from mwc.runtime.words import APPEND_PUNCTUATIONS
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,9 @@ from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
         ("clip_timestamps", "1.5,2,3", (1.5, 2.0, 3.0)),
         ("clip_timestamps", [1, 2], (1.0, 2.0)),
         ("initial_prompt", "Hello", "Hello"),
+        ("word_timestamps", True, True),
+        ("append_punctuations", APPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS),
+        ("hallucination_silence_threshold", None, None),
     ],
 )
 def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
@@ -69,7 +73,12 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
         ("clip_timestamps", "a,b", "it takes numbers"),
         ("beam_size", 5, "beam_size is 5, but mwc 0.1 decodes greedily"),
         ("best_of", 5, "greedily"),
-        ("word_timestamps", True, "no word times"),
+        ("word_timestamps", "yes", "either True or False"),
+        ("prepend_punctuations", "(", "give word_timestamps=True too"),
+        ("prepend_punctuations", None, "every character a mark"),
+        ("append_punctuations", ["."], "every character a mark"),
+        ("hallucination_silence_threshold", 2.0, "give word_timestamps=True too"),
+        ("hallucination_silence_threshold", -1, "seconds from 0"),
         ("vad_filter", True, "no voice activity filter"),
         ("hotwords", "mwc", "initial_prompt"),
         ("fp16", False, "precision is chosen when converting"),
@@ -110,6 +119,16 @@ def test_what_a_model_lacks_is_refused() -> None:
         check_for_model(make_options(task="translate"), english)
     with pytest.raises(OptionError, match="holds 448 tokens"):
         check_for_model(make_options(sample_len=449), multilingual)
+    check_for_model(make_options(sample_len=443, word_timestamps=True), multilingual)
+    with pytest.raises(OptionError, match="with word_timestamps give at most 443"):
+        check_for_model(make_options(sample_len=444, word_timestamps=True), multilingual)
+
+
+def test_what_works_on_words_is_taken_with_them() -> None:
+    given = {"append_punctuations": ".", "hallucination_silence_threshold": "1.5"}
+    options = make_options(word_timestamps=True, prepend_punctuations="", **given)
+    assert (options.prepend_punctuations, options.append_punctuations) == ("", ".")
+    assert options.hallucination_silence_threshold == 1.5
 
 
 def test_names_defaults_and_languages_are_openai_whispers() -> None:

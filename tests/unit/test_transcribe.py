@@ -52,36 +52,42 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("tokens", "pieces", "advance"),
+    ("tokens", "pieces", "advance", "ends_on_single"),
     [
         # Nothing, or text alone: one segment that lasts as long as the window.
-        ([], [((), 0, None)], None),
-        ([65, 66], [((65, 66), 0, None)], None),
+        ([], [((), 0, None)], None, False),
+        ([65, 66], [((65, 66), 0, None)], None, False),
         # No pair: up to the last timestamp, unless that is 0.
-        ([B + 10, 65, B + 90], [((B + 10, 65, B + 90), 0, 90)], None),
-        ([B + 10, 65], [((B + 10, 65), 0, 10)], None),
-        ([B, 65], [((B, 65), 0, None)], None),
+        ([B + 10, 65, B + 90], [((B + 10, 65, B + 90), 0, 90)], None, True),
+        ([B + 10, 65], [((B + 10, 65), 0, 10)], None, False),
+        ([B, 65], [((B, 65), 0, None)], None, False),
         # A pair: the rest is left to the next window.
-        ([B, 65, B + 90, B + 90], [((B, 65, B + 90), 0, 90)], 90),
-        ([B, 65, B + 90, B + 95, 66], [((B, 65, B + 90), 0, 90)], 90),
+        ([B, 65, B + 90, B + 90], [((B, 65, B + 90), 0, 90)], 90, False),
+        ([B, 65, B + 90, B + 95, 66], [((B, 65, B + 90), 0, 90)], 90, False),
         # A pair and a single timestamp at the end: nothing is left.
         (
             [B + 1, 65, B + 90, B + 95, 66, B + 99],
             [((B + 1, 65, B + 90), 1, 90), ((B + 95, 66, B + 99), 95, 99)],
             None,
+            True,
         ),
         # Two pairs.
         (
             [B, 65, B + 9, B + 9, 66, B + 20, B + 21, 67],
             [((B, 65, B + 9), 0, 9), ((B + 9, 66, B + 20), 9, 20)],
             20,
+            False,
         ),
     ],
 )
 def test_cut_window(
-    tokens: list[int], pieces: list[tuple[tuple[int, ...], int, int | None]], advance: int | None
+    tokens: list[int],
+    pieces: list[tuple[tuple[int, ...], int, int | None]],
+    advance: int | None,
+    ends_on_single: bool,
 ) -> None:
-    assert cut_window(tokens, B) == WindowCut(tuple(Piece(*p) for p in pieces), advance)
+    expected = WindowCut(tuple(Piece(*p) for p in pieces), advance, ends_on_single)
+    assert cut_window(tokens, B) == expected
 
 
 def test_windows_follow_the_timestamps_with_the_text_before_as_prompt(

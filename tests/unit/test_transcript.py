@@ -1,9 +1,10 @@
 """Transcripts as openai/whisper's fields, and the files they are written to."""
 
-import io
 import json
+from dataclasses import replace
 
-from mwc.runtime.transcript import WRITERS, Segment, Transcript
+from mwc.runtime.transcript import Segment, Transcript, Word
+from mwc.runtime.writers import WriteOptions, render
 
 
 def segment(i: int, text: str) -> Segment:
@@ -30,9 +31,7 @@ TRANSCRIPT = Transcript(
 
 
 def written(name: str) -> str:
-    file = io.StringIO()
-    WRITERS[name](TRANSCRIPT, file)
-    return file.getvalue()
+    return render(name, TRANSCRIPT, WriteOptions())
 
 
 def test_txt_has_a_line_for_each_segment() -> None:
@@ -44,7 +43,7 @@ def test_json_has_openai_whispers_fields() -> None:
     assert text.isascii()
     assert text.endswith("}\n")
     data = json.loads(text)
-    assert list(data) == ["text", "segments", "language"]
+    assert list(data) == ["text", "segments", "language", "duration", "language_probability"]
     assert data["text"] == " Größe,\n東京"
     assert data["segments"][2] == {
         "id": 2,
@@ -58,3 +57,10 @@ def test_json_has_openai_whispers_fields() -> None:
         "compression_ratio": 1.5,
         "no_speech_prob": 0.125,
     }
+
+
+def test_words_are_openai_whispers_too() -> None:
+    timed = replace(TRANSCRIPT.segments[0], words=(Word(" Größe,", 0.0, 0.5, 0.75),))
+    assert timed.to_dict()["words"] == [
+        {"word": " Größe,", "start": 0.0, "end": 0.5, "probability": 0.75}
+    ]

