@@ -17,7 +17,7 @@ from mwc.runtime.decoder import Choice, Decoder, Float32, PrefillRow, StepBatch
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.rules import rule_state, suppress_mask
-from mwc.runtime.search import Search, Strategy, start_search
+from mwc.runtime.search import GREEDY, Search, Strategy, start_search
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ class Sampling:
     with_timestamps: bool
     max_initial_timestamp_index: int | None
     sample_len: int
-    strategy: Strategy = Strategy()
+    strategy: Strategy = GREEDY
 
 
 @dataclass(frozen=True)

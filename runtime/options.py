@@ -1,7 +1,8 @@
 """What a caller may ask of a transcription: openai/whisper's option names, defaults and meanings.
 
-Defaults are those of its `transcribe` function (its command has beam_size and best_of 5). Every value is checked and brought to one form when the options are made; what
-depends on the model is checked by `check_for_model`.
+Defaults are those of its `transcribe` function (its command has beam_size and best_of 5). Every
+value is checked and brought to one form when the options are made; what depends on the model is
+checked by `check_for_model`.
 """
 
 import difflib

@@ -46,6 +46,10 @@ class Strategy:
         return self.best_of if self.temperature > 0 else self.beam_size
 
 
+GREEDY = Strategy()
+"""The likeliest token at every step."""
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """A finished transcript: its tokens before eot, and the sum of its log-probabilities."""

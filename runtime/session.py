@@ -156,7 +156,7 @@ class Session:
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
         check_range("position", batch.positions, self.spec.model.n_text_ctx)
         zeros = np.zeros(len(batch.tokens), np.float32)
-        inputs = {
+        inputs: dict[str, Array] = {
             "tokens": batch.tokens,
             "rows": batch.rows,
             "positions": batch.positions,
