@@ -79,8 +79,10 @@ class Mwc:
     ) -> Result:
         """See `Engine.transcribe`."""
         pieces = []
-        options: dict[str, Any] = {"language": language, "without_timestamps": not timestamps}
-        for segment in self.model.stream(audio, **options):
+        segments = self.model.stream(
+            audio, language=language, temperature=0.0, without_timestamps=not timestamps
+        )
+        for segment in segments:
             heard()
             pieces.append(
                 Piece(segment.start, segment.end, segment.seek, segment.text, segment.tokens)

@@ -19,7 +19,7 @@ from mwc.compiler.parity import BOUNDS
 from mwc.compiler.reference import Reference
 from mwc.compiler.verify_tokens import Decoding, compare_tokens
 from mwc.runtime.audio import open_audio
-from mwc.runtime.decode import Sampling, decode_rows, make_prompt, sampling_for
+from mwc.runtime.decode import Sampling, Task, decode_window, make_prompt, sampling_for
 from mwc.runtime.decoder import Choice, Decoder, PrefillResult, PrefillRow, StepBatch
 from mwc.runtime.features import Features
 from mwc.runtime.model import Model
@@ -101,22 +101,25 @@ class Recorder:
     def __init__(self, decoder: Decoder) -> None:
         """Start with nothing remembered."""
         self.spec, self.n_windows, self.n_rows = decoder.spec, decoder.n_windows, decoder.n_rows
-        self.log_mel, self.encode = decoder.log_mel, decoder.encode
+        self.log_mel, self.encode, self.align = decoder.log_mel, decoder.encode, decoder.align
+        self.copy_rows, self.reserve = decoder.copy_rows, decoder.reserve
         self.first: PrefillResult | None = None
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.states: list[npt.NDArray[np.int32]] = []
         self._decoder = decoder
 
-    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+    def prefill(
+        self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
+    ) -> PrefillResult:
         """See `Decoder.prefill`."""
-        result = self.first = self._decoder.prefill(rows, suppress)
+        result = self.first = self._decoder.prefill(rows, suppress, n_candidates)
         self._remember(result.tokens, result.logprobs, rows[0].rule_state)
         return result
 
-    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+    def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
         """See `Decoder.step`."""
-        choice = self._decoder.step(batch, suppress)
+        choice = self._decoder.step(batch, suppress, n_candidates)
         self._remember(choice.tokens, choice.logprobs, batch.rule_states[0])
         return choice
 
@@ -136,7 +139,7 @@ def decode_recorded(model: Model, window: Window, prompt: Any, sampling: Samplin
         np.zeros(1, np.int32),
     )
     recorder = Recorder(session)
-    decode_rows(recorder, [(prompt, 0)], sampling)
+    decode_window(recorder, model.tokenizer, Task(prompt, 0), sampling)
     assert recorder.first is not None
     return Decoding(
         prompt=list(prompt.tokens),
@@ -162,7 +165,7 @@ def check_window(
         timestamps: whether to decode with them.
     """
     spec = model.spec
-    options = TranscribeOptions(without_timestamps=not timestamps)
+    options = TranscribeOptions(temperature=(0.0,), without_timestamps=not timestamps)
     prompt = make_prompt(spec, model.tokenizer, options, language)
     decoding = decode_recorded(model, window, prompt, sampling_for(spec, options))
     logits = reference.logits(encoder_out, [*decoding.prompt, *decoding.sampled[:-1]])

@@ -197,9 +197,12 @@ class Beams(Search):
             if len(chosen) == self.strategy.beam_size:
                 break
         self._finished += ended[: self._wanted - len(self._finished)]
+        if not chosen and not self._finished:
+            self.end()  # nothing at all is allowed: what there is has to do
+            return []
         copies = self._place(chosen)
         if len(self._finished) >= self._wanted:
-            self.rows = []
+            self.end()
             return []
         return copies
 

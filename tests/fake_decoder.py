@@ -66,6 +66,7 @@ class FakeDecoder:
     encoded: list[FakeWindow] = field(default_factory=list)
     prompts: list[tuple[int, ...]] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
     aligned: list[tuple[int, ...]] = field(default_factory=list)
 
     def log_mel(self, samples: Float32) -> Float32:
@@ -86,9 +87,12 @@ class FakeDecoder:
             self.windows[slot] = FakeWindow(int(log_mel[k, 0, 0]), int(n_frames[k]))
             self.encoded.append(self.windows[slot])
 
-    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+    def prefill(
+        self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
+    ) -> PrefillResult:
         assert 0 < len({row.row for row in rows}) == len(rows) <= self.n_rows
         for row in rows:
+            assert 0 <= row.row < self.n_rows
             assert 1 <= len(row.tokens) <= self.spec.model.n_text_ctx
             assert row.tokens[row.sot_index] == self.spec.tokens.sot
             self.rows[row.row] = list(row.tokens)
@@ -98,6 +102,9 @@ class FakeDecoder:
             [row.window for row in rows],
             suppress,
             np.stack([row.rule_state for row in rows]),
+            np.array([row.temperature for row in rows], np.float32),
+            np.array([row.uniform for row in rows], np.float32),
+            n_candidates,
         )
         probs = np.stack(
             [
@@ -111,13 +118,12 @@ class FakeDecoder:
         )
         languages = probs[:, [token for _, token in self.spec.tokens.languages]]
         return PrefillResult(
-            tokens=choice.tokens,
-            logprobs=choice.logprobs,
+            choice=choice,
             no_speech_probs=probs[:, self.spec.tokens.no_speech],
             language_probs=languages / languages.sum(axis=1, keepdims=True),
         )
 
-    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+    def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
         slots = batch.rows.tolist()
         assert len(set(slots)) == len(slots) == len(batch.tokens) == len(batch.windows)
         self.batch_sizes.append(len(slots))
@@ -126,7 +132,35 @@ class FakeDecoder:
         ):
             assert position == len(self.rows[slot]) < self.spec.model.n_text_ctx
             self.rows[slot].append(token)
-        return self._choose(slots, batch.windows.tolist(), suppress, batch.rule_states)
+        return self._choose(
+            slots,
+            batch.windows.tolist(),
+            suppress,
+            batch.rule_states,
+            batch.temperatures,
+            batch.uniforms,
+            n_candidates,
+        )
+
+    def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
+        assert sources.dtype == targets.dtype == lengths.dtype == np.int32
+        assert len(set(targets.tolist())) == len(targets)
+        assert not set(sources.tolist()) & set(targets.tolist())
+        for source, target, length in zip(
+            sources.tolist(), targets.tolist(), lengths.tolist(), strict=True
+        ):
+            assert 0 <= target < self.n_rows
+            assert length == len(self.rows[source])
+            self.rows[target] = list(self.rows[source])
+            self.copies.append((source, target))
+
+    def reserve(self, n_windows: int, n_rows: int) -> None:
+        if self.n_windows < n_windows:
+            self.n_windows = n_windows
+            self.windows.clear()
+        if self.n_rows < n_rows:
+            self.n_rows = n_rows
+            self.rows.clear()
 
     def align(self, tokens: Sequence[int], window: int, row: int = 0) -> tuple[Float32, Float32]:
         tokens = tuple(tokens)
@@ -141,7 +175,14 @@ class FakeDecoder:
         return scores, logits
 
     def _choose(
-        self, slots: list[int], windows: list[int], suppress: Float32, states: Int32
+        self,
+        slots: list[int],
+        windows: list[int],
+        suppress: Float32,
+        states: Int32,
+        temperatures: Float32 | None,
+        uniforms: Float32 | None,
+        n_candidates: int,
     ) -> Choice:
         logits = np.stack(
             [
@@ -149,7 +190,15 @@ class FakeDecoder:
                 for slot, window in zip(slots, windows, strict=True)
             ]
         )
-        return rules.choose(logits, suppress, states, self.spec)
+        return rules.choose(
+            logits,
+            suppress,
+            states,
+            self.spec,
+            temperatures=temperatures,
+            uniforms=uniforms,
+            n_candidates=n_candidates,
+        )
 
 
 @dataclass(frozen=True)

@@ -48,21 +48,24 @@ class FakeSession:
     def pick(self, logits: Float32, suppress: Float32, states: Int32) -> Choice:
         return choose(logits, suppress, states, self.spec)
 
-    def prefill(self, rows: Sequence[PrefillRow], suppress: Float32) -> PrefillResult:
+    def prefill(
+        self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
+    ) -> PrefillResult:
         (row,) = rows
+        assert n_candidates == 1
         self._rows[row.row] = list(row.tokens)
         logits = self._model.logits(self._encoded[row.window], list(row.tokens))
         choice = self.pick(logits[-1:], suppress, row.rule_state[None])
         at_sot = logits[row.sot_index]
         languages = at_sot[[token for _, token in self.spec.tokens.languages]]
         return PrefillResult(
-            tokens=choice.tokens,
-            logprobs=choice.logprobs,
+            choice=choice,
             no_speech_probs=softmax(at_sot)[[self.spec.tokens.no_speech]],
             language_probs=(softmax(languages) if len(languages) else languages)[None],
         )
 
-    def step(self, batch: StepBatch, suppress: Float32) -> Choice:
+    def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
+        assert n_candidates == 1
         row = self._rows[int(batch.rows[0])]
         assert int(batch.positions[0]) == len(row)
         row.append(int(batch.tokens[0]))

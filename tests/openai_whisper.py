@@ -33,8 +33,41 @@ class FakeInference:
             rows.append([self.function(self.window, tuple(row[: p + 1])) for p in positions])
         return torch.from_numpy(np.array(rows))
 
+    def rearrange_kv_cache(self, source_indices: Any) -> None:
+        pass  # nothing is kept between steps
+
     def cleanup_caching(self) -> None:
         pass
+
+
+class FakeCategorical:
+    """Stands for torch's `Categorical`: draws with the numbers that ours are drawn with.
+
+    It is called as the class is, with the logits of all rows; `start` begins a window.
+    """
+
+    def start(self, seed: int, seek: int, temperature: float) -> None:
+        self._stream = (seed, seek, round(100 * temperature))
+        self._generators: list[np.random.Generator] = []
+
+    def __call__(self, logits: Any) -> "FakeCategorical":
+        self._logits = logits.numpy().astype(np.float64)
+        if not self._generators:
+            rows = range(len(self._logits))
+            self._generators = [np.random.default_rng([*self._stream, i]) for i in rows]
+        return self
+
+    def sample(self) -> Any:
+        import torch
+
+        running = np.cumsum(np.exp(self._logits - self._logits.max(1, keepdims=True)), axis=1)
+        drawn = [generator.random(dtype=np.float32) for generator in self._generators]
+        return torch.tensor(
+            [
+                int(np.searchsorted(row, number * row[-1], side="right"))
+                for row, number in zip(running, drawn, strict=True)
+            ]
+        )
 
 
 def their_tokenizer(spec: WhisperSpec, ours: Tokenizer, language: str, task: str) -> Any:
@@ -59,8 +92,13 @@ def their_tokenizer(spec: WhisperSpec, ours: Tokenizer, language: str, task: str
     )
 
 
-def patch_whisper(monkeypatch: pytest.MonkeyPatch, spec: WhisperSpec, tokenizer: Tokenizer) -> None:
-    """Give openai/whisper our fake vocabulary and the fake network of its model argument."""
+def patch_whisper(
+    monkeypatch: pytest.MonkeyPatch, spec: WhisperSpec, tokenizer: Tokenizer
+) -> FakeCategorical:
+    """Give openai/whisper our fake vocabulary and the fake network of its model argument.
+
+    Returns what it samples with.
+    """
     import whisper.decoding
     import whisper.transcribe  # noqa: F401  (the package's attribute is the function)
 
@@ -68,9 +106,12 @@ def patch_whisper(monkeypatch: pytest.MonkeyPatch, spec: WhisperSpec, tokenizer:
         return their_tokenizer(spec, tokenizer, language, task)
 
     monkeypatch.setattr("whisper.decoding.get_tokenizer", get_tokenizer)
+    sampler = FakeCategorical()
+    monkeypatch.setattr("whisper.decoding.Categorical", sampler)
     monkeypatch.setattr("whisper.decoding.PyTorchInference", FakeInference)
     monkeypatch.setitem(_transcribe_globals(), "get_tokenizer", get_tokenizer)
     monkeypatch.setitem(_transcribe_globals(), "log_mel_spectrogram", _fake_log_mel)
+    return sampler
 
 
 def _transcribe_globals() -> dict[str, Any]:
@@ -91,10 +132,14 @@ def _fake_log_mel(audio: Any, n_mels: int, padding: int) -> Any:
 class FakeWhisper:
     """A model for `whisper.transcribe`: its network is a function from tokens to logits."""
 
-    def __init__(self, spec: WhisperSpec, logits: Logits) -> None:
+    def __init__(
+        self, spec: WhisperSpec, logits: Logits, sampler: FakeCategorical, seed: int = 0
+    ) -> None:
         import torch
 
         self.spec = spec
+        self.sampler = sampler
+        self.seed = seed
         self.logits = logits
         self.is_multilingual = True
         self.num_languages = len(spec.tokens.languages)
@@ -111,6 +156,7 @@ class FakeWhisper:
 
         self.window = self._window(mel)
         self.decoded.append(self.window)
+        self.sampler.start(self.seed, self.window.start, options.temperature)
         return whisper.decoding.decode(self, torch.zeros(1500, 64), options)
 
     def detect_language(self, mel: Any) -> tuple[None, dict[str, float]]:

@@ -69,7 +69,7 @@ def allowed_ids(
     elif after_time:
         allowed.text_from = eot
     if last_timestamp >= 0:
-        # Closing a pair may repeat its opening time; otherwise time moves on.
+        # The next segment's start may repeat the last one's end; otherwise time moves on.
         allowed.time_from = last_timestamp if after_time and not after_pair else last_timestamp + 1
     if sampled == 0:
         allowed.text_from = begin

@@ -132,18 +132,18 @@ class StepOnePositionLate(FakeSession):
 class WrongLogprobs(FakeSession):
     def pick(self, logits, suppress, states):
         choice = super().pick(logits, suppress, states)
-        return Choice(choice.tokens, choice.logprobs - np.float32(0.01))
+        return Choice(choice.candidates, choice.candidate_logprobs - np.float32(0.01))
 
 
 class WrongNoSpeech(FakeSession):
-    def prefill(self, rows, suppress):
-        result = super().prefill(rows, suppress)
+    def prefill(self, rows, suppress, n_candidates=1):
+        result = super().prefill(rows, suppress, n_candidates)
         return dataclasses.replace(result, no_speech_probs=result.no_speech_probs + 0.1)
 
 
 class WrongLanguages(FakeSession):
-    def prefill(self, rows, suppress):
-        result = super().prefill(rows, suppress)
+    def prefill(self, rows, suppress, n_candidates=1):
+        result = super().prefill(rows, suppress, n_candidates)
         return dataclasses.replace(result, language_probs=result.language_probs[:, ::-1])
 
 
@@ -198,8 +198,8 @@ class ChoosesWhatIsForbidden(FakeSession):
         choice = super().pick(logits, suppress, states)
         if states[0, 3] != 2:
             return choice
-        forbidden = np.array(self.spec.tokens.suppress_tokens[:1], np.int32)
-        return Choice(forbidden, choice.logprobs)
+        forbidden = np.array([self.spec.tokens.suppress_tokens[:1]], np.int32)
+        return Choice(forbidden, choice.candidate_logprobs)
 
 
 class ForgetsTimestampRules(FakeSession):
@@ -241,8 +241,7 @@ def one_token(model, ours):
     spec = model.spec
     prompt = verify_prompt(spec, with_timestamps=False)
     first = PrefillResult(
-        tokens=np.array([ours], np.int32),
-        logprobs=np.zeros(1, np.float32),
+        choice=Choice(np.array([[ours]], np.int32), np.zeros((1, 1), np.float32)),
         no_speech_probs=np.zeros(1, np.float32),
         language_probs=np.zeros((1, len(spec.tokens.languages)), np.float32),
     )
@@ -334,7 +333,7 @@ def test_what_cannot_be_compared_is_refused(model, reference):
     class BeyondTheVocabulary(FakeSession):
         def pick(self, logits, suppress, states):
             choice = super().pick(logits, suppress, states)
-            return Choice(choice.tokens + 100000, choice.logprobs)
+            return Choice(choice.candidates + 100000, choice.candidate_logprobs)
 
     for session, message in [
         (LacksAStage, r"does not show encoder\.layers\.1"),

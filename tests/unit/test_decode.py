@@ -11,7 +11,7 @@ from openai_whisper import patch_whisper
 
 from mwc.runtime.decode import (
     Prompt,
-    decode_rows,
+    Task,
     decode_window,
     decode_windows,
     make_prompt,
@@ -72,7 +72,7 @@ def test_result_of_a_window(tokenizer: Tokenizer) -> None:
     decoder.windows[1] = FakeWindow(0, 3000)
     options = TranscribeOptions()
     prompt = make_prompt(SPEC, tokenizer, options, "en", [7, 8])
-    result = decode_window(decoder, tokenizer, prompt, 1, sampling_for(SPEC, options))
+    result = decode_window(decoder, tokenizer, Task(prompt, 1), sampling_for(SPEC, options))
     assert list(result.tokens) == script
     assert result.text == "Hello hello"
     assert result.no_speech_prob == pytest.approx(0.25, abs=1e-5)
@@ -88,7 +88,7 @@ def test_average_counts_eot_but_not_what_length_cut_off(tokenizer: Tokenizer) ->
         decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: list(b"ab"), certainty=5.0))
         decoder.windows[0] = FakeWindow(0, 3000)
         prompt = make_prompt(SPEC, tokenizer, options, "en")
-        result = decode_window(decoder, tokenizer, prompt, 0, sampling_for(SPEC, options))
+        result = decode_window(decoder, tokenizer, Task(prompt, 0), sampling_for(SPEC, options))
         n_vocab = SPEC.model.n_vocab
         first, other = (5 - math.log(math.exp(5) + n_vocab - 1 - out) for out in (2, 0))
         assert len(result.tokens) == n_tokens
@@ -101,35 +101,98 @@ def test_a_full_context_ends_a_row_one_token_beyond_it(tokenizer: Tokenizer) -> 
     decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: b"ab" * 500))
     decoder.windows[0] = FakeWindow(0, 3000)
     prompt = make_prompt(SPEC, tokenizer, options, "en", [7] * 223)
-    result = decode_window(decoder, tokenizer, prompt, 0, sampling_for(SPEC, options))
+    result = decode_window(decoder, tokenizer, Task(prompt, 0), sampling_for(SPEC, options))
     assert len(prompt.tokens) + len(result.tokens) == 449
     assert len(decoder.rows[0]) == 448
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 3, 8])
-@pytest.mark.parametrize("options", [TranscribeOptions(), PLAIN])
-def test_rows_together_give_what_each_gives_alone(
-    tokenizer: Tokenizer, n_rows: int, options: TranscribeOptions
+GIVEN: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "greedy, text only": {"without_timestamps": True},
+    "samples": {"temperature": 0.7, "best_of": 3, "seed": 4},
+    "beams": {"beam_size": 3},
+    "beams, text only": {"beam_size": 2, "patience": 2.0, "without_timestamps": True},
+}
+
+
+def some_tasks(tokenizer: Tokenizer, options: TranscribeOptions) -> list[Task]:
+    """Seven prompts of different lengths, over two windows."""
+    prompts = [make_prompt(SPEC, tokenizer, options, "de", [7] * (5 * k)) for k in range(7)]
+    return [Task(prompt, k % 2, (k,)) for k, prompt in enumerate(prompts)]
+
+
+def two_windows(n_rows: int) -> FakeDecoder:
+    decoder = FakeDecoder(SPEC, noise(SPEC), n_rows=n_rows)
+    decoder.windows = {0: FakeWindow(0, 3000), 1: FakeWindow(500, 1234)}
+    return decoder
+
+
+@pytest.mark.parametrize("n_searches", [1, 2, 3, 8])
+@pytest.mark.parametrize("name", GIVEN)
+def test_windows_together_give_what_each_gives_alone(
+    tokenizer: Tokenizer, n_searches: int, name: str
 ) -> None:
+    options = make_options(**GIVEN[name])
     sampling = sampling_for(SPEC, options)
-    jobs = [(make_prompt(SPEC, tokenizer, options, "de", [7] * (5 * k)), k % 2) for k in range(7)]
-
-    def decoder() -> FakeDecoder:
-        fake = FakeDecoder(SPEC, noise(SPEC), n_rows=n_rows)
-        fake.windows = {0: FakeWindow(0, 3000), 1: FakeWindow(500, 1234)}
-        return fake
-
-    alone = [decode_rows(decoder(), [job], sampling)[0] for job in jobs]
-    shared = decoder()
-    assert decode_rows(shared, jobs, sampling) == alone
-    assert max(shared.batch_sizes) == min(n_rows, len(jobs))
-    assert len({len(row.tokens) for row in alone}) > 3  # rows that end at different steps
-    results = decode_windows(decoder(), tokenizer, jobs, sampling)
-    assert [result.tokens for result in results] == [row.tokens for row in alone]
+    width = sampling.strategy.width
+    tasks = some_tasks(tokenizer, options)
+    alone = [decode_window(two_windows(width), tokenizer, task, sampling) for task in tasks]
+    # One slot more than needed: what is too little for a search is left free.
+    shared = two_windows(n_searches * width + (width > 1))
+    assert decode_windows(shared, tokenizer, tasks, sampling) == alone
+    assert max(shared.batch_sizes) == width * min(n_searches, len(tasks))
+    assert len({len(result.tokens) for result in alone}) > 3  # they end at different steps
+    again = decode_windows(two_windows(n_searches * width), tokenizer, tasks[::-1], sampling)
+    assert again == alone[::-1]
 
 
-def test_no_rows_give_nothing(tokenizer: Tokenizer) -> None:
-    assert decode_rows(FakeDecoder(SPEC, noise(SPEC)), [], sampling_for(SPEC, PLAIN)) == []
+def test_samples_depend_on_the_seed_and_the_stream_alone(tokenizer: Tokenizer) -> None:
+    def decode(seed: int, stream: int, temperature: float = 1.0) -> tuple[int, ...]:
+        options = make_options(temperature=temperature, best_of=2, seed=seed)
+        prompt = make_prompt(SPEC, tokenizer, options, "de")
+        task = Task(prompt, 0, (stream,))
+        sampling = sampling_for(SPEC, options)
+        return decode_window(two_windows(2), tokenizer, task, sampling).tokens
+
+    assert decode(0, 0) == decode(0, 0)
+    assert len({decode(seed, 0) for seed in range(4)}) == 4
+    assert len({decode(0, stream) for stream in range(4)}) == 4
+    assert decode(0, 0, temperature=0.9) != decode(0, 0)
+    assert len({decode(seed, 0, temperature=0.0) for seed in range(4)}) == 1
+
+
+def test_beams_copy_rows_within_their_own_slots(tokenizer: Tokenizer) -> None:
+    """`FakeDecoder.copy_rows` fails on a source that is also a target, or of another length."""
+    options = make_options(beam_size=3)
+    decoder = two_windows(9)
+    decode_windows(decoder, tokenizer, some_tasks(tokenizer, options), sampling_for(SPEC, options))
+    assert len(decoder.copies) > 50
+    assert {source for source, _ in decoder.copies} == set(range(9))
+    assert all(source // 3 == target // 3 for source, target in decoder.copies)
+
+
+def test_a_search_needs_its_slots(tokenizer: Tokenizer) -> None:
+    options = make_options(beam_size=4)
+    (task, *_) = some_tasks(tokenizer, options)
+    with pytest.raises(ValueError, match="takes 4 row slots and there are 3"):
+        decode_window(two_windows(3), tokenizer, task, sampling_for(SPEC, options))
+
+
+def test_no_windows_give_nothing(tokenizer: Tokenizer) -> None:
+    decoder = FakeDecoder(SPEC, noise(SPEC))
+    assert decode_windows(decoder, tokenizer, [], sampling_for(SPEC, PLAIN)) == []
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in subtract")
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.5}, {"beam_size": 3}])
+def test_where_every_token_is_forbidden_there_is_no_text(
+    tokenizer: Tokenizer, given: dict[str, Any]
+) -> None:
+    options = make_options(**given, suppress_tokens=range(SPEC.model.n_vocab))
+    (task, *_) = some_tasks(tokenizer, options)
+    result = decode_window(two_windows(3), tokenizer, task, sampling_for(SPEC, options))
+    assert result.tokens == ()
+    assert result.text == ""
 
 
 def test_max_initial_timestamp() -> None:
@@ -150,6 +213,15 @@ def test_max_initial_timestamp() -> None:
         {"suppress_tokens": "", "suppress_blank": False, "max_initial_timestamp": None},
         {"prefix": "So, what", "sample_len": 220, "suppress_tokens": "65,66"},
         {"task": "translate", "sample_len": 9},
+        {"beam_size": 5},
+        {"beam_size": 2, "patience": 0.4},
+        {"beam_size": 3, "patience": 2.0, "length_penalty": 0.6, "without_timestamps": True},
+        {"beam_size": 4, "length_penalty": 0.0, "prefix": "So"},
+        {"beam_size": 4, "patience": 3.0, "sample_len": 9},
+        {"temperature": 0.3},
+        {"temperature": 1.0, "best_of": 5, "seed": 3},
+        {"temperature": 0.6, "best_of": 2, "length_penalty": 1.0, "without_timestamps": True},
+        {"temperature": 0.8, "best_of": 3, "sample_len": 7},
     ],
 )
 def test_same_as_openai_whispers_decoding_task(
@@ -163,11 +235,16 @@ def test_same_as_openai_whispers_decoding_task(
 
     window = FakeWindow(start, 3000)
     previous = list(b" before") * (start % 3) * 20
-    options = make_options(**given)
+    options = make_options(**{"temperature": 0.0, **given})
+    seed = given.get("seed", 0)
     theirs_options = decoding.DecodingOptions(
-        **given, language="de", fp16=False, prompt=previous or None
+        **{name: value for name, value in given.items() if name != "seed"},
+        language="de",
+        fp16=False,
+        prompt=previous or None,
     )
-    patch_whisper(monkeypatch, SPEC, tokenizer)
+    sampler = patch_whisper(monkeypatch, SPEC, tokenizer)
+    sampler.start(seed, start, options.temperature[0])
     model = SimpleNamespace(
         is_multilingual=True,
         num_languages=3,
@@ -177,10 +254,11 @@ def test_same_as_openai_whispers_decoding_task(
     )
     theirs = decoding.decode(model, torch.zeros(1500, 64), theirs_options)
 
-    decoder = FakeDecoder(SPEC, noise(SPEC))
+    sampling = sampling_for(SPEC, options)
+    decoder = FakeDecoder(SPEC, noise(SPEC), n_rows=sampling.strategy.width)
     decoder.windows[0] = window
     prompt = make_prompt(SPEC, tokenizer, options, "de", previous)
-    ours = decode_window(decoder, tokenizer, prompt, 0, sampling_for(SPEC, options))
+    ours = decode_window(decoder, tokenizer, Task(prompt, 0, (start,)), sampling)
     assert list(ours.tokens) == theirs.tokens
     assert ours.text == theirs.text
     assert ours.avg_logprob == pytest.approx(theirs.avg_logprob, abs=1e-5)

@@ -1,5 +1,6 @@
 """The way through a file: cutting, seeking, prompts, silence, clips, and openai/whisper's own."""
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def run(
     )
     decoder = FakeDecoder(SPEC, logits)
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
-    given = {"language": "en", **options}
+    given = {"language": "en", "temperature": 0.0, **options}
     return transcribe(decoder, tokenizer, features, make_options(**given)), decoder
 
 
@@ -307,22 +308,60 @@ def test_same_as_openai_whispers_transcribe(
     module = pytest.importorskip("whisper.transcribe")
     if "clip_timestamps" in given:
         n_frames += 5000  # openai/whisper never ends where a clip ends beyond the audio
-    patch_whisper(monkeypatch, SPEC, tokenizer)
-    model = FakeWhisper(SPEC, noise(SPEC, seed))
+    given = {"temperature": 0.0, **given}
+    sampler = patch_whisper(monkeypatch, SPEC, tokenizer)
+    model = FakeWhisper(SPEC, noise(SPEC, seed), sampler)
     samples = np.zeros(n_frames * 160, dtype=np.float32)
-    theirs = module.transcribe(model, samples, temperature=0.0, fp16=False, **given)
+    theirs = module.transcribe(model, samples, fp16=False, **given)
 
     decoder = FakeDecoder(SPEC, noise(SPEC, seed))
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
-    ours = transcribe(decoder, tokenizer, features, make_options(**given)).to_dict()
-    assert ours["text"] == theirs["text"]
-    assert ours["language"] == theirs["language"]
-    assert len(ours["segments"]) == len(theirs["segments"])
-    for our, their in zip(ours["segments"], theirs["segments"], strict=True):
+    ours = transcribe(decoder, tokenizer, features, make_options(**given))
+    assert_same(ours, theirs)
+    assert decoder.encoded[-len(model.decoded) :] == model.decoded
+
+
+def assert_same(ours: Transcript, theirs: dict[str, Any]) -> None:
+    """Ours is openai/whisper's, but for rounding in the scores."""
+    our_segments = ours.to_dict()["segments"]
+    assert ours.text == theirs["text"]
+    assert ours.language == theirs["language"]
+    assert len(our_segments) == len(theirs["segments"])
+    for our, their in zip(our_segments, theirs["segments"], strict=True):
         their.pop("words", None)
         assert list(our) == list(their)
         for name in ("avg_logprob", "no_speech_prob"):
             assert our.pop(name) == pytest.approx(their.pop(name), abs=1e-5)
         assert our == their
-    decoded = decoder.encoded[-len(model.decoded) :]
-    assert decoded == model.decoded
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"beam_size": 3, "best_of": 2},
+        {"beam_size": 2, "patience": 2.0, "logprob_threshold": -1.4},
+        {"temperature": (0.0, 0.6, 1.0), "compression_ratio_threshold": 1.2},
+        {"temperature": (0.4, 0.8), "best_of": 3, "length_penalty": 0.5},
+        {"logprob_threshold": None, "compression_ratio_threshold": 1.1},
+        {"compression_ratio_threshold": None, "logprob_threshold": -1.5},
+        {"no_speech_threshold": None, "without_timestamps": True},
+    ],
+)
+def test_same_as_openai_whispers_fallback(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], seed: int
+) -> None:
+    module = pytest.importorskip("whisper.transcribe")
+    sampler = patch_whisper(monkeypatch, SPEC, tokenizer)
+    model = FakeWhisper(SPEC, noise(SPEC, seed), sampler, seed)
+    theirs = module.transcribe(model, np.zeros(9000 * 160, np.float32), fp16=False, **given)
+
+    decoder = FakeDecoder(SPEC, noise(SPEC, seed))
+    features: Any = FakeFeatures(9000, SPEC.model.n_mels)
+    ours = transcribe(decoder, tokenizer, features, make_options(**given, seed=seed))
+    assert_same(ours, theirs)
+    # openai/whisper decodes a window once for each temperature it tries.
+    tried = [window for window, _ in groupby(model.decoded)]
+    assert decoder.encoded[-len(tried) :] == tried
+    assert len(tried) < len(model.decoded)
