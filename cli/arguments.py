@@ -23,7 +23,8 @@ FLAGS = frozenset(
 
 _AT_CONVERT = "the precision is part of the artifact: choose it with `mwc convert --precision`"
 _FIRST = "give the artifact or checkpoint as the first argument: `mwc run ARTIFACT AUDIO…`"
-_GREEDY = "mwc 0.1 decodes greedily at temperature 0, without fallback: leave it out"
+_NO_FALLBACK = "use --temperature-increment-on-fallback None"
+_PROMPT_RESET = "text sampled above temperature 0.5 is never a prompt: leave it out"
 _NO_BATCH = "mwc 0.1 takes the files one after the other: leave it out"
 _NO_VAD = "mwc 0.1 has no voice activity detection: leave it out"
 _FORMATS = "use --output-format with its name, and --output-dir DIR to write files"
@@ -51,10 +52,10 @@ FOREIGN = {
     "--processors": "use --threads",
     "--batched": _NO_BATCH,
     "--batch-size": _NO_BATCH,
-    "--temperature-inc": _GREEDY,
-    "--no-fallback": "mwc 0.1 never falls back to other temperatures: leave it out",
-    "--entropy-thold": _GREEDY,
-    "--prompt-reset-on-temperature": _GREEDY,
+    "--temperature-inc": "use --temperature-increment-on-fallback",
+    "--no-fallback": _NO_FALLBACK,
+    "--entropy-thold": "use --compression-ratio-threshold",
+    "--prompt-reset-on-temperature": _PROMPT_RESET,
     "--vad": _NO_VAD,
     "--vad-threshold": _NO_VAD,
     "--vad-onset": _NO_VAD,
@@ -95,9 +96,11 @@ FOREIGN = {
     "-nt": "use --without-timestamps",
     "-np": "use --quiet",
     "-ng": "use --device cpu",
-    "-bs": "use --beam-size; mwc 0.1 decodes greedily, so 1 is the only value",
-    "-bo": "use --best-of; mwc 0.1 decodes greedily, so it cannot be more than 1",
-    "-nf": "mwc 0.1 never falls back to other temperatures: leave it out",
+    "-bs": "use --beam-size",
+    "-bo": "use --best-of",
+    "-tp": "use --temperature",
+    "-tpi": "use --temperature-increment-on-fallback",
+    "-nf": _NO_FALLBACK,
     "-ml": _WIDTH,
     "-sow": "lines are always split between words: leave it out",
 }

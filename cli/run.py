@@ -156,7 +156,7 @@ def command(
         typer.Option(
             "--logprob-threshold",
             metavar="NUMBER",
-            help="…if its mean log-probability is below this.",
+            help="…if its mean log-probability is below this; decode others again.",
         ),
     ] = None,
     compression_ratio_threshold: Annotated[
@@ -164,8 +164,50 @@ def command(
         typer.Option(
             "--compression-ratio-threshold",
             metavar="NUMBER",
-            help="Text that packs better is repetition.",
+            help="Text that packs better is repetition: decoded again.",
         ),
+    ] = None,
+    temperature: Annotated[
+        str | None,
+        typer.Option(
+            "--temperature", metavar="NUMBER", help="0: the likeliest words; above: a sample."
+        ),
+    ] = None,
+    temperature_increment_on_fallback: Annotated[
+        str | None,
+        typer.Option(
+            "--temperature-increment-on-fallback",
+            metavar="NUMBER",
+            help="Step to 1 where text fails a threshold (0.2); None: never.",
+        ),
+    ] = None,
+    beam_size: Annotated[
+        str | None,
+        typer.Option(
+            "--beam-size", metavar="N", help="Beams at temperature 0; 1, the default, is greedy."
+        ),
+    ] = None,
+    best_of: Annotated[
+        str | None,
+        typer.Option("--best-of", metavar="N", help="Samples above temperature 0 (1)."),
+    ] = None,
+    patience: Annotated[
+        str | None,
+        typer.Option(
+            "--patience", metavar="NUMBER", help="Finish this many times --beam-size (1)."
+        ),
+    ] = None,
+    length_penalty: Annotated[
+        str | None,
+        typer.Option(
+            "--length-penalty",
+            metavar="NUMBER",
+            help="0 to 1: rank by Google NMT's penalty, not by the mean.",
+        ),
+    ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option("--seed", metavar="N", help="Of the samples; equal ones, equal text (0)."),
     ] = None,
     sample_len: Annotated[
         str | None,
@@ -214,19 +256,11 @@ def command(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")
     ] = False,
-    beam_size: Annotated[str | None, typer.Option("--beam-size", hidden=True)] = None,
-    best_of: Annotated[str | None, typer.Option("--best-of", hidden=True)] = None,
-    patience: Annotated[str | None, typer.Option("--patience", hidden=True)] = None,
-    length_penalty: Annotated[str | None, typer.Option("--length-penalty", hidden=True)] = None,
-    temperature: Annotated[str | None, typer.Option("--temperature", hidden=True)] = None,
     carry_initial_prompt: Annotated[
         bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
     ] = None,
     vad_filter: Annotated[
         bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)
-    ] = None,
-    temperature_increment_on_fallback: Annotated[
-        str | None, typer.Option("--temperature-increment-on-fallback", hidden=True)
     ] = None,
     hotwords: Annotated[str | None, typer.Option("--hotwords", hidden=True)] = None,
     repetition_penalty: Annotated[
@@ -239,8 +273,8 @@ def command(
     """Turn speech into text.
 
     Text goes to stdout (or into --output-dir), progress to stderr. Options and their defaults
-    are openai/whisper's, written with hyphens or underscores; decoding is greedy. With several
-    files, one that fails does not stop the others (exit code 3).
+    are openai/whisper's, written with hyphens or underscores, except that --beam-size and
+    --best-of are 1. With several files, one that fails does not stop the others (exit code 3).
     """
     decoding = decoding_options(
         {name: v for name, v in context.params.items() if name not in _NOT_DECODING}

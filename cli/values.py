@@ -17,6 +17,7 @@ _INTEGERS = frozenset(
         "max_words_per_line",
         "no_repeat_ngram_size",
         "sample_len",
+        "seed",
     }
 )
 _NUMBERS = frozenset(
@@ -36,17 +37,45 @@ _NUMBERS = frozenset(
 """Options whose value can also be the word None, as on openai/whisper's command line."""
 
 
+_INCREMENT = "temperature_increment_on_fallback"
+
+
 def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the options that were given (not None), with their values as Python's.
 
+    The two options on temperature become one, the temperatures to try.
+
     Raises:
-        OptionError: a number cannot be read.
+        OptionError: a number cannot be read, or the increment is no step.
     """
-    return {
+    options = {
         name: read_number(name, value) if name in _NUMBERS | _INTEGERS else value
         for name, value in parameters.items()
         if value is not None
     }
+    if "temperature" in options or _INCREMENT in options:
+        increment = options.pop(_INCREMENT, 0.2)
+        options["temperature"] = temperatures(options.get("temperature", 0.0), increment)
+    return options
+
+
+def temperatures(first: float | None, increment: float | None) -> tuple[float | None, ...]:
+    """List the temperatures to try, from the first one up to 1 (openai/whisper `cli`).
+
+    Without an increment (None or 0) the first is the only one; so is one that is not below 1.
+
+    Raises:
+        OptionError: the increment is no step.
+    """
+    if increment and not 0.01 <= increment <= 1:
+        raise OptionError(
+            f"--temperature-increment-on-fallback is {increment:g}; it takes a number from 0.01 "
+            "to 1, or 0 or None for a single temperature"
+        )
+    if first is None or not increment or not 0 <= first < 1:
+        return (first,)
+    steps = range(int((1 + 1e-6 - first) / increment) + 1)
+    return tuple(round(first + i * increment, 6) for i in steps)
 
 
 def writing_options(layout: Mapping[str, Any], decoding: Mapping[str, Any]) -> "WriteOptions":

@@ -89,6 +89,7 @@ class Kernels:
         self._add(
             "choose", layers.choose,
             ("float32", "m", vocab), ("float32", 2, vocab), ("int32", "m", 6),
+            ("float32", "m"), ("float32", "m"), ("int32", "c"),
         )  # fmt: skip
         session = InferenceSession(devices=[CPU()])
         compiled = session.compile(self._module, custom_extensions=[path])
@@ -145,10 +146,16 @@ class Kernels:
             layers.store_cross_kv(plan, (k, v), *rest)
             return ()
 
+        def copy_rows(plan: Plan, k: Any, v: Any, *rest: Any) -> tuple[()]:
+            layers.copy_rows(plan, (k, v), *rest)
+            return ()
+
         qkv, q, kv = ("float32", "m", 3 * STATE), ("float32", "m", STATE), x3(2 * STATE)
         self._add(
             f"self_attention.{dtype}", self_attention, *text, qkv, per_token, per_token, layer
         )
+        copies = ("int32", "c")
+        self._add(f"copy_rows.{dtype}", copy_rows, *text, copies, copies, copies)
         self._add(f"cross_attention.{dtype}", cross_attention, *audio, q, per_token, layer)
         self._add(f"store_cross_kv.{dtype}", store_cross_kv, *audio, kv, ("int32", "b"), layer)
         self._add(

@@ -5,10 +5,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, no_audio
 
 from mwc.cli.main import main
+from mwc.cli.values import temperatures
 from mwc.runtime.errors import ArtifactError, BusyError
 from mwc.runtime.transcript import Word
 from mwc.runtime.writers import WRITERS
@@ -45,8 +47,9 @@ def test_options_arrive_as_openai_whisper_names_them(model: StandInModel, artifa
     line = (
         "a.wav --language German --task translate --without_timestamps True --initial_prompt a_b "
         "--condition_on_previous_text False --no_speech_threshold None --logprob-threshold=-2 "
-        "--clip_timestamps 0,2 --suppress_tokens -1 --sample-len 8 --beam_size 1 --temperature 0 "
-        "--word_timestamps False --temperature_increment_on_fallback None"
+        "--clip_timestamps 0,2 --suppress_tokens -1 --sample-len 8 --beam_size 3 --best-of 2 "
+        "--patience 1.5 --length_penalty 0.6 --seed 7 --word_timestamps False "
+        "--temperature 0 --temperature_increment_on_fallback None"
     )
     assert main(["run", str(artifact), *line.split()]) == 0
     assert model.calls[0][1] == {
@@ -60,18 +63,61 @@ def test_options_arrive_as_openai_whisper_names_them(model: StandInModel, artifa
         "clip_timestamps": "0,2",
         "suppress_tokens": "-1",
         "sample_len": 8,
-        "beam_size": 1,
-        "temperature": 0.0,
+        "beam_size": 3,
+        "best_of": 2,
+        "patience": 1.5,
+        "length_penalty": 0.6,
+        "seed": 7,
         "word_timestamps": False,
-        "temperature_increment_on_fallback": None,
+        "temperature": (0.0,),
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--temperature 0", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ("--temperature 0.5", (0.5, 0.7, 0.9)),
+        ("--temperature=1.0", (1.0,)),
+        ("--temperature 1.5", (1.5,)),
+        ("--temperature 0.5 --temperature-increment-on-fallback 0", (0.5,)),
+        ("--temperature_increment_on_fallback None", (0.0,)),
+        ("--temperature_increment_on_fallback 0.5", (0.0, 0.5, 1.0)),
+        ("--temperature 0.1 --temperature_increment_on_fallback=0.3", (0.1, 0.4, 0.7, 1.0)),
+    ],
+)
+def test_temperatures_go_up_to_1(
+    model: StandInModel, artifact: Path, line: str, expected: tuple[float, ...]
+) -> None:
+    assert main(["run", str(artifact), "a.wav", *line.split()]) == 0
+    assert model.calls[0][1] == {"temperature": expected}
+
+
+@pytest.mark.parametrize("increment", [None, 0.0, 0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 1.0])
+@pytest.mark.parametrize("first", [0.0, 0.1, 0.2, 0.4, 0.9, 1.0])
+def test_temperatures_are_openai_whispers(first: float, increment: float | None) -> None:
+    # openai/whisper `cli`, where an increment of 0 is an error.
+    theirs = np.arange(first, 1.0 + 1e-6, increment) if increment else [first]
+    assert temperatures(first, increment) == pytest.approx(tuple(theirs), abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--beam_size 5", "greedily"),
-        ("--temperature 0.5", "temperature 0 only"),
+        ("--beam_size 50", "from 1 to 16"),
+        ("--best-of 0", "from 1 to 16"),
+        ("--patience 2", "give beam_size too"),
+        ("--length_penalty 2", "from 0 to 1"),
+        ("--seed -1", "whole number from 0"),
+        ("--seed x", "whole number"),
+        ("--temperature 3", "from 0 to 2"),
+        ("--temperature None", "it takes numbers"),
+        ("--temperature_increment_on_fallback -0.2", "a number from 0.01 to 1"),
+        ("--temperature_increment_on_fallback nan", "a number from 0.01 to 1"),
+        ("--temperature nan", "it takes finite numbers"),
+        ("--temperature -1", "from 0 to 2"),
+        ("--temperature-inc 0.1", "use --temperature-increment-on-fallback"),
+        ("-nf", "use --temperature-increment-on-fallback None"),
         ("--vad_filter True", "voice activity"),
         ("--hallucination_silence_threshold 2", "give word_timestamps=True too"),
         ("--append_punctuations . --word_timestamps False", "give word_timestamps=True too"),

@@ -22,6 +22,16 @@ from mwc.runtime.words import APPEND_PUNCTUATIONS
         ("task", "translate", "translate"),
         ("temperature", 0, (0.0,)),
         ("temperature", [0.0], (0.0,)),
+        ("temperature", (0, "0.5", 1), (0.0, 0.5, 1.0)),
+        ("beam_size", 5, 5),
+        ("beam_size", None, 1),
+        ("best_of", 16, 16),
+        ("best_of", None, 1),
+        ("patience", None, 1.0),
+        ("length_penalty", None, None),
+        ("length_penalty", 0, 0.0),
+        ("seed", 2**40, 2**40),
+        ("compression_ratio_threshold", 2, 2.0),
         ("no_speech_threshold", None, None),
         ("no_speech_threshold", "0.5", 0.5),
         ("logprob_threshold", -2, -2.0),
@@ -52,9 +62,9 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
     [
         ("language", 7, "language is 7; it takes text"),
         ("task", "summarise", "task is 'summarise'; it is either"),
-        ("temperature", 0.2, "temperature is 0.2, but mwc 0.1 decodes greedily"),
-        ("temperature", (0.0, 0.2), "greedily"),
-        ("temperature", (), "greedily"),
+        ("temperature", -0.1, "temperature is -0.1; it takes numbers from 0 to 2, at least one"),
+        ("temperature", (0.0, 2.1), "from 0 to 2"),
+        ("temperature", (), "at least one"),
         ("temperature", "hot", "it takes numbers"),
         ("temperature", None, "it takes numbers"),
         ("without_timestamps", "yes", "either True or False"),
@@ -63,7 +73,19 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
         ("no_speech_threshold", "high", "it takes numbers"),
         ("no_speech_threshold", True, "it takes numbers"),
         ("logprob_threshold", float("nan"), "finite"),
-        ("compression_ratio_threshold", 2.0, "only decides when to try a higher temperature"),
+        ("beam_size", 0, "beam_size is 0; it takes a whole number from 1 to 16"),
+        ("beam_size", 17, "from 1 to 16"),
+        ("beam_size", 2.0, "from 1 to 16"),
+        ("best_of", True, "from 1 to 16"),
+        ("patience", 2.0, "patience is 2.0, which is for beam search; give beam_size too"),
+        ("patience", 0, "above 0, up to 10"),
+        ("patience", 11, "above 0, up to 10"),
+        ("length_penalty", 1.5, "from 0 to 1, or None"),
+        ("seed", -1, "seed is -1; it takes a whole number from 0"),
+        ("seed", 1.0, "whole number from 0"),
+        ("seed", None, "whole number from 0"),
+        ("temperature_increment_on_fallback", 0.2, "temperature=(0.0, 0.2, …)"),
+        ("prompt_reset_on_temperature", 0.8, "above temperature 0.5 is never a prompt"),
         ("suppress_tokens", "x", "separated by commas"),
         ("max_initial_timestamp", 31, "0 to 30 seconds"),
         ("sample_len", 0, "whole number from 1"),
@@ -71,8 +93,6 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
         ("clip_timestamps", "5,2", "ascending"),
         ("clip_timestamps", "-1", "ascending"),
         ("clip_timestamps", "a,b", "it takes numbers"),
-        ("beam_size", 5, "beam_size is 5, but mwc 0.1 decodes greedily"),
-        ("best_of", 5, "greedily"),
         ("word_timestamps", "yes", "either True or False"),
         ("prepend_punctuations", "(", "give word_timestamps=True too"),
         ("prepend_punctuations", None, "every character a mark"),
@@ -101,7 +121,7 @@ def test_options_made_directly_are_checked_too() -> None:
 
 
 def test_other_engines_neutral_values_change_nothing() -> None:
-    given = {"beam_size": 1, "best_of": None, "word_timestamps": False, "vad_filter": False}
+    given = {"beam_size": None, "best_of": None, "patience": None, "vad_filter": False}
     assert make_options(**given) == TranscribeOptions()
 
 
@@ -124,6 +144,11 @@ def test_what_a_model_lacks_is_refused() -> None:
         check_for_model(make_options(sample_len=444, word_timestamps=True), multilingual)
 
 
+def test_patience_is_taken_with_beams() -> None:
+    options = make_options(beam_size=5, patience="1.5", length_penalty="0.6")
+    assert (options.patience, options.length_penalty) == (1.5, 0.6)
+
+
 def test_what_works_on_words_is_taken_with_them() -> None:
     given = {"append_punctuations": ".", "hallucination_silence_threshold": "1.5"}
     options = make_options(word_timestamps=True, prepend_punctuations="", **given)
@@ -136,15 +161,16 @@ def test_names_defaults_and_languages_are_openai_whispers() -> None:
     decoding = pytest.importorskip("whisper.decoding")
     tokenizer = pytest.importorskip("whisper.tokenizer")
     theirs = {
-        **{f: p.default for f, p in inspect.signature(transcribe.transcribe).parameters.items()},
         **vars(decoding.DecodingOptions()),
+        **{f: p.default for f, p in inspect.signature(transcribe.transcribe).parameters.items()},
     }
     ours = vars(TranscribeOptions())
-    assert set(ours) <= set(theirs)
-    differing = {name for name in ours if ours[name] != theirs[name]}
-    # One form for several spellings, and greedy decoding.
-    assert differing == {"temperature", "suppress_tokens", "clip_timestamps"}
-    assert make_options(suppress_tokens="-1", clip_timestamps="0") == TranscribeOptions()
+    assert set(ours) - set(theirs) == {"seed"}
+    differing = {name for name in set(ours) & set(theirs) if ours[name] != theirs[name]}
+    # One form for several spellings.
+    searching = {"beam_size", "best_of", "patience"}
+    assert differing == {*searching, "suppress_tokens", "clip_timestamps"}
+    assert make_options(**{name: theirs[name] for name in differing}) == TranscribeOptions()
     assert NAME_OF_LANGUAGE == tokenizer.LANGUAGES
     assert CODE_OF_LANGUAGE == tokenizer.TO_LANGUAGE_CODE
     for name in set(theirs) - set(ours) - {"model", "audio", "decode_options"}:
