@@ -42,7 +42,7 @@ def short(clips: list[Clip], count: int) -> list[Clip]:
 def test_english_words(tiny_en_model: Model, clips: list[Clip]) -> None:
     spoken = english(clips)
     assert len(spoken) >= 60
-    texts = [tiny_en_model.transcribe(clip.path).text for clip in spoken]
+    texts = [tiny_en_model.transcribe(clip.path, temperature=0.0).text for clip in spoken]
     errors = word_errors([clip.transcript for clip in spoken], texts)
     assert errors.words > 1000
     assert errors.rate <= WORST_RATE, errors
@@ -50,7 +50,7 @@ def test_english_words(tiny_en_model: Model, clips: list[Clip]) -> None:
 
 def test_long_recording(tiny_en_model: Model, clips: list[Clip]) -> None:
     clip = by_name(clips, "long/synthetic.flac")
-    transcript = tiny_en_model.transcribe(clip.path)
+    transcript = tiny_en_model.transcribe(clip.path, temperature=0.0)
     assert transcript.duration == pytest.approx(clip.seconds, abs=0.01)
 
     segments = transcript.segments
@@ -75,7 +75,7 @@ def test_little_is_said_where_nobody_speaks(
     silent = [clip for clip in clips if clip.group == "nonspeech"]
     assert silent
     for clip in silent:
-        text = model.transcribe(clip.path, language="en").text
+        text = model.transcribe(clip.path, language="en", temperature=0.0).text
         assert len(text.split()) <= FEW_WORDS, f"{clip.name}: {text}"
 
 

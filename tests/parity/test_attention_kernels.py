@@ -164,6 +164,32 @@ def test_nothing_after_a_token_is_read(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize(
+    ("sources", "targets", "lengths"),
+    [
+        ([0], [2], [1]),
+        ([2], [0], [16]),
+        ([1, 1], [0, 2], [17, 40]),
+        ([0, 2], [1, 1], [448, 0]),
+        ([], [], []),
+    ],
+)
+def test_copying_rows(
+    kernels: Kernels, dtype: str, sources: list[int], targets: list[int], lengths: list[int]
+) -> None:
+    caches = Caches(TEXT, dtype)
+    copies = [np.array(values, np.int32) for values in (sources, targets, lengths)]
+    kernels.run(f"copy_rows.{dtype}", *caches.buffers, *copies)
+    keys, values = caches.now()
+    for source, target, n in zip(sources, targets, lengths, strict=True):
+        whole_blocks = -(-n // 16) * 16  # keys are copied by the block
+        caches.keys[:, target, :, :whole_blocks] = caches.keys[:, source, :, :whole_blocks]
+        caches.values[:, target, :, :n] = caches.values[:, source, :, :n]
+    assert np.array_equal(keys, caches.keys)
+    assert np.array_equal(values, caches.values)
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 def test_cross_attention_by_window(kernels: Kernels, dtype: str) -> None:
     caches = Caches(AUDIO, dtype, padded=AUDIO_PADDED)
     windows, layer = [2, 0, 0, 1, 2], 1

@@ -265,8 +265,9 @@ def test_everything_suppressed_ends_the_transcript(
     row = state(sampled, with_timestamps)
     assert one(kernels, np.zeros(V, np.float32), row, mask)[0] == EOT
     logits, half = np.zeros((1, V), np.float32), np.full(1, 0.5, np.float32)
-    for given in ({"k": 3}, {"temperatures": half, "uniforms": half}):
-        choice = kernel_choice(kernels, logits, mask, row[None], **given)
+    candidates = kernel_choice(kernels, logits, mask, row[None], k=3)
+    sample = kernel_choice(kernels, logits, mask, row[None], half, half)
+    for choice in (candidates, sample):
         assert (choice.candidates == EOT).all()
         assert (choice.candidate_logprobs == np.float32(ABSENT)).all()
 

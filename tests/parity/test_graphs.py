@@ -187,6 +187,94 @@ def test_rows_at_staggered_positions_do_not_influence_each_other(session: Sessio
         assert row.logprobs == expected.logprobs
 
 
+def ints(*values: int) -> Any:
+    return np.array(values, np.int32)
+
+
+@pytest.mark.parametrize("length", [1, 12, 30])
+def test_a_copied_row_goes_on_as_its_source_does(session: Session, length: int) -> None:
+    """Into two slots that held other rows; the source goes on as if nothing had been copied."""
+    prompt = prompts(session)[2]
+    expected = alone(session, prompt, 1, length + 6)
+    for slot in (0, 3):
+        alone(session, prompts(session)[3], 0, 8, slot=slot)
+    source = alone(session, prompt, 1, length, slot=2)
+    session.copy_rows(ints(2, 2), ints(3, 0), ints(source.position, source.position))
+    rows = [source, *(Row(session, prompt, slot, 1, True) for slot in (3, 0))]
+    for row in rows[1:]:
+        row.sampled, row.logprobs = source.sampled[:], source.logprobs[:]
+    step(rows[1:])
+    for _ in range(5):
+        step(rows)
+    step([source])
+    for row in rows:
+        assert row.sampled == expected.sampled
+        assert row.logprobs == expected.logprobs
+
+
+def test_candidates_and_samples_are_those_of_the_rules(session: Session) -> None:
+    prompt = tuple(prompts(session)[1])
+    row = alone(session, list(prompt), 0, 3)
+    logits = session.logits([*prompt, *row.sampled], window=0, row=3)
+    first, fed = len(prompt) - 1, len(prompt) + 2
+    start = rule_state([], True, session.spec.tokens, LIMIT)
+    for temperature, uniform, k in [(0.0, 0.0, 6), (0.8, 0.3, 1), (1.0, 0.9, 2)]:
+        given = {
+            "temperatures": np.array([temperature], np.float32),
+            "uniforms": np.array([uniform], np.float32),
+        }
+        prefilled = PrefillRow(prompt, 1, 0, 0, start, temperature, uniform)
+        batch = StepBatch(
+            ints(row.sampled[-1]), ints(0), ints(fed), ints(0), row.state[None], **given
+        )
+        for ours, at, state in [
+            (session.prefill([prefilled], mask(session), k).choice, first, start),
+            (session.step(batch, mask(session), k), fed, row.state),
+        ]:
+            theirs = choose(
+                logits[at : at + 1], mask(session), state[None], session.spec,
+                n_candidates=k, **given,
+            )  # fmt: skip
+            assert ours.candidates.tolist() == theirs.candidates.tolist()
+            np.testing.assert_allclose(
+                ours.candidate_logprobs, theirs.candidate_logprobs, atol=1e-4
+            )
+
+
+def test_copies_that_cannot_be_made_are_refused(session: Session) -> None:
+    for source, target in ((4, 0), (-1, 0), (0, 4), (0, -1)):
+        with pytest.raises(IndexError, match="row"):
+            session.copy_rows(ints(source), ints(target), ints(5))
+    for length in (-1, 449):
+        with pytest.raises(IndexError, match="length"):
+            session.copy_rows(ints(0), ints(1), ints(length))
+    with pytest.raises(ValueError, match="distinct"):
+        session.copy_rows(ints(0, 1), ints(2, 2), ints(5, 5))
+    for sources, targets in (((0,), (0,)), ((0, 1), (1, 2))):
+        with pytest.raises(ValueError, match="cannot be copied onto"):
+            session.copy_rows(ints(*sources), ints(*targets), ints(*[5] * len(sources)))
+    with pytest.raises(ValueError, match="targets has shape"):
+        session.copy_rows(ints(0), ints(1, 2), ints(5))
+
+
+def test_more_slots_can_be_had(random_artifact: Path, session: Session) -> None:
+    small = Session(open_artifact(random_artifact))
+    encode(small, window_of(small, 0), 0)
+    expected = alone(session, prompts(session)[1], 0, 8)
+    small.reserve(n_windows=1, n_rows=3)
+    assert (small.n_windows, small.n_rows) == (1, 3)
+    row = alone(small, prompts(small)[1], 0, 8, slot=2)  # the window is still there
+    assert row.sampled == expected.sampled
+    small.reserve(n_windows=1, n_rows=2)  # there are as many already: nothing is lost
+    assert small.n_rows == 3
+    step([row])
+    assert row.sampled == alone(session, prompts(session)[1], 0, 9).sampled
+    small.reserve(n_windows=2, n_rows=1)
+    assert (small.n_windows, small.n_rows) == (2, 3)
+    encode(small, window_of(small, 0), 1)
+    assert alone(small, prompts(small)[1], 1, 8, slot=1).sampled == expected.sampled
+
+
 def test_prompts_together_are_as_prompts_alone(session: Session) -> None:
     together = [Row(session, p, slot, slot % 2, True) for slot, p in enumerate(prompts(session))]
     result = prefill(together)
