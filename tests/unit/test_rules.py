@@ -8,7 +8,7 @@ from fake_decoder import fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwc.runtime.decoder import RULE_STATE_SIZE, Float32
+from mwc.runtime.decoder import ABSENT, RULE_STATE_SIZE, Float32
 from mwc.runtime.errors import OptionError
 from mwc.runtime.rules import (
     choose,
@@ -124,6 +124,41 @@ def test_choice_is_the_best_token_lowest_id_first_with_its_log_probability() -> 
     others = V - len(TOKENS.suppress_tokens) - 2
     expected = 5 - np.log(2 * np.exp(5) + others)
     assert choice.logprobs[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_candidates_are_the_likeliest_in_order() -> None:
+    logits = np.zeros((1, V), dtype=np.float32)
+    logits[0, [900, 5, 70, 60]] = 3.0, 2.0, 3.0, 9.0
+    mask = np.full((2, V), -np.inf, dtype=np.float32)
+    mask[0, [900, 5, 70]] = 0.0
+    state = rule_state([1], False, TOKENS, None)[None]
+    choice = choose(logits, mask, state, SPEC, n_candidates=5)
+    assert choice.candidates.tolist() == [[70, 900, 5, TOKENS.eot, TOKENS.eot]]
+    total = np.log(2 * np.exp(3) + np.exp(2))
+    expected = [3 - total, 3 - total, 2 - total, ABSENT, ABSENT]
+    assert choice.candidate_logprobs[0].tolist() == pytest.approx(expected)
+    assert (choice.tokens.tolist(), choice.candidates.dtype) == ([70], np.int32)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "uniform", "token"),
+    [
+        # Probabilities at temperature 1: 0.125, 0.5, 0.375; at 0.5 their squares.
+        *[(1.0, 0.0, 3), (1.0, 0.124, 3), (1.0, 0.126, 8), (1.0, 0.624, 8), (1.0, 0.626, 40)],
+        *[(0.5, 0.038, 3), (0.5, 0.039, 8), (0.5, 0.653, 8), (0.5, 0.654, 40), (1.0, 0.9999, 40)],
+        *[(0.0, 0.0, 8), (0.0, 0.99, 8)],
+    ],
+)
+def test_a_sample_is_where_the_running_probability_passes(
+    temperature: float, uniform: float, token: int
+) -> None:
+    logits = np.full((1, V), -np.inf, dtype=np.float32)
+    logits[0, [3, 8, 40]] = np.log([0.125, 0.5, 0.375])
+    state = rule_state([1], False, TOKENS, None)[None]
+    given = {"temperatures": np.float32([temperature]), "uniforms": np.float32([uniform])}
+    choice = choose(logits, OPEN_MASK, state, SPEC, **given)
+    assert choice.tokens.tolist() == [token]
+    assert choice.logprobs[0] == pytest.approx(logits[0, token])  # at temperature 1
 
 
 def test_suppressed_ids() -> None:
