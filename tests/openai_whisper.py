@@ -133,12 +133,16 @@ class FakeWhisper:
     """A model for `whisper.transcribe`: its network is a function from tokens to logits."""
 
     def __init__(
-        self, spec: WhisperSpec, logits: Logits, sampler: FakeCategorical, seed: int = 0
+        self,
+        spec: WhisperSpec,
+        logits: Logits,
+        sampler: FakeCategorical | None = None,
+        seed: int = 0,
     ) -> None:
         import torch
 
         self.spec = spec
-        self.sampler = sampler
+        self.sampler = sampler or FakeCategorical()
         self.seed = seed
         self.logits = logits
         self.is_multilingual = True

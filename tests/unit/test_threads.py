@@ -11,14 +11,23 @@ from mwc.runtime.platform import usable_cpus
 
 PRELUDE = """
     import os
+    import time
     from pathlib import Path
     from mwc.runtime import OptionError
     from mwc.runtime.threads import open_cpu
 
-    def workers():
-        "MAX names its workers Thread0, Thread1, …"
+    def named():
         names = [(t / "comm").read_text() for t in Path("/proc/self/task").iterdir()]
         return sum("Thread" in name for name in names)
+
+    def workers():
+        "MAX's workers name themselves Thread0, Thread1, …: wait until no more come for a second."
+        last, since = named(), time.monotonic()
+        while time.monotonic() < since + 1:
+            time.sleep(0.05)
+            if named() != last:
+                last, since = named(), time.monotonic()
+        return last
 
     def allowed():
         "The CPUs each thread of this process may run on."
