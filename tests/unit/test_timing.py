@@ -52,7 +52,7 @@ def test_equal_ways_lead_to_the_next_column() -> None:
 
 def slow_dtw(cost: Float32) -> list[tuple[int, int]]:
     """The same rule, a cell at a time."""
-    sums = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf, np.float32)
+    sums = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
     sums[0, 0] = 0
     steps: dict[tuple[int, int], tuple[int, int]] = {}
     for i, j in product(range(cost.shape[0]), range(cost.shape[1])):
@@ -76,10 +76,12 @@ SHAPES = [(1, 1), (1, 6), (6, 1), (2, 3), (3, 2), (12, 40), (40, 12), (60, 200)]
 
 
 def some_costs(rows: int, columns: int) -> list[Float32]:
-    """Random costs, and coarse ones that are often equal."""
+    """Random costs, and coarse ones that are often equal, or nearly."""
     rng = np.random.default_rng(rows * 1000 + columns)
     fine = [rng.normal(size=(rows, columns)).astype(np.float32) for _ in range(4)]
-    return [*fine, *(np.round(2 * cost) / 2 for cost in fine), np.zeros_like(fine[0])]
+    coarse = [np.round(2 * cost) / 2 for cost in fine]
+    near = [cost + 1e-6 * other for cost, other in zip(coarse, fine, strict=True)]
+    return [*fine, *coarse, *near, np.zeros_like(fine[0])]
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
