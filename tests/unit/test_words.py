@@ -18,6 +18,7 @@ from mwc.runtime.words import (
     PREPEND_PUNCTUATIONS,
     WordTiming,
     add_words,
+    cut_to_segment,
     last_word_end,
     median_duration,
     merge_punctuations,
@@ -213,6 +214,15 @@ def test_a_segments_own_times_cut_words_that_are_too_long() -> None:
     assert spans(result)[0] == pytest.approx((0.35, 1.0))
     assert spans(result)[-1] == pytest.approx((1.6, 2.25))
     assert (result.start, result.end) == (0.8, 2.0)
+
+
+def test_words_are_cut_to_their_segment() -> None:
+    words = (Word(" a", 0.5, 1.2, 0.5), Word(" b", 1.2, 2.0, 0.5), Word(" c", 2.0, 2.9, 0.5))
+    inside = cut_to_segment(replace(segment(" a b c", 1.0, 2.5), words=words))
+    assert spans(inside) == [(1.0, 1.2), (1.2, 2.0), (2.0, 2.5)]
+    assert (inside.start, inside.end) == (1.0, 2.5)
+    without = segment(" a", 0.0, 1.0)
+    assert cut_to_segment(without) == without
 
 
 def test_the_end_of_the_last_word() -> None:
