@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--source", default="pkg:tiny.en", help="what mwc converts (default: %(default)s)")
-    add("--artifact", type=Path, help="an artifact of it; converted once if left out")
+    add("--artifact", type=Path, help="an artifact of it; converted if left out")
     add(
         "--openai", type=Path, help="the same weights as a .pt; made from a pkg: source if left out"
     )

@@ -17,7 +17,7 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "versions": {name: package_version(name) for name in sorted(set(packages))},
         "load_average": round(os.getloadavg()[0], 2),

@@ -128,7 +128,10 @@ class Model:
         progress: Progress = silent,
         **options: Any,
     ) -> Iterator[Transcript]:
-        """Transcribe files one after another with the same options; see `transcribe`."""
+        """Transcribe files one after another with the same options; see `transcribe`.
+
+        A file that fails ends the iteration; to go on, call `transcribe` for each.
+        """
         make_options(**options)
         return (self.transcribe(audio, progress=progress, **options) for audio in audios)
 

@@ -3,8 +3,8 @@
 A teacher-forced pass over the finished text gives the scores of the alignment heads; the path
 through them along which the tokens follow each other most plausibly gives the times.
 
-Algorithm: openai/whisper `whisper/timing.py`, `find_alignment`, with the same float32 costs and
-the same choice among equal ones.
+Algorithm: openai/whisper `whisper/timing.py`, `find_alignment`, with the same float64 sums and the
+same choice among equal ones.
 """
 
 from collections.abc import Sequence
@@ -158,10 +158,10 @@ def median_filter(values: Float32) -> Float32:
 def dtw(cost: Float32) -> tuple[Indices, Indices]:
     """Find the cheapest path through a matrix from its first cell to its last.
 
-    Each step goes to the next row, the next column, or both. Sums are float32. A step to both is
-    taken where it is cheaper than the two others, one to the next row likewise, else one to the
-    next column, even where the two others are equal and cheaper: openai/whisper's rule
-    (`timing.py`, `dtw_cpu`).
+    Each step goes to the next row, the next column, or both. A step to both is taken where it is
+    cheaper than the two others, one to the next row likewise, else one to the next column, even
+    where the two others are equal and cheaper: openai/whisper's rule (`timing.py`, `dtw_cpu`).
+    Sums are float64, as there once numba has compiled it, whatever the source says.
 
     Args:
         cost: float32 [rows, columns], both at least 1.
@@ -193,19 +193,19 @@ def _fill(cost: Float32) -> npt.NDArray[np.uint8]:
     n_rows, n_columns = cost.shape
     n_diagonals = n_rows + n_columns - 1
     # Padding each row by n_rows and cutting the whole into rows one shorter shifts row i by i.
-    padded = np.pad(cost, ((0, 0), (0, n_rows)), constant_values=np.inf)
+    padded = np.pad(cost.astype(np.float64), ((0, 0), (0, n_rows)), constant_values=np.inf)
     skewed = padded.ravel()[: n_rows * n_diagonals].reshape(n_rows, n_diagonals).T.copy()
     came_from = np.full(skewed.shape, _LEFT, np.uint8)
     # Cheapest sums on the last two diagonals by row, with a row before the first.
-    before = np.full(n_rows + 1, np.inf, np.float32)
+    before = np.full(n_rows + 1, np.inf)
     before[0] = 0.0
-    last = np.full(n_rows + 1, np.inf, np.float32)
+    last = np.full(n_rows + 1, np.inf)
     for diagonal, sources in zip(skewed, came_from, strict=True):
         both, up, left = before[:-1], last[:-1], last[1:]
         takes_both = (both < up) & (both < left)
         takes_up = (up < both) & (up < left)
         sources[takes_both] = _DIAGONAL
         sources[takes_up] = _UP
-        before, last = last, np.full(n_rows + 1, np.inf, np.float32)
+        before, last = last, np.full(n_rows + 1, np.inf)
         last[1:] = diagonal + np.where(takes_both, both, np.where(takes_up, up, left))
     return came_from

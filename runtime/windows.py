@@ -15,7 +15,7 @@ from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment
-from mwc.runtime.words import WordTiming, add_words, last_word_end
+from mwc.runtime.words import WordTiming, add_words, cut_to_segment, last_word_end
 
 Align = Callable[[Sequence[int]], Sequence[WordTiming]]
 """From the text tokens of a window to its words."""
@@ -163,7 +163,7 @@ class WindowLoop:
             segments, is_skipped = self._place_words(segments, timings, cut, request)
             if is_skipped:
                 return []
-        segments = [_cleared(segment) for segment in segments]
+        segments = [cut_to_segment(_cleared(segment)) for segment in segments]
         segments = [replace(segment, id=self._n_segments + i) for i, segment in enumerate(segments)]
         self._n_segments += len(segments)
         for segment in segments:

@@ -192,6 +192,22 @@ def last_word_end(segments: Sequence[Segment]) -> float | None:
     return segments[-1].end if segments else None
 
 
+def cut_to_segment(segment: Segment) -> Segment:
+    """Cut the words of a segment to its times.
+
+    Only a first or last word that openai/whisper leaves beyond them, so that it is not shorter
+    than a median word, is changed; it keeps some length.
+    """
+    if not segment.words:
+        return segment
+    start, end = segment.start, segment.end
+    words = tuple(
+        replace(word, start=max(word.start, start), end=min(word.end, end))
+        for word in segment.words
+    )
+    return replace(segment, words=words)
+
+
 def _in_file(timing: WordTiming, offset: float) -> Word:
     """Count from the start of the file, in whole centiseconds."""
     return Word(

@@ -3,12 +3,12 @@
 Only for tests that have called `pytest.importorskip("whisper")`.
 """
 
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_decoder import FakeWindow, Logits
+from fake_decoder import FakeWindow, Logits, attention
 
 from mwc.runtime.rules import log_softmax
 from mwc.runtime.spec import WhisperSpec
@@ -71,10 +71,12 @@ class FakeCategorical:
 
 
 def their_tokenizer(spec: WhisperSpec, ours: Tokenizer, language: str, task: str) -> Any:
-    """Our fake vocabulary under openai/whisper's attribute names."""
+    """Our fake vocabulary under openai/whisper's attribute names, with its way to cut words."""
+    from whisper.tokenizer import Tokenizer as TheirTokenizer
+
     t = spec.tokens
     sequence = ours.sot_sequence(language, task, True)
-    return SimpleNamespace(
+    theirs = SimpleNamespace(
         eot=t.eot,
         sot=t.sot,
         sot_prev=t.sot_prev,
@@ -89,7 +91,12 @@ def their_tokenizer(spec: WhisperSpec, ours: Tokenizer, language: str, task: str
         sot_sequence_including_notimestamps=(*sequence, t.no_timestamps),
         encode=ours.encode,
         decode=ours.decode,
+        decode_with_timestamps=ours.decode_with_timestamps,
+        language=language,
     )
+    for name in ("split_to_word_tokens", "split_tokens_on_unicode", "split_tokens_on_spaces"):
+        setattr(theirs, name, MethodType(getattr(TheirTokenizer, name), theirs))
+    return theirs
 
 
 def patch_whisper(
@@ -129,6 +136,17 @@ def _fake_log_mel(audio: Any, n_mels: int, padding: int) -> Any:
     return mel
 
 
+class FakeAttention:
+    """Stands for the cross-attention of the only layer: it can be hooked."""
+
+    def __init__(self) -> None:
+        self.hooks: list[Any] = []
+
+    def register_forward_hook(self, hook: Any) -> Any:
+        self.hooks.append(hook)
+        return SimpleNamespace(remove=lambda: self.hooks.remove(hook))
+
+
 class FakeWhisper:
     """A model for `whisper.transcribe`: its network is a function from tokens to logits."""
 
@@ -149,8 +167,15 @@ class FakeWhisper:
         self.num_languages = len(spec.tokens.languages)
         self.device = torch.device("cpu")
         self.dims = SimpleNamespace(
-            n_mels=spec.model.n_mels, n_text_ctx=448, n_audio_ctx=1500, n_audio_state=64
+            n_mels=spec.model.n_mels,
+            n_text_ctx=448,
+            n_audio_ctx=1500,
+            n_audio_state=64,
+            n_text_layer=1,
         )
+        self.decoder = SimpleNamespace(blocks=[SimpleNamespace(cross_attn=FakeAttention())])
+        heads = torch.tensor(spec.tokens.alignment_heads).T
+        self.alignment_heads = SimpleNamespace(indices=lambda: heads)
         self.window = FakeWindow(0, 0)
         self.decoded: list[FakeWindow] = []
 
@@ -169,6 +194,18 @@ class FakeWhisper:
         probabilities = np.exp(log_softmax(values[ids])).tolist()
         codes = [code for code, _ in self.spec.tokens.languages]
         return None, dict(zip(codes, probabilities, strict=True))
+
+    def __call__(self, mel: Any, tokens: Any) -> Any:
+        """Feed one whole transcript, and show the attention to who hooked it."""
+        import torch
+
+        window, ids = self._window(mel[0]), tuple(tokens[0].tolist())
+        heads = range(len(self.spec.tokens.alignment_heads))
+        scores = np.stack([attention(window, ids, head) for head in heads])
+        for hook in self.decoder.blocks[0].cross_attn.hooks:
+            hook(None, None, (None, torch.from_numpy(scores)[None]))
+        logits = [self.logits(window, ids[: i + 1]) for i in range(len(ids))]
+        return torch.from_numpy(np.array(logits))[None]
 
     def _window(self, mel: Any) -> FakeWindow:
         return FakeWindow(int(mel[0, 0]) - 1, int((mel[0] > 0).sum()))

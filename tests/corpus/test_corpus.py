@@ -79,6 +79,33 @@ def test_little_is_said_where_nobody_speaks(
         assert len(text.split()) <= FEW_WORDS, f"{clip.name}: {text}"
 
 
+def test_words_are_in_order_inside_their_segments(tiny_en_model: Model, clips: list[Clip]) -> None:
+    some = [*short(english(clips), 8), by_name(clips, "long/sonnet001.mp3")]
+    for clip in some:
+        transcript = tiny_en_model.transcribe(clip.path, word_timestamps=True)
+        spoken = [word for segment in transcript.segments for word in segment.words or ()]
+        assert len(spoken) >= len(clip.transcript.split()) / 2, clip.name
+        assert all(word.start <= word.end for word in spoken), clip.name
+        assert all(a.end <= b.start + STEP for a, b in pairwise(spoken)), clip.name
+        assert all(0 < word.probability <= 1 for word in spoken), clip.name
+        for segment in transcript.segments:
+            words = segment.words or ()
+            assert "".join(word.word for word in words) == segment.text, clip.name
+            for word in words:
+                assert segment.start - STEP <= word.start, clip.name
+                assert word.end <= segment.end + STEP, clip.name
+
+
+def test_a_known_text_is_aligned_as_the_same_text_found(
+    tiny_en_model: Model, clips: list[Clip]
+) -> None:
+    clip = by_name(clips, "short/misc/jfk.flac")
+    transcript = tiny_en_model.transcribe(clip.path, word_timestamps=True)
+    spoken = [word for segment in transcript.segments for word in segment.words or ()]
+    assert len(spoken) == 22
+    assert tiny_en_model.align(clip.path, transcript.text) == tuple(spoken)
+
+
 def test_languages_are_detected(base_model: Model, clips: list[Clip]) -> None:
     some = [*other_languages(clips), by_name(clips, "short/misc/jfk.flac")]
     assert len({clip.language for clip in some}) >= 6

@@ -141,10 +141,11 @@ def calls(model: Model) -> list[Callable[[], Any]]:
         lambda: next(model.stream(AUDIO, language="en")),
         lambda: next(model.transcribe_many([AUDIO], language="en")),
         lambda: model.detect_language(AUDIO),
+        lambda: model.align(AUDIO[: 16000 * 30], "Oh my", language="en"),
     ]
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_the_thread_that_streams_gets_busy_error(model: Model, which: int) -> None:
     stream = model.stream(AUDIO, language="en")
     first = next(stream)
@@ -240,3 +241,14 @@ def test_progress_tells_the_seconds_done(model: Model) -> None:
     assert done == sorted(done)
     assert done[-1] == 65.0
     assert {e.total for e in events if e.stage == "transcribe"} == {65.0}
+
+
+def test_a_known_text_is_aligned(model: Model) -> None:
+    words = model.align(AUDIO[:32000], "Oh, my", language="en")
+    assert [word.word for word in words] == [" Oh,", " my"]
+    assert all(0 <= word.start <= word.end <= 2 for word in words)
+    with pytest.raises(OptionError, match="text is None"):
+        model.align(AUDIO, None)  # type: ignore[arg-type]
+    with pytest.raises(AudioError, match=r"lasts 65.00 s; align takes at most 30 s"):
+        model.align(AUDIO, "Oh, my", language="en")
+    assert is_free(model)
