@@ -69,7 +69,7 @@ def run(
     logits = scripted(SPEC, lambda w: scripts.get(w.start, []))
     decoder = PlacedDecoder(SPEC, logits, places=places, sureness=sureness)
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
-    given = {"language": "en", "word_timestamps": True, **options}
+    given = {"language": "en", "temperature": 0.0, "word_timestamps": True, **options}
     return transcribe(decoder, tokenizer, features, make_options(**given)), decoder
 
 
@@ -265,11 +265,11 @@ def test_same_as_openai_whispers_transcribe(
     module = pytest.importorskip("whisper.transcribe")
     if "clip_timestamps" in given:
         n_frames += 5000  # openai/whisper never ends where a clip ends beyond the audio
-    given = {"no_speech_threshold": None, "word_timestamps": True, **given}
+    given = {"temperature": 0.0, "no_speech_threshold": None, "word_timestamps": True, **given}
     patch_whisper(monkeypatch, SPEC, tokenizer)
     model = FakeWhisper(SPEC, chatter(seed, sureness))
     samples = np.zeros(n_frames * 160, dtype=np.float32)
-    theirs = module.transcribe(model, samples, temperature=0.0, fp16=False, **given)
+    theirs = module.transcribe(model, samples, fp16=False, **given)
 
     decoder = FakeDecoder(SPEC, chatter(seed, sureness))
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
