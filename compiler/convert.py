@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -11,10 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
 from mwc.compiler.compile import CompileJob, compile_target
 from mwc.compiler.config import check_tensors, read_spec
 from mwc.compiler.parity import ParityReport, merge_reports
+from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, parse_target
 from mwc.compiler.vocabulary import write_vocabulary
 from mwc.compiler.weights import PRECISIONS, mapped_weights
@@ -123,7 +127,9 @@ def convert(
         spec, notes = read_spec(checkpoint)
         check_tensors(checkpoint, spec)
 
-    with ArtifactWriter(out, force=options.force) as writer:
+    with ArtifactWriter(out, force=options.force) as writer, ThreadPoolExecutor(1) as aside:
+        # The reference is made ready (transformers imported, above all) while MAX compiles.
+        reference = aside.submit(open_reference, checkpoint, spec) if options.verify else None
         weights_path = f"weights/{options.precision}.safetensors"
         with watch.part("weights"):
             write_vocabulary(checkpoint.vocabulary, writer.path("tokenizer/x").parent)
@@ -146,9 +152,9 @@ def convert(
             "provenance": _provenance(checkpoint, options, notes),
         }
         report = None
-        if options.verify:
+        if reference is not None:
             with watch.part("verify"):
-                report = _verify(writer.preview(**parts), checkpoint, progress)
+                report = _verify(writer.preview(**parts), reference.result(), progress)
             verified = report.targets if report else ()
             if report:
                 _refuse_if_wrong(report)
@@ -187,7 +193,7 @@ def verify_artifact(
             f"{_first_difference(artifact.manifest.spec, spec)}."
         )
     check_tensors(checkpoint, spec)
-    report = _verify(artifact, checkpoint, progress)
+    report = _verify(artifact, open_reference(checkpoint, spec), progress)
     if report is None:
         raise TargetError(f"{path} holds no target that can run on this machine.")
     return report
@@ -267,11 +273,8 @@ def _provenance(
     )
 
 
-def _verify(artifact: Artifact, checkpoint: Checkpoint, progress: Progress) -> ParityReport | None:
-    """Run what can run here beside a reference made of the checkpoint; None if nothing can."""
-    import numpy as np
-
-    from mwc.compiler.reference import open_reference
+def _verify(artifact: Artifact, reference: Reference, progress: Progress) -> ParityReport | None:
+    """Run what can run here beside a reference of the checkpoint; None if nothing can."""
     from mwc.compiler.verify import verify
     from mwc.runtime.session import Session, runnable_targets
 
@@ -282,7 +285,6 @@ def _verify(artifact: Artifact, checkpoint: Checkpoint, progress: Progress) -> P
     # Speech to the window's end: on padding, a few values of the last layers grow so large that
     # their rounding alone differs between any two implementations by as much as the bound.
     clip = np.resize(np.concatenate(list(open_audio(SAMPLE).blocks())), spec.audio.n_samples)
-    reference = open_reference(checkpoint, spec)
     reports = {}
     for name in names:
         session = Session(artifact, device=name)
