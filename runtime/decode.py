@@ -1,7 +1,8 @@
 """Decoding of 30 s windows: prompts in, tokens and their scores out.
 
-Written over any number of windows at once. Their searches share the decoder's row slots, start as
-slots fall free and finish independently; what a window gives does not depend on its neighbours.
+Written over any number of windows at once. Their searches share every call of the decoder, start
+and finish independently, each by its own strategy; what a window gives does not depend on its
+neighbours.
 
 Algorithm: openai/whisper `whisper/decoding.py`, `DecodingTask`, one window's rows apart.
 """
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mwc.runtime.decoder import Choice, Decoder, Float32, PrefillRow, StepBatch
+from mwc.runtime.decoder import Choice, Decoder, Float32, Int32, PrefillRow, StepBatch
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.rules import rule_state, suppress_mask
-from mwc.runtime.search import GREEDY, Search, Strategy, start_search
+from mwc.runtime.search import GREEDY, Row, Search, Strategy, start_search
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 
@@ -179,63 +180,179 @@ def decode_windows(
     width = sampling.strategy.width
     if decoder.n_rows < width:
         raise ValueError(f"a search takes {width} row slots and there are {decoder.n_rows}")
-    waiting = deque(_Search(task) for task in tasks)
-    searches = list(waiting)
+    batch = DecodingBatch(decoder, sampling.suppress)
+    waiting = deque(tasks)
+    searches: list[RunningSearch] = []
     free = list(range(decoder.n_rows))
-    active: list[_Search] = []
-    while waiting or active:
-        started = [waiting.popleft() for _ in range(min(len(waiting), len(free) // width))]
-        for search in started:
+    while waiting or batch.is_busy:
+        while waiting and len(free) >= width:
             slots, free = free[:width], free[width:]
-            search.begin(decoder.spec, sampling, slots)
-        if started:
-            _prefill(decoder, started, sampling)
-        going_on = [search for search in active if search.state.rows]
-        if going_on:
-            _step(decoder, going_on, sampling)
-        active = [*going_on, *started]
-        for search in active:
-            if not search.state.rows:
-                free += search.state.slots
-        active = [search for search in active if search.state.rows]
+            searches.append(batch.start(waiting.popleft(), sampling, slots))
+        for ended in batch.advance():
+            free += ended.slots
     return [search.result(tokenizer) for search in searches]
 
 
-class _Search:
-    """A task under way: its search, and how far it may still go."""
+class DecodingBatch:
+    """Searches under way that share the decoder's calls; they join and leave between steps."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.no_speech_prob = float("nan")
-        self.state: Search
+    def __init__(self, decoder: Decoder, suppress: Float32) -> None:
+        """Of a decoder; `suppress` is every search's mask, from `rules.suppress_mask`."""
+        self._decoder = decoder
+        self._suppress = suppress
+        self._started: list[RunningSearch] = []
+        self._going_on: list[RunningSearch] = []
 
-    def begin(self, spec: WhisperSpec, sampling: Sampling, slots: Sequence[int]) -> None:
-        """Take row slots."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether any search is under way."""
+        return bool(self._started or self._going_on)
+
+    def start(self, task: Task, sampling: Sampling, slots: Sequence[int]) -> "RunningSearch":
+        """Let a search join, in row slots that no other uses; it runs from the next `advance`."""
+        search = RunningSearch(self._decoder, task, sampling, slots)
+        self._started.append(search)
+        return search
+
+    def advance(self) -> "list[RunningSearch]":
+        """Run the prompts of those that joined, one step of the others; return those that ended."""
+        if self._started:
+            self._prefill(self._started)
+        if self._going_on:
+            self._step(self._going_on)
+        searches = [*self._going_on, *self._started]
+        self._started = []
+        self._going_on = [search for search in searches if search.rows]
+        return [search for search in searches if not search.rows]
+
+    def _prefill(self, searches: "Sequence[RunningSearch]") -> None:
+        """Run the prompts of new rows and take their first tokens."""
+        rows = [row for search in searches for row in search.prefill_rows()]
+        n_candidates = max(search.n_candidates for search in searches)
+        result = self._decoder.prefill(rows, self._suppress, n_candidates)
+        first = 0
+        for search in searches:
+            search.no_speech_prob = float(result.no_speech_probs[first])
+            first = search.take(result.choice, first)
+
+    def _step(self, searches: "Sequence[RunningSearch]") -> None:
+        """Feed each row its last token and take the next."""
+        rows = [(search, row) for search in searches for row in search.rows]
+        batch = StepBatch(
+            tokens=np.array([row.sampled[-1] for _, row in rows], dtype=np.int32),
+            rows=np.array([row.slot for _, row in rows], dtype=np.int32),
+            positions=np.array([search.position(row) for search, row in rows], dtype=np.int32),
+            windows=np.array([search.task.window for search, _ in rows], dtype=np.int32),
+            rule_states=np.stack([search.rule_state(row.sampled) for search, row in rows]),
+            temperatures=np.array([search.temperature for search, _ in rows], dtype=np.float32),
+            uniforms=np.concatenate([search.uniforms() for search in searches]),
+        )
+        n_candidates = max(search.n_candidates for search in searches)
+        choice = self._decoder.step(batch, self._suppress, n_candidates)
+        first = 0
+        for search in searches:
+            first = search.take(choice, first)
+
+
+class RunningSearch:
+    """One task under way: its search, its row slots, and how far it may still go.
+
+    Attributes:
+        task: what is decoded.
+        sampling: how.
+        slots: the row slots it has.
+        no_speech_prob: once its prompt has run.
+    """
+
+    def __init__(
+        self, decoder: Decoder, task: Task, sampling: Sampling, slots: Sequence[int]
+    ) -> None:
+        """Use `DecodingBatch.start`."""
         strategy = sampling.strategy
-        stream = (*self.task.stream, round(100 * strategy.temperature))
-        self.state = start_search(strategy, spec, slots, stream)
+        spec = decoder.spec
+        self.task = task
+        self.sampling = sampling
+        self.slots = tuple(slots)
+        self.no_speech_prob = float("nan")
+        stream = (*task.stream, round(100 * strategy.temperature))
+        self._decoder = decoder
+        self._search: Search = start_search(strategy, spec, slots, stream)
         # The last token may be sampled with the context full: it is never fed back.
-        room = spec.model.n_text_ctx - len(self.task.prompt.tokens) + 1
+        room = spec.model.n_text_ctx - len(task.prompt.tokens) + 1
         self._left = min(sampling.sample_len, room)
 
-    def take(self, decoder: Decoder, choice: Choice, rows: slice) -> None:
-        """Take this task's part of a choice; copy the rows that split."""
-        copies = self.state.take(choice.candidates[rows], choice.candidate_logprobs[rows])
+    @property
+    def rows(self) -> list[Row]:
+        """The rows to run next; empty when it has ended."""
+        return self._search.rows
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates it wants per row."""
+        return self._search.n_candidates
+
+    @property
+    def temperature(self) -> float:
+        """At which it samples."""
+        return self.sampling.strategy.temperature
+
+    def uniforms(self) -> Float32:
+        """float32 [rows] in [0, 1), one for each row's next sample."""
+        return self._search.uniforms()
+
+    def position(self, row: Row) -> int:
+        """Where a row's newest token stands."""
+        return len(self.task.prompt.tokens) + len(row.sampled) - 1
+
+    def rule_state(self, sampled: Sequence[int]) -> Int32:
+        """What the rules need to know of a row that has sampled these tokens."""
+        limit = self.sampling.max_initial_timestamp_index
+        tokens = self._decoder.spec.tokens
+        return rule_state(sampled, self.sampling.with_timestamps, tokens, limit)
+
+    def prefill_rows(self) -> list[PrefillRow]:
+        """What starts its rows."""
+        state = self.rule_state(())
+        prompt = self.task.prompt
+        return [
+            PrefillRow(
+                prompt.tokens,
+                row.slot,
+                self.task.window,
+                prompt.sot_index,
+                state,
+                self.temperature,
+                float(uniform),
+            )
+            for row, uniform in zip(self.rows, self.uniforms(), strict=True)
+        ]
+
+    def take(self, choice: Choice, first: int) -> int:
+        """Take its rows of a choice, from row `first` on; return the row after its last.
+
+        Rows that split are copied.
+        """
+        rows = slice(first, first + len(self.rows))
+        wanted = self.n_candidates
+        copies = self._search.take(
+            choice.candidates[rows, :wanted], choice.candidate_logprobs[rows, :wanted]
+        )
         self._left -= 1
         if self._left <= 0:
-            self.state.end()
+            self._search.end()
         elif copies:
             # What is copied has been fed: the prompt and all sampled tokens but the newest.
-            length = len(self.task.prompt.tokens) + len(self.state.rows[0].sampled) - 1
-            decoder.copy_rows(
+            length = self.position(self.rows[0])
+            self._decoder.copy_rows(
                 np.array([copy.source for copy in copies], dtype=np.int32),
                 np.array([copy.target for copy in copies], dtype=np.int32),
                 np.full(len(copies), length, dtype=np.int32),
             )
+        return rows.stop
 
     def result(self, tokenizer: Tokenizer) -> WindowResult:
-        """The best transcript found."""
-        best = self.state.best()
+        """The best transcript found, once it has ended."""
+        best = self._search.best()
         text = tokenizer.decode(best.tokens).strip()
         return WindowResult(
             tokens=best.tokens,
@@ -243,59 +360,5 @@ class _Search:
             avg_logprob=best.sum_logprob / (len(best.tokens) + 1),
             no_speech_prob=self.no_speech_prob,
             compression_ratio=compression_ratio(text),
-            temperature=self.state.strategy.temperature,
+            temperature=self.temperature,
         )
-
-
-def _prefill(decoder: Decoder, searches: Sequence[_Search], sampling: Sampling) -> None:
-    """Run the prompts of new rows and take their first tokens."""
-    state = rule_state(
-        (), sampling.with_timestamps, decoder.spec.tokens, sampling.max_initial_timestamp_index
-    )
-    rows = [
-        PrefillRow(
-            search.task.prompt.tokens,
-            row.slot,
-            search.task.window,
-            search.task.prompt.sot_index,
-            state,
-            sampling.strategy.temperature,
-            float(uniform),
-        )
-        for search in searches
-        for row, uniform in zip(search.state.rows, search.state.uniforms(), strict=True)
-    ]
-    result = decoder.prefill(rows, sampling.suppress, searches[0].state.n_candidates)
-    first = 0
-    for search in searches:
-        rows_of = slice(first, first + len(search.state.rows))
-        search.no_speech_prob = float(result.no_speech_probs[first])
-        search.take(decoder, result.choice, rows_of)
-        first = rows_of.stop
-
-
-def _step(decoder: Decoder, searches: Sequence[_Search], sampling: Sampling) -> None:
-    """Feed each row its last token and take the next."""
-    tokens = decoder.spec.tokens
-    limit = sampling.max_initial_timestamp_index
-    rows = [(search, row) for search in searches for row in search.state.rows]
-    batch = StepBatch(
-        tokens=np.array([row.sampled[-1] for _, row in rows], dtype=np.int32),
-        rows=np.array([row.slot for _, row in rows], dtype=np.int32),
-        positions=np.array(
-            [len(search.task.prompt.tokens) + len(row.sampled) - 1 for search, row in rows],
-            dtype=np.int32,
-        ),
-        windows=np.array([search.task.window for search, _ in rows], dtype=np.int32),
-        rule_states=np.stack(
-            [rule_state(row.sampled, sampling.with_timestamps, tokens, limit) for _, row in rows]
-        ),
-        temperatures=np.full(len(rows), sampling.strategy.temperature, dtype=np.float32),
-        uniforms=np.concatenate([search.state.uniforms() for search in searches]),
-    )
-    choice = decoder.step(batch, sampling.suppress, searches[0].state.n_candidates)
-    first = 0
-    for search in searches:
-        rows_of = slice(first, first + len(search.state.rows))
-        search.take(decoder, choice, rows_of)
-        first = rows_of.stop
