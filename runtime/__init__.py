@@ -5,10 +5,12 @@ model = load("out/")
 print(model.transcribe("audio.wav").text)
 """
 
+from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.errors import (
     ArtifactError,
     AudioError,
     BusyError,
+    Cancelled,
     MwcError,
     OptionError,
     TargetError,
@@ -16,13 +18,18 @@ from mwc.runtime.errors import (
 from mwc.runtime.model import Model, load
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
-from mwc.runtime.transcribe import DetectedLanguage
+from mwc.runtime.report import Attempt, Coverage, WindowReport
+from mwc.runtime.stream import Stream
 from mwc.runtime.transcript import Segment, Transcript, Word
+from mwc.runtime.vad import VadOptions
 
 __all__ = [
     "ArtifactError",
+    "Attempt",
     "AudioError",
     "BusyError",
+    "Cancelled",
+    "Coverage",
     "DetectedLanguage",
     "Model",
     "MwcError",
@@ -30,9 +37,12 @@ __all__ = [
     "Progress",
     "ProgressEvent",
     "Segment",
+    "Stream",
     "TargetError",
     "TranscribeOptions",
     "Transcript",
+    "VadOptions",
+    "WindowReport",
     "Word",
     "load",
 ]

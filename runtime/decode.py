@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mwc.runtime.decoder import Choice, Decoder, Float32, Int32, PrefillRow, StepBatch
-from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.prompt import Prompt
 from mwc.runtime.rules import rule_state, suppress_mask
 from mwc.runtime.search import GREEDY, Row, Search, Strategy, start_search
 from mwc.runtime.spec import WhisperSpec
@@ -40,14 +40,6 @@ class Sampling:
     max_initial_timestamp_index: int | None
     sample_len: int
     strategy: Strategy = GREEDY
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a row starts from: all tokens before the first sampled one, and where sot stands."""
-
-    tokens: tuple[int, ...]
-    sot_index: int
 
 
 @dataclass(frozen=True)
@@ -112,42 +104,6 @@ def sampling_for(spec: WhisperSpec, options: TranscribeOptions) -> Sampling:
             seed=options.seed,
         ),
     )
-
-
-def make_prompt(
-    spec: WhisperSpec,
-    tokenizer: Tokenizer,
-    options: TranscribeOptions,
-    language: str,
-    previous: Sequence[int] = (),
-) -> Prompt:
-    """Put a window's prompt together: previous text, sot sequence, prefix.
-
-    Args:
-        spec: the model.
-        tokenizer: its tokenizer.
-        options: task, timestamps, prefix and sample_len count.
-        language: a code of the model's languages; without meaning for an English-only model.
-        previous: tokens of the text before the window; the last n_text_ctx / 2 - 1 are used.
-
-    Raises:
-        OptionError: the prefix is too long, or holds a special token.
-    """
-    half = spec.model.n_text_ctx // 2
-    sequence = tokenizer.sot_sequence(language, options.task, not options.without_timestamps)
-    prefix: list[int] = []
-    if options.prefix:
-        prefix = tokenizer.encode(" " + options.prefix.strip())
-        # As in openai/whisper: a prefix gives way to a sample_len below half the context.
-        room = half - (options.sample_len or half)
-        prefix = prefix[-room:] if room > 0 else prefix
-        if len(prefix) > half - len(sequence):
-            raise OptionError(
-                f"prefix is {len(prefix)} tokens long; the prompt has room for "
-                f"{half - len(sequence)}, shorten it."
-            )
-    before = [spec.tokens.sot_prev, *previous[-(half - 1) :]] if previous else []
-    return Prompt(tokens=(*before, *sequence, *prefix), sot_index=len(before))
 
 
 def compression_ratio(text: str) -> float:

@@ -10,11 +10,14 @@
     ├── ArtifactError        an artifact is missing, damaged, or of another format or version
     │   └── TargetError          it is sound, but not for this machine or device
     ├── VerificationError    an artifact does not compute what its checkpoint computes
-    └── BusyError            a thread calls a model that it is still streaming from
+    ├── BusyError            a thread calls a model that it is still streaming from
+    └── Cancelled            a transcription was stopped by its caller
 
 A message is one sentence (or one per problem found) that names what was wrong with its value, what
 is allowed, and what to do. The command line prints it as it is; `--debug` adds the traceback.
 """
+
+from typing import Any
 
 
 class MwcError(Exception):
@@ -59,3 +62,13 @@ class VerificationError(MwcError):
 
 class BusyError(MwcError):
     """A thread calls a model that it is still streaming from, and would wait for itself."""
+
+
+class Cancelled(MwcError):
+    """A transcription was stopped by its caller.
+
+    Attributes:
+        transcript: what was done by then, a `mwc.runtime.Transcript`; None if nothing was begun.
+    """
+
+    transcript: Any = None

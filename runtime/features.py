@@ -23,6 +23,9 @@ Float32 = npt.NDArray[np.float32]
 LogMel = Callable[[Float32], Float32]
 """Raw log10 mel of pieces: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
 
+Listener = Callable[[Float32], None]
+"""What is given blocks of samples, float32 [n], as they are read."""
+
 SAMPLE_RATE = 16000
 HOP_LENGTH = 160
 """Samples from one frame to the next, 10 ms (`AudioSpec.hop_length`)."""
@@ -123,6 +126,7 @@ class Features:
         *,
         keep_seconds: float = 1800.0,
         progress: Progress = silent,
+        listener: Listener = lambda block: None,
     ) -> None:
         """Read the source once for its length and maximum.
 
@@ -132,6 +136,7 @@ class Features:
             n_mels: mel bins, 80 or 128.
             keep_seconds: keep the frames of files up to this long (1800 s of 80 mels: 58 MB).
             progress: told the seconds read, stage "read audio".
+            listener: given each block of samples of this first reading.
 
         Raises:
             AudioError: the source cannot be read, or has no samples.
@@ -142,7 +147,7 @@ class Features:
         self._pieces: dict[int, Float32] = {}
         self._reading: Iterator[tuple[int, Float32]] | None = None
         self.log_mel_max = LOG_MEL_FLOOR
-        reader = LogMelPieces(source.blocks(), log_mel)
+        reader = LogMelPieces(_heard_by(listener, source.blocks()), log_mel)
         complete = True
         for k, piece in enumerate(reader):
             self.log_mel_max = max(self.log_mel_max, float(piece.max()))
@@ -164,8 +169,12 @@ class Features:
         """Frames with audio in the window that starts at frame `seek`: 0 to 3000."""
         return max(0, min(WINDOW_FRAMES, self.n_frames - seek))
 
-    def window(self, seek: int) -> Float32:
+    def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
         """Frames seek to seek + 2999, raw log10 mel: float32 [3000, n_mels].
+
+        Args:
+            seek: the first frame.
+            keep_from: the first frame that will still be asked for, up to `seek`; None for `seek`.
 
         Frames from `n_frames` on hold -10.0, the value of silence; openai/whisper replaces them by
         a normalised 0.0, which the encoder graph does with `n_frames_at(seek)`.
@@ -182,19 +191,20 @@ class Features:
             return window
         first, last = seek // PIECE_FRAMES, (end - 1) // PIECE_FRAMES
         if not self._complete:
-            self._slide(first, last)
+            self._slide(first, last, first if keep_from is None else keep_from // PIECE_FRAMES)
         for k in range(first, last + 1):
             start, stop = max(seek, k * PIECE_FRAMES), min(end, (k + 1) * PIECE_FRAMES)
             part = self._pieces[k][start - k * PIECE_FRAMES : stop - k * PIECE_FRAMES]
             window[start - seek : stop - seek] = part
         return window
 
-    def _slide(self, first: int, last: int) -> None:
-        """Hold pieces first to last and nothing before; read on, or anew if they have passed."""
+    def _slide(self, first: int, last: int, kept: int) -> None:
+        """Hold pieces first to last and back to `kept`; read on, or anew if they have passed."""
         if self._reading is None or (self._pieces and first < min(self._pieces)):
             self._pieces.clear()
             self._reading = enumerate(LogMelPieces(self._source.blocks(), self._log_mel))
-        for k in [k for k in self._pieces if k < first]:
+        kept = min(kept, first)
+        for k in [k for k in self._pieces if k < kept]:
             del self._pieces[k]
         while last not in self._pieces:
             k, piece = next(self._reading, (-1, None))
@@ -203,5 +213,11 @@ class Features:
                     f"{self._source.name} gives less audio than when it was first read; "
                     "leave the file as it is while it is transcribed"
                 )
-            if k >= first:
+            if k >= kept:
                 self._pieces[k] = piece
+
+
+def _heard_by(listener: Listener, blocks: Iterator[Float32]) -> Iterator[Float32]:
+    for block in blocks:
+        listener(block)
+        yield block

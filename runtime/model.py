@@ -4,25 +4,31 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mwc.runtime.artifact import Artifact, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio
-from mwc.runtime.errors import BusyError, OptionError
-from mwc.runtime.features import Features
-from mwc.runtime.options import make_options
+from mwc.runtime.detect import DetectedLanguage
+from mwc.runtime.errors import BusyError, Cancelled, OptionError
+from mwc.runtime.features import Features, Float32, Listener
+from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.session import Session
 from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.speech import Speech
+from mwc.runtime.stream import Opened, Stream
 from mwc.runtime.tokenizer import Tokenizer
-from mwc.runtime.transcribe import (
-    DetectedLanguage,
-    align,
-    detect_language,
-    transcribe,
-    transcribe_segments,
-)
+from mwc.runtime.transcribe import Transcription, align, detect_language
 from mwc.runtime.transcript import Segment, Transcript, Word
+from mwc.runtime.vad import SpeechDetector
+
+
+class Event(Protocol):
+    """What tells a transcription to stop, for example a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        ...
 
 
 def load(path: str | Path, device: str = "auto", threads: int | None = None) -> "Model":
@@ -82,7 +88,12 @@ class Model:
         return self._tokenizer
 
     def transcribe(
-        self, audio: AudioInput | AudioSource, *, progress: Progress = silent, **options: Any
+        self,
+        audio: AudioInput | AudioSource,
+        *,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        **options: Any,
     ) -> Transcript:
         """Transcribe one file.
 
@@ -90,36 +101,43 @@ class Model:
             audio: a path, bytes, a binary file, an opened source, float32 or int16 samples [n] at
                 16 kHz, or (samples, rate).
             progress: told the seconds of audio done.
+            cancel: once it is set, from any thread, the call ends within a step of the model.
             options: fields of `TranscribeOptions`, for example language="de".
 
         Raises:
             AudioError: the audio cannot be used.
             OptionError: an option is unknown or not allowed.
             BusyError: this thread has a stream open on the model.
+            Cancelled: `cancel` was set; its `transcript` holds what was done by then.
         """
-        chosen = make_options(**options)
-        with self._turn():
-            features = self._features(audio, progress)
-            return transcribe(self._session, self._tokenizer, features, chosen, progress)
+        stream = self.stream(audio, progress=progress, cancel=cancel, **options)
+        for _ in stream:
+            pass
+        return stream.transcript()
 
     def stream(
-        self, audio: AudioInput | AudioSource, *, progress: Progress = silent, **options: Any
-    ) -> Iterator[Segment]:
+        self,
+        audio: AudioInput | AudioSource,
+        *,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        **options: Any,
+    ) -> Stream:
         """Transcribe one file, giving each segment as soon as its window is decoded.
 
         Arguments and errors as for `transcribe`; options are checked at once, the audio when the
         first segment is asked for. The model is taken until the iterator ends or is closed.
         """
         chosen = make_options(**options)
+        opened = Opened()
 
         def segments() -> Iterator[Segment]:
             with self._turn():
-                features = self._features(audio, progress)
-                yield from transcribe_segments(
-                    self._session, self._tokenizer, features, chosen, progress
-                )
+                opened.source = source = _source(audio)
+                opened.transcription = self._begin(source, chosen, progress, cancel)
+                yield from opened.transcription
 
-        return segments()
+        return Stream(segments(), opened)
 
     def transcribe_many(
         self,
@@ -135,15 +153,24 @@ class Model:
         make_options(**options)
         return (self.transcribe(audio, progress=progress, **options) for audio in audios)
 
-    def detect_language(self, audio: AudioInput | AudioSource) -> DetectedLanguage:
+    def detect_language(
+        self, audio: AudioInput | AudioSource, *, languages: Iterable[str] | None = None
+    ) -> DetectedLanguage:
         """Tell the language from the first 30 s.
 
+        Args:
+            audio: as for `transcribe`.
+            languages: the only codes or English names that may be found; None for all.
+
         Raises:
-            OptionError: the model knows English only.
+            OptionError: the model knows English only, or lacks one of `languages`.
             AudioError, BusyError: as for `transcribe`.
         """
+        options = make_options(languages=languages)
+        check_for_model(options, self.spec)
         with self._turn():
-            return detect_language(self._session, self._features(audio, silent))
+            features = self._features(_source(audio), silent)
+            return detect_language(self._session, features, options.languages)
 
     def align(
         self, audio: AudioInput | AudioSource, text: str, *, language: str | None = None
@@ -168,12 +195,52 @@ class Model:
             raise OptionError(f"text is {text!r}; it takes text.")
         options = make_options(language=language, word_timestamps=True)
         with self._turn():
-            features = self._features(audio, silent)
+            features = self._features(_source(audio), silent)
             return align(self._session, self._tokenizer, features, text, options)
 
-    def _features(self, audio: AudioInput | AudioSource, progress: Progress) -> Features:
-        source = audio if isinstance(audio, AudioSource) else open_audio(audio)
-        return Features(source, self._session.log_mel, self.spec.model.n_mels, progress=progress)
+    def _begin(
+        self,
+        source: AudioSource,
+        options: TranscribeOptions,
+        progress: Progress,
+        cancel: Event | None,
+    ) -> Transcription:
+        """Read a file once, for its length, its loudest mel and its speech, and plan the rest."""
+        stop = (lambda: False) if cancel is None else cancel.is_set
+        check_for_model(options, self.spec)
+        detector = SpeechDetector(self._session.vad) if options.needs_speech else None
+
+        def listen(block: Float32) -> None:
+            if stop():
+                raise Cancelled("the transcription was cancelled.")
+            if detector is not None:
+                detector.add(block)
+
+        features = self._features(source, progress, listen)
+        speech = None
+        if detector is not None:
+            speech = Speech(self._detector_name, detector.finish(), features.n_samples)
+        return Transcription(
+            self._session,
+            self._tokenizer,
+            features,
+            options,
+            speech=speech,
+            progress=progress,
+            stop=stop,
+        )
+
+    @property
+    def _detector_name(self) -> str:
+        entry = self._artifact.manifest.detector
+        return f"{entry.name} {entry.version}"
+
+    def _features(
+        self, source: AudioSource, progress: Progress, listener: Listener = lambda block: None
+    ) -> Features:
+        n_mels = self.spec.model.n_mels
+        log_mel = self._session.log_mel
+        return Features(source, log_mel, n_mels, progress=progress, listener=listener)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -190,3 +257,7 @@ class Model:
                 yield
             finally:
                 self._owner = None
+
+
+def _source(audio: AudioInput | AudioSource) -> AudioSource:
+    return audio if isinstance(audio, AudioSource) else open_audio(audio)

@@ -6,20 +6,14 @@ checked by `check_for_model`.
 """
 
 import difflib
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mwc.runtime.errors import OptionError
-from mwc.runtime.languages import CODE_OF_LANGUAGE
-from mwc.runtime.rules import parse_suppress_tokens
+from mwc.runtime.option_values import READERS
 from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.vad import VadOptions
 from mwc.runtime.words import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-
-TASKS = ("transcribe", "translate")
-MAX_WIDTH = 16
-"""Most beams or samples of a window."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +23,11 @@ class TranscribeOptions:
     Attributes:
         language: spoken language, as a code ("de") or an English name ("German"); None detects it
             from the first 30 s.
+        languages: the only languages that detection may find; None for all of the model's.
+        multilingual: detect the language of every window; its text is in that language's.
+        language_detection_threshold: with `multilingual`, the probability that a window's language
+            must have; below, the language of the window before it stands. None or 0: the
+            likeliest always.
         task: "transcribe", or "translate" into English.
         temperature: 0 decodes the likeliest tokens, above 0 samples; several are tried in turn
             until a window's text is plausible.
@@ -41,6 +40,7 @@ class TranscribeOptions:
         initial_prompt: text that the first window takes as what was said before it.
         carry_initial_prompt: put `initial_prompt` before the previous text of every window.
         prefix: text that every window's transcript begins with.
+        hotwords: words to expect, put before the previous text of every window.
         condition_on_previous_text: give each window the text before it as its prompt.
         no_speech_threshold: skip a window whose no_speech_prob is above this and whose
             avg_logprob is not above `logprob_threshold`; None skips nothing.
@@ -61,12 +61,23 @@ class TranscribeOptions:
         append_punctuations: with `word_timestamps`, marks that belong to the word before them.
         hallucination_silence_threshold: with `word_timestamps`, seconds of silence around words
             so unlikely that they are dropped; None drops nothing.
+        vad_filter: hear only what the speech detector takes for speech.
+        vad_parameters: how speech is detected, `VadOptions` or a dict of its fields; with
+            `vad_filter`, or with windows cut at silences.
+        batch_size: above 1, cut the audio at silences into windows of at most 30 s and decode so
+            many together. They do not know each other's text: `condition_on_previous_text` counts
+            only where one is decoded in several steps, and `initial_prompt` stands before each.
+        coverage: report how much of the detected speech the transcript covers; None for where
+            speech is detected anyway.
 
     Raises:
         OptionError: a value is not allowed.
     """
 
     language: str | None = None
+    languages: tuple[str, ...] | None = None
+    multilingual: bool = False
+    language_detection_threshold: float | None = None
     task: str = "transcribe"
     temperature: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     beam_size: int = 1
@@ -78,6 +89,7 @@ class TranscribeOptions:
     initial_prompt: str | None = None
     carry_initial_prompt: bool = False
     prefix: str | None = None
+    hotwords: str | None = None
     condition_on_previous_text: bool = True
     no_speech_threshold: float | None = 0.6
     logprob_threshold: float | None = -1.0
@@ -91,9 +103,23 @@ class TranscribeOptions:
     prepend_punctuations: str = PREPEND_PUNCTUATIONS
     append_punctuations: str = APPEND_PUNCTUATIONS
     hallucination_silence_threshold: float | None = None
+    vad_filter: bool = False
+    vad_parameters: VadOptions | None = None
+    batch_size: int = 1
+    coverage: bool | None = None
+
+    @property
+    def cuts_at_silences(self) -> bool:
+        """Whether the audio is cut into windows before any is decoded."""
+        return self.batch_size > 1
+
+    @property
+    def needs_speech(self) -> bool:
+        """Whether speech has to be detected."""
+        return self.vad_filter or self.cuts_at_silences or bool(self.coverage)
 
     def __post_init__(self) -> None:
-        for name, read in _READERS.items():
+        for name, read in READERS.items():
             object.__setattr__(self, name, read(name, getattr(self, name)))
         if self.patience != 1.0 and self.beam_size == 1:
             raise OptionError(
@@ -103,12 +129,31 @@ class TranscribeOptions:
             raise OptionError(
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."
             )
+        self._check_languages()
+        if self.vad_parameters is not None and not self.vad_filter and not self.cuts_at_silences:
+            raise OptionError(
+                "vad_parameters are given, but nothing uses them; give vad_filter=True too."
+            )
         for name in _OF_WORDS:
             value = getattr(self, name)
             if not self.word_timestamps and value != _DEFAULTS[name]:
                 raise OptionError(
                     f"{name} is {value!r}, but it works on words; give word_timestamps=True too."
                 )
+
+    def _check_languages(self) -> None:
+        """Options on detecting the language mean nothing where it is given."""
+        if self.language is not None and (self.languages is not None or self.multilingual):
+            name = "multilingual" if self.multilingual else "languages"
+            raise OptionError(
+                f"language is {self.language!r}, so nothing is detected and {name} would do "
+                "nothing; leave one of them out."
+            )
+        if self.language_detection_threshold is not None and not self.multilingual:
+            raise OptionError(
+                f"language_detection_threshold is {self.language_detection_threshold:g}, which is "
+                "for detecting the language of every window; give multilingual=True too."
+            )
 
 
 def make_options(**given: Any) -> TranscribeOptions:
@@ -152,10 +197,20 @@ def check_for_model(options: TranscribeOptions, spec: WhisperSpec) -> None:
                 f"task is {options.task!r}, but this English-only model can only transcribe; "
                 "leave it out."
             )
-    elif options.language is not None and options.language not in codes:
+        if options.languages is not None or options.multilingual:
+            name = "multilingual" if options.multilingual else "languages"
+            raise OptionError(f"{name} is given, but this model knows English only; leave it out.")
+    for language in (options.language, *(options.languages or ())):
+        if spec.tokens.is_multilingual and language is not None and language not in codes:
+            raise OptionError(
+                f"language is {language!r}; this model knows {', '.join(codes)}, "
+                "by these codes or their English names."
+            )
+    if options.task == "translate" and spec.model.n_text_layer < spec.model.n_audio_layer:
         raise OptionError(
-            f"language is {options.language!r}; this model knows {', '.join(codes)}, "
-            "by these codes or their English names."
+            f"task is 'translate', but this model cannot: its decoder was cut down to "
+            f"{spec.model.n_text_layer} of {spec.model.n_audio_layer} layers and trained on "
+            "transcripts alone, as turbo and distilled models are; use a model with all of them."
         )
     if options.sample_len is not None and options.sample_len > spec.model.n_text_ctx:
         raise OptionError(
@@ -170,163 +225,10 @@ def check_for_model(options: TranscribeOptions, spec: WhisperSpec) -> None:
         )
 
 
-def _read_language(name: str, value: Any) -> str | None:
-    text = _read_text(name, value)
-    if text is None:
-        return None
-    lower = text.strip().lower()
-    return CODE_OF_LANGUAGE.get(lower, lower)
-
-
-def _read_task(name: str, value: Any) -> str:
-    if value not in TASKS:
-        raise OptionError(f'{name} is {value!r}; it is either "transcribe" or "translate".')
-    return str(value)
-
-
-def _read_temperature(name: str, value: Any) -> tuple[float, ...]:
-    numbers = _read_numbers(name, [value] if isinstance(value, int | float) else value)
-    if not numbers or not all(0 <= number <= 2 for number in numbers):
-        raise OptionError(f"{name} is {value!r}; it takes numbers from 0 to 2, at least one.")
-    return numbers
-
-
-def _read_count(name: str, value: Any) -> int:
-    if value is None:
-        return 1
-    if type(value) is not int or not 1 <= value <= MAX_WIDTH:
-        raise OptionError(f"{name} is {value!r}; it takes a whole number from 1 to {MAX_WIDTH}.")
-    return value
-
-
-def _read_patience(name: str, value: Any) -> float:
-    number = _read_number(name, value)
-    if number is None:
-        return 1.0
-    if not 0 < number <= 10:
-        raise OptionError(f"{name} is {value!r}; it takes a number above 0, up to 10.")
-    return number
-
-
-def _read_length_penalty(name: str, value: Any) -> float | None:
-    number = _read_number(name, value)
-    if number is not None and not 0 <= number <= 1:
-        raise OptionError(f"{name} is {value!r}; it takes a number from 0 to 1, or None.")
-    return number
-
-
-def _read_seed(name: str, value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise OptionError(f"{name} is {value!r}; it takes a whole number from 0.")
-    return value
-
-
-def _read_suppress_tokens(name: str, value: Any) -> tuple[int, ...]:
-    return parse_suppress_tokens(value)
-
-
-def _read_max_initial_timestamp(name: str, value: Any) -> float | None:
-    number = _read_number(name, value)
-    if number is not None and not 0 <= number <= 30:
-        raise OptionError(f"{name} is {value!r}; it takes 0 to 30 seconds, or None.")
-    return number
-
-
-def _read_sample_len(name: str, value: Any) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise OptionError(f"{name} is {value!r}; it takes a whole number from 1, or None.")
-    return value
-
-
-def _read_clip_timestamps(name: str, value: Any) -> tuple[float, ...]:
-    items = [item for item in value.split(",") if value] if isinstance(value, str) else value
-    numbers = _read_numbers(name, items)
-    if any(number < 0 for number in numbers) or list(numbers) != sorted(numbers):
-        raise OptionError(
-            f"{name} is {value!r}; it takes seconds from 0 in ascending order, "
-            'start,end,start,end,…, for example "0,12.5,60".'
-        )
-    return numbers
-
-
-def _read_silence_threshold(name: str, value: Any) -> float | None:
-    number = _read_number(name, value)
-    if number is not None and number < 0:
-        raise OptionError(f"{name} is {value!r}; it takes seconds from 0, or None.")
-    return number
-
-
-def _read_marks(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise OptionError(f"{name} is {value!r}; it takes text, every character a mark.")
-    return value
-
-
-def _read_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name} is {value!r}; it is either True or False.")
-    return value
-
-
-def _read_text(name: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise OptionError(f"{name} is {value!r}; it takes text, or None.")
-    return value
-
-
-def _read_number(name: str, value: Any) -> float | None:
-    return None if value is None else _read_numbers(name, [value])[0]
-
-
-def _read_numbers(name: str, values: Any) -> tuple[float, ...]:
-    """Read finite numbers; text counts where it is one, booleans do not."""
-    try:
-        items = list(values) if isinstance(values, Iterable) else [values]
-        if any(isinstance(item, bool) for item in items):
-            raise TypeError
-        numbers = tuple(float(item) for item in items)
-    except (TypeError, ValueError):
-        raise OptionError(f"{name} is {values!r}; it takes numbers.") from None
-    if not all(math.isfinite(number) for number in numbers):
-        raise OptionError(f"{name} is {values!r}; it takes finite numbers.")
-    return numbers
-
-
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "language": _read_language,
-    "task": _read_task,
-    "temperature": _read_temperature,
-    "beam_size": _read_count,
-    "best_of": _read_count,
-    "patience": _read_patience,
-    "length_penalty": _read_length_penalty,
-    "seed": _read_seed,
-    "without_timestamps": _read_flag,
-    "initial_prompt": _read_text,
-    "carry_initial_prompt": _read_flag,
-    "prefix": _read_text,
-    "condition_on_previous_text": _read_flag,
-    "no_speech_threshold": _read_number,
-    "logprob_threshold": _read_number,
-    "compression_ratio_threshold": _read_number,
-    "suppress_tokens": _read_suppress_tokens,
-    "suppress_blank": _read_flag,
-    "max_initial_timestamp": _read_max_initial_timestamp,
-    "sample_len": _read_sample_len,
-    "clip_timestamps": _read_clip_timestamps,
-    "word_timestamps": _read_flag,
-    "prepend_punctuations": _read_marks,
-    "append_punctuations": _read_marks,
-    "hallucination_silence_threshold": _read_silence_threshold,
-}
-"""Per option, what checks a value and brings it to its one form."""
-
 _OF_WORDS = ("prepend_punctuations", "append_punctuations", "hallucination_silence_threshold")
 """Options that mean nothing without `word_timestamps`."""
 
 _DEFAULTS = {field.name: field.default for field in fields(TranscribeOptions)}
-
-_NO_VAD = "mwc 0.1 has no voice activity filter"
 
 _NOT_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
     "temperature_increment_on_fallback": (
@@ -339,14 +241,13 @@ _NOT_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "repetition_penalty": ((None, 1), "mwc 0.1 has no repetition penalty"),
     "no_repeat_ngram_size": ((None, 0), "mwc 0.1 does not forbid repeated n-grams"),
-    "vad_filter": ((None, False), _NO_VAD),
-    "vad": ((None, False), _NO_VAD),
-    "vad_parameters": ((None,), _NO_VAD),
-    "hotwords": ((None,), "mwc 0.1 has no hotwords; initial_prompt can hold rare words"),
-    "multilingual": ((None, False), "mwc 0.1 takes one language for a whole file"),
-    "language_detection_threshold": ((None,), "the language is detected from the first 30 s"),
-    "language_detection_segments": ((None, 1), "the language is detected from the first 30 s"),
-    "batch_size": ((None, 1), "mwc 0.1 decodes the windows of a file one after the other"),
+    "vad": ((None, False), "its name here is vad_filter"),
+    "batched": ((None, False), "batch_size above 1 decodes windows together"),
+    "language_detection_segments": (
+        (None, 1),
+        "the language of a file is detected from its first 30 s, or of each window with "
+        "multilingual=True",
+    ),
     "chunk_length": ((None, 30), "a window is always 30 s"),
     "fp16": ((None,), "the precision is chosen when converting, with --precision"),
     "compute_type": ((None,), "the precision is chosen when converting, with --precision"),

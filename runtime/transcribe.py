@@ -1,25 +1,35 @@
-"""From the log-mel windows of a file to its transcript: detect, encode, decode, step by step.
+"""From the log-mel windows of a file to its transcript.
 
-`windows.WindowLoop` decides what is decoded; here the model does it.
+`windows.WindowLoop` decides what is decoded, `engine.Engine` has the model do it; here a file is
+cut into parts for them, and what they give is put in order.
 
 Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`, and `decoding.py`,
 `detect_language`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
-from mwc.runtime.decode import Task, sampling_for
-from mwc.runtime.decoder import Decoder, PrefillRow
-from mwc.runtime.errors import AudioError, OptionError
-from mwc.runtime.fallback import decode_with_fallback
+from mwc.runtime.clips import Clip, clip_notes, heard_clips, requested_clips
+from mwc.runtime.decoder import Decoder
+from mwc.runtime.detect import DetectedLanguage, detect_languages
+from mwc.runtime.engine import (
+    Decoded,
+    EncodedWindow,
+    Engine,
+    Part,
+    Stop,
+    encode_windows,
+)
+from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions, check_for_model
 from mwc.runtime.progress import Progress, ProgressEvent, silent
-from mwc.runtime.rules import rule_state
+from mwc.runtime.prompt import make_prompt, prompt_notes
+from mwc.runtime.report import WindowReport, measure_coverage
+from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.speech import Speech
 from mwc.runtime.timing import Aligner
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment, Transcript, Word
@@ -27,25 +37,12 @@ from mwc.runtime.windows import WindowLoop
 from mwc.runtime.words import LANGUAGES_WITHOUT_SPACES, add_words
 
 SLOT = 0
-"""The window slot that one file at a time uses."""
+"""The window slot, and the row slot, that are used outside of the engine."""
 
 
-@dataclass(frozen=True)
-class DetectedLanguage:
-    """The language of a file.
-
-    Attributes:
-        language: the likeliest code.
-        probability: its probability among the model's languages.
-        probabilities: of every language, by code.
-    """
-
-    language: str
-    probability: float
-    probabilities: dict[str, float]
-
-
-def detect_language(decoder: Decoder, features: Features) -> DetectedLanguage:
+def detect_language(
+    decoder: Decoder, features: Features, languages: tuple[str, ...] | None = None
+) -> DetectedLanguage:
     """Tell the language from the first 30 s.
 
     Audio shorter than that counts as followed by silence, as in openai/whisper: all 3000 frames of
@@ -54,7 +51,9 @@ def detect_language(decoder: Decoder, features: Features) -> DetectedLanguage:
     Raises:
         OptionError: the model knows English only.
     """
-    return _FileWindow(decoder, features).detect_language()
+    if decoder.spec.tokens.is_multilingual:
+        encode_windows(decoder, [EncodedWindow(SLOT, features, 0, decoder.spec.audio.n_frames)])
+    return detect_languages(decoder, [(SLOT, SLOT)], languages)[0]
 
 
 def transcribe(
@@ -64,46 +63,153 @@ def transcribe(
     options: TranscribeOptions,
     progress: Progress = silent,
 ) -> Transcript:
-    """Transcribe a file; arguments and errors as for `transcribe_segments`."""
-    check_for_model(options, decoder.spec)
-    window = _FileWindow(decoder, features)
-    language, probability = _choose_language(window, options)
-    segments = tuple(_segments(window, tokenizer, options, language, progress))
-    return Transcript(
-        text=tokenizer.decode(token for segment in segments for token in segment.tokens),
-        language=language,
-        duration=features.duration,
-        segments=segments,
-        language_probability=probability,
-    )
+    """Transcribe a file to its end; arguments and errors as for `Transcription`."""
+    transcription = Transcription(decoder, tokenizer, features, options, progress=progress)
+    for _ in transcription:
+        pass
+    return transcription.transcript()
 
 
-def transcribe_segments(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    features: Features,
-    options: TranscribeOptions,
-    progress: Progress = silent,
-) -> Iterator[Segment]:
-    """Transcribe a file segment by segment, as each window is decoded.
+class Transcription(Iterator[Segment]):
+    """A file on its way to a transcript: an iterator of its segments, in order of time.
 
-    Args:
-        decoder: the model; window slot 0 and all row slots are used.
-        tokenizer: the model's tokenizer.
-        features: the file's log-mel windows.
-        options: what is wanted.
-        progress: told the seconds of audio done, stage "transcribe".
+    Segments come as soon as their windows are decoded; cleared ones (empty text) are among them.
 
-    Returns:
-        The segments in order of time, cleared ones (empty text) included.
-
-    Raises:
-        OptionError: an option does not suit the model; raised before the first segment.
+    Attributes:
+        language: code of the file's language.
+        language_probability: where it was detected, else None.
+        duration: seconds of audio.
     """
-    check_for_model(options, decoder.spec)
-    window = _FileWindow(decoder, features)
-    language, _ = _choose_language(window, options)
-    return _segments(window, tokenizer, options, language, progress)
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        features: Features,
+        options: TranscribeOptions,
+        *,
+        speech: Speech | None = None,
+        progress: Progress = silent,
+        stop: Stop = lambda: False,
+    ) -> None:
+        """Tell the language and plan what is decoded; nothing is decoded before it is asked for.
+
+        Args:
+            decoder: the model; its slots from 0 on are used.
+            tokenizer: the model's tokenizer.
+            features: the file's log-mel windows.
+            options: what is wanted.
+            speech: the file's speech, where `options.needs_speech`.
+            progress: told the seconds of audio done, stage "transcribe".
+            stop: asked before each call of the model; Cancelled is raised once it says True.
+
+        Raises:
+            OptionError: an option does not suit the model.
+            AudioError: a clip starts beyond the audio.
+        """
+        check_for_model(options, decoder.spec)
+        if options.needs_speech and speech is None:
+            raise ValueError("these options need the speech of the file")
+        self._tokenizer = tokenizer
+        self._options = options
+        self._speech = speech
+        self._progress = progress
+        self._spec = spec = decoder.spec
+        self._n_frames = features.n_frames
+        self.duration = features.duration
+        clips = requested_clips(options, spec, features.n_frames)
+        self._notes = (
+            *clip_notes(options, spec, features.n_frames),
+            *prompt_notes(spec, tokenizer, options),
+        )
+        if speech is not None:
+            clips = heard_clips(clips, options, speech)
+        lanes = [[clip] for clip in clips] if options.cuts_at_silences else [clips]
+        engine = Engine(decoder, tokenizer, options, n_lanes=options.batch_size, stop=stop)
+        self.language, self.language_probability = _language(
+            options, spec, partial(engine.detect_language, features)
+        )
+        make_prompt(spec, tokenizer, options, self.language)  # refuses a bad prefix before any work
+        self._parts = [self._part(features, heard) for heard in lanes]
+        self._decoded = engine.run(self._parts)
+        self._segments: list[Segment] = []
+        self._windows: list[WindowReport] = []
+        self._coming = self._in_order()
+
+    def __next__(self) -> Segment:
+        return next(self._coming)
+
+    def close(self) -> None:
+        """Stop here."""
+        self._coming.close()
+
+    def transcript(self, warnings: tuple[str, ...] = ()) -> Transcript:
+        """The transcript of what has been given so far; `warnings` are the audio's."""
+        segments = tuple(self._segments)
+        coverage = None
+        if self._speech is not None and self._options.coverage is not False:
+            texts = [(s.start, s.end) for s in segments if s.text.strip()]
+            coverage = measure_coverage(self._speech.detector, self._speech.ranges, texts)
+        return Transcript(
+            text=self._tokenizer.decode(token for segment in segments for token in segment.tokens),
+            language=self.language,
+            duration=self.duration,
+            segments=segments,
+            language_probability=self.language_probability,
+            windows=tuple(sorted(self._windows, key=lambda window: window.start)),
+            coverage=coverage,
+            warnings=(*warnings, *self._notes),
+        )
+
+    def _part(self, features: Features, clips: list[Clip]) -> Part:
+        loop = WindowLoop(self._spec, self._tokenizer, self._options, clips, self._n_frames)
+        speech = self._speech if self._options.cuts_at_silences else None
+        return Part(features, loop, self.language, start=loop.seek, speech=speech)
+
+    def _in_order(self) -> Generator[Segment, None, None]:
+        """The segments of all parts in the order of parts, with what is known of each."""
+        waiting: dict[int, list[Segment]] = {id(part): [] for part in self._parts}
+        ended: set[int] = set()
+        order = [id(part) for part in self._parts]
+        try:
+            for decoded in self._decoded:
+                self._windows.append(decoded.report)
+                waiting[id(decoded.part)] += decoded.segments
+                if decoded.ends_part:
+                    ended.add(id(decoded.part))
+                self._tell(decoded)
+                while order:
+                    yield from self._numbered(waiting[order[0]])
+                    waiting[order[0]] = []
+                    if order[0] not in ended:
+                        break
+                    order.pop(0)
+        except Cancelled as error:
+            for key in order:
+                self._numbered(waiting[key])
+            error.transcript = self.transcript()
+            raise
+
+    def _numbered(self, segments: list[Segment]) -> list[Segment]:
+        """Number segments, tell how much of each is speech, and keep them."""
+        speech = self._speech
+        numbered = [
+            replace(
+                segment,
+                id=len(self._segments) + i,
+                speech=None if speech is None else speech.share(segment.start, segment.end),
+            )
+            for i, segment in enumerate(segments)
+        ]
+        self._segments += numbered
+        return numbered
+
+    def _tell(self, decoded: Decoded) -> None:
+        """Report how much audio is done: what lies before the parts' windows that are next."""
+        rate = self._spec.audio.frames_per_second
+        left = sum(part.loop.n_frames_left for part in self._parts)
+        done = max(self._n_frames - left, 0) / rate
+        self._progress(ProgressEvent("transcribe", done, self.duration, "seconds"))
 
 
 def align(
@@ -126,11 +232,10 @@ def align(
         )
     if features.n_frames < spec.audio.frames_per_token:
         raise AudioError(f"the audio lasts {features.duration:.3f} s; align takes at least 0.02 s.")
-    window = _FileWindow(decoder, features)
-    language, _ = _choose_language(window, options)
+    language, _ = _language(options, spec, partial(detect_language, decoder, features))
     separator = "" if language in LANGUAGES_WITHOUT_SPACES else " "
     tokens = tokenizer.encode(separator + " ".join(text.split())) if text.split() else []
-    window.encode(0, features.n_frames)
+    encode_windows(decoder, [EncodedWindow(SLOT, features, 0, features.n_frames)])
     timings = Aligner(decoder, tokenizer, language).align(tokens, SLOT, features.n_frames)
     segment = Segment(0, 0, 0.0, features.duration, text, tuple(tokens), 0.0, 0.0, 0.0, 0.0)
     eot = spec.tokens.eot
@@ -138,75 +243,13 @@ def align(
     return segment.words or ()
 
 
-class _FileWindow:
-    """The window slot of one file; a window that it holds already is not encoded again."""
-
-    def __init__(self, decoder: Decoder, features: Features) -> None:
-        self.decoder = decoder
-        self.features = features
-        self._holds: tuple[int, int] | None = None
-
-    def encode(self, seek: int, n_frames: int) -> None:
-        """Encode the window at frame `seek`, of which `n_frames` frames count."""
-        if self._holds == (seek, n_frames):
-            return
-        self.decoder.encode(
-            self.features.window(seek)[None],
-            np.array([self.features.log_mel_max], dtype=np.float32),
-            np.array([n_frames], dtype=np.int32),
-            np.array([SLOT], dtype=np.int32),
-        )
-        self._holds = (seek, n_frames)
-
-    def detect_language(self) -> DetectedLanguage:
-        """See the function of this name."""
-        spec = self.decoder.spec
-        if not spec.tokens.is_multilingual:
-            raise OptionError("this model knows English only; it cannot detect a language.")
-        self.encode(0, spec.audio.n_frames)
-        state = rule_state((), False, spec.tokens, None)
-        row = PrefillRow((spec.tokens.sot,), row=0, window=SLOT, sot_index=0, rule_state=state)
-        open_mask = np.zeros((2, spec.model.n_vocab), dtype=np.float32)
-        values = self.decoder.prefill([row], open_mask).language_probs[0].tolist()
-        codes = [code for code, _ in spec.tokens.languages]
-        probabilities = dict(zip(codes, values, strict=True))
-        language = max(probabilities, key=lambda code: probabilities[code])
-        return DetectedLanguage(language, probabilities[language], probabilities)
-
-
-def _choose_language(window: _FileWindow, options: TranscribeOptions) -> tuple[str, float | None]:
+def _language(
+    options: TranscribeOptions, spec: WhisperSpec, detect: Callable[[], DetectedLanguage]
+) -> tuple[str, float | None]:
     """Return the language given, English for an English-only model, else the detected one."""
-    if not window.decoder.spec.tokens.is_multilingual:
+    if not spec.tokens.is_multilingual:
         return "en", None
     if options.language is not None:
         return options.language, None
-    detected = window.detect_language()
+    detected = detect()
     return detected.language, detected.probability
-
-
-def _segments(
-    window: _FileWindow,
-    tokenizer: Tokenizer,
-    options: TranscribeOptions,
-    language: str,
-    progress: Progress,
-) -> Iterator[Segment]:
-    """Check what is left to check, then return the segments, window after window."""
-    decoder, features = window.decoder, window.features
-    sampling = sampling_for(decoder.spec, options)
-    strategies = [replace(sampling.strategy, temperature=t) for t in options.temperature]
-    decoder.reserve(n_windows=1, n_rows=max(strategy.width for strategy in strategies))
-    loop = WindowLoop(decoder.spec, tokenizer, options, language, features.n_frames)
-    aligner = Aligner(decoder, tokenizer, language, options.task)
-
-    def decode_all() -> Iterator[Segment]:
-        while (request := loop.next_window()) is not None:
-            window.encode(request.seek, request.n_frames)
-            task = Task(request.prompt, SLOT, (request.seek,))
-            result = decode_with_fallback(decoder, tokenizer, task, sampling, options)
-            find_words = partial(aligner.align, window=SLOT, n_frames=request.n_frames)
-            yield from loop.accept(result, find_words)
-            done = min(loop.seek, features.n_frames) / decoder.spec.audio.frames_per_second
-            progress(ProgressEvent("transcribe", done, features.duration, "seconds"))
-
-    return decode_all()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mwc.runtime.report import Coverage, WindowReport
+
 
 @dataclass(frozen=True)
 class Word:
@@ -53,6 +55,11 @@ class Segment:
         compression_ratio: of its window's text.
         no_speech_prob: of its window.
         words: its words, in order; None where no word times were asked for.
+        language: code of the language its window was decoded in.
+        n_attempts: how often its window was decoded until the text could stand.
+        repetition: share of its word triples that have occurred before in it, 0 to almost 1.
+        speech: share of its time that was detected as speech, 0 to 1; None where speech was not
+            detected.
     """
 
     id: int
@@ -66,9 +73,16 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] | None = None
+    language: str | None = None
+    n_attempts: int = 1
+    repetition: float = 0.0
+    speech: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return openai/whisper's fields, in its order; `words` only where there are any times."""
+        """Return openai/whisper's fields, in its order; `words` only where there are any times.
+
+        Then those it has not.
+        """
         fields: dict[str, Any] = {
             "id": self.id,
             "seek": self.seek,
@@ -83,7 +97,13 @@ class Segment:
         }
         if self.words is not None:
             fields["words"] = [word.to_dict() for word in self.words]
-        return fields
+        return {
+            **fields,
+            "language": self.language,
+            "n_attempts": self.n_attempts,
+            "repetition": self.repetition,
+            "speech": self.speech,
+        }
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,9 @@ class Transcript:
         segments: in order of time.
         language_probability: of the detected language; None where it was not detected because it
             was given or the model knows English only.
+        windows: what happened to each window, in order of time.
+        coverage: how much of the detected speech has text; None where speech was not detected.
+        warnings: what was wrong with the audio or cut off the options, a sentence each.
     """
 
     text: str
@@ -104,6 +127,9 @@ class Transcript:
     duration: float
     segments: tuple[Segment, ...]
     language_probability: float | None = None
+    windows: tuple[WindowReport, ...] = ()
+    coverage: Coverage | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return openai/whisper's fields (text, segments, language), then those it has not."""
@@ -113,6 +139,9 @@ class Transcript:
             "language": self.language,
             "duration": self.duration,
             "language_probability": self.language_probability,
+            "windows": [window.to_dict() for window in self.windows],
+            "coverage": None if self.coverage is None else self.coverage.to_dict(),
+            "warnings": list(self.warnings),
         }
 
     def to_txt(self) -> str:

@@ -1,7 +1,7 @@
 """The way through a file: which window comes next, with which prompt, what its tokens mean.
 
 Each window of 30 s is cut at the timestamps the model gave; the next one starts where the last
-complete segment ended, with the text so far as its prompt. Nothing here touches the model.
+complete segment ended, with the text so far before it. Nothing here touches the model.
 
 Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`.
 """
@@ -9,9 +9,11 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mwc.runtime.decode import Prompt, WindowResult, make_prompt
+from mwc.runtime.clips import Clip
+from mwc.runtime.decode import WindowResult
 from mwc.runtime.hallucination import WindowPlace, judge
 from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.report import repetition
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment
@@ -23,11 +25,25 @@ Align = Callable[[Sequence[int]], Sequence[WordTiming]]
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """A window to decode: where it starts, its frames that count (1 to 3000), its prompt."""
+    """A window to decode.
+
+    Attributes:
+        seek: frame at which it starts.
+        n_frames: its frames that count, 1 to 3000.
+        previous: tokens of the text before it, as the options want them.
+    """
 
     seek: int
     n_frames: int
-    prompt: Prompt
+    previous: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a window's result came to: its segments, and why there is no text if so."""
+
+    segments: tuple[Segment, ...]
+    skipped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,59 +113,63 @@ class WindowLoop:
         spec: WhisperSpec,
         tokenizer: Tokenizer,
         options: TranscribeOptions,
-        language: str,
+        clips: Sequence[Clip],
         n_frames: int,
     ) -> None:
-        """Start at the first clip of a file of `n_frames` frames with audio.
+        """Start at the first of the clips of a file of `n_frames` frames with audio.
 
         Raises:
-            OptionError: the initial prompt or the prefix cannot be used.
+            OptionError: the initial prompt holds a special token.
         """
         self._spec = spec
         self._tokenizer = tokenizer
         self._options = options
-        self._language = language
         self._n_frames = n_frames
-        self._clips = _clips(options, spec, n_frames)
+        self._clips = list(clips)
         self.seek = self._clips[0][0] if self._clips else n_frames
-        self._n_segments = 0
         initial = options.initial_prompt
         self._initial = [] if initial is None else tokenizer.encode(" " + initial.strip())
         self._history = list(self._initial)
         self._reset_since = 0
         self._last_speech_end = 0.0
         self._request: WindowRequest | None = None
-        make_prompt(spec, tokenizer, options, language)  # refuses a bad prefix before any work
 
     def next_window(self) -> WindowRequest | None:
         """Return the window to decode now, or None at the end of the last clip."""
-        while self._clips and self.seek >= self._clips[0][1]:
-            self._clips.pop(0)
-            if self._clips:
-                self.seek = self._clips[0][0]
-        if not self._clips:
+        if self.is_done:
             return None
         window = self._spec.audio.n_frames
         self._request = WindowRequest(
             seek=self.seek,
             n_frames=min(window, self._clips[0][1] - self.seek),
-            prompt=make_prompt(
-                self._spec, self._tokenizer, self._options, self._language, self._previous()
-            ),
+            previous=tuple(self._previous()),
         )
         return self._request
 
-    def accept(self, result: WindowResult, align: Align | None = None) -> list[Segment]:
+    @property
+    def is_done(self) -> bool:
+        """Whether no window is left."""
+        self._skip_ended_clips()
+        return not self._clips
+
+    @property
+    def n_frames_left(self) -> int:
+        """Frames from `seek` to the end of the last clip that are in clips."""
+        return sum(max(end - max(start, self.seek), 0) for start, end in self._clips)
+
+    def leave(self) -> None:
+        """Go past the window last asked for, as if it had no text."""
+        self.seek += self._asked().n_frames
+
+    def accept(self, result: WindowResult, align: Align | None = None) -> Accepted:
         """Take the result of the window last asked for; return its segments and move on.
 
         `align` finds the window's words; it is needed, and used, where `word_timestamps` is on.
         """
-        request = self._request
-        if request is None:
-            raise RuntimeError("accept() needs a window from next_window() first")
+        request = self._asked()
         if self._is_silent(result):
             self.seek += request.n_frames
-            return []
+            return Accepted((), self._why_silent(result))
         cut = cut_window(result.tokens, self._spec.tokens.timestamp_begin)
         segments = [self._segment(piece, request, result) for piece in cut.pieces]
         if cut.advance:
@@ -162,16 +182,25 @@ class WindowLoop:
             timings = align([token for segment in segments for token in self._text(segment)])
             segments, is_skipped = self._place_words(segments, timings, cut, request)
             if is_skipped:
-                return []
+                return Accepted((), "unlikely words after silence")
         segments = [cut_to_segment(_cleared(segment)) for segment in segments]
-        segments = [replace(segment, id=self._n_segments + i) for i, segment in enumerate(segments)]
-        self._n_segments += len(segments)
         for segment in segments:
             self._history += segment.tokens
         # Text sampled at a high temperature is a poor prompt.
         if not self._options.condition_on_previous_text or result.temperature > 0.5:
             self._reset_since = len(self._history)
-        return segments
+        return Accepted(tuple(segments))
+
+    def _skip_ended_clips(self) -> None:
+        while self._clips and self.seek >= self._clips[0][1]:
+            self._clips.pop(0)
+            if self._clips:
+                self.seek = self._clips[0][0]
+
+    def _asked(self) -> WindowRequest:
+        if self._request is None:
+            raise RuntimeError("there is no window; ask next_window() first")
+        return self._request
 
     def _place_words(
         self,
@@ -240,23 +269,34 @@ class WindowLoop:
         )
         return result.no_speech_prob > options.no_speech_threshold and not is_confident
 
+    def _why_silent(self, result: WindowResult) -> str:
+        """The thresholds that made a window silent, in words."""
+        why = f"no_speech_prob {result.no_speech_prob:.2f} is above "
+        why += f"{self._options.no_speech_threshold:g}"
+        if self._options.logprob_threshold is None:
+            return why
+        floor = f"{self._options.logprob_threshold:g}"
+        return f"{why} and avg_logprob {result.avg_logprob:.2f} not above {floor}"
+
     def _segment(self, piece: Piece, request: WindowRequest, result: WindowResult) -> Segment:
         """Make a segment, its id still 0."""
         audio = self._spec.audio
         offset = request.seek * audio.hop_length / audio.sample_rate
         step = audio.frames_per_token * audio.hop_length / audio.sample_rate
         window = request.n_frames * audio.hop_length / audio.sample_rate
+        text = self._tokenizer.decode(t for t in piece.tokens if t < self._spec.tokens.eot)
         return Segment(
             id=0,
             seek=request.seek,
             start=offset + piece.start * step,
             end=offset + (window if piece.end is None else piece.end * step),
-            text=self._tokenizer.decode(t for t in piece.tokens if t < self._spec.tokens.eot),
+            text=text,
             tokens=piece.tokens,
             temperature=result.temperature,
             avg_logprob=result.avg_logprob,
             compression_ratio=result.compression_ratio,
             no_speech_prob=result.no_speech_prob,
+            repetition=repetition(text),
         )
 
 
@@ -265,14 +305,3 @@ def _cleared(segment: Segment) -> Segment:
     if segment.start != segment.end and segment.text.strip():
         return segment
     return replace(segment, text="", tokens=(), words=None if segment.words is None else ())
-
-
-def _clips(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> list[tuple[int, int]]:
-    """Return the clips as (first frame, end frame), the parts beyond the audio cut off."""
-    points = [round(time * spec.audio.frames_per_second) for time in options.clip_timestamps]
-    points = points or [0]
-    if len(points) % 2:
-        points.append(n_frames)
-    return [
-        (start, min(end, n_frames)) for start, end in zip(points[::2], points[1::2], strict=True)
-    ]

@@ -14,6 +14,9 @@ from mwc.runtime.rules import log_softmax
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
 
+OUR_FIELDS = ("language", "n_attempts", "repetition", "speech")
+"""What a segment of ours has beyond openai/whisper's fields."""
+
 
 class FakeInference:
     """Stands for openai/whisper's decoder network: logits at the positions that it reads."""

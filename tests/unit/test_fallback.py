@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, noise, scripted
+from fake_decoder import FakeDecoder, FakeFeatures, fake_spec, fake_tokenizer, noise, scripted
 
-from mwc.runtime.decode import Task, WindowResult, make_prompt, sampling_for
-from mwc.runtime.fallback import decode_with_fallback, is_plausible
+from mwc.runtime.decode import WindowResult
+from mwc.runtime.fallback import why_refused
 from mwc.runtime.options import make_options
+from mwc.runtime.report import WindowReport
+from mwc.runtime.transcribe import transcribe
 
 SPEC = fake_spec()
 GOOD = WindowResult((65,), "A", -0.5, 0.1, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "given", "plausible"),
+    ("changes", "given", "can_stand"),
     [
         ({}, {}, True),
         ({"compression_ratio": 2.41}, {}, False),
@@ -39,42 +41,51 @@ GOOD = WindowResult((65,), "A", -0.5, 0.1, 1.0, 0.0)
         ),
     ],
 )
-def test_what_is_plausible(
-    changes: dict[str, float], given: dict[str, Any], plausible: bool
-) -> None:
-    assert is_plausible(replace(GOOD, **changes), make_options(**given)) is plausible
+def test_what_can_stand(changes: dict[str, float], given: dict[str, Any], can_stand: bool) -> None:
+    refused = why_refused(replace(GOOD, **changes), make_options(**given))
+    assert (refused is None) is can_stand
 
 
-def decode(tmp_path: Path, logits: Any, **given: Any) -> tuple[WindowResult, FakeDecoder]:
-    options = make_options(**given)
+def test_what_cannot_stand_is_told_with_its_value() -> None:
+    options = make_options()
+    improbable = replace(GOOD, avg_logprob=-1.234)
+    assert why_refused(improbable, options) == "avg_logprob -1.23 is below -1"
+    repetitive = replace(GOOD, compression_ratio=3.0)
+    assert why_refused(repetitive, options) == "compression_ratio 3.00 is above 2.4"
+
+
+def decode(tmp_path: Path, logits: Any, **given: Any) -> tuple[WindowReport, FakeDecoder]:
+    """The report of the only window of a file."""
+    options = make_options(language="en", **given)
     tokenizer = fake_tokenizer(tmp_path, SPEC)
-    decoder = FakeDecoder(SPEC, logits, n_rows=4)
-    decoder.windows[0] = FakeWindow(0, 3000)
-    task = Task(make_prompt(SPEC, tokenizer, options, "en"), 0)
-    sampling = sampling_for(SPEC, options)
-    return decode_with_fallback(decoder, tokenizer, task, sampling, options), decoder
+    decoder = FakeDecoder(SPEC, logits)
+    features: Any = FakeFeatures(3000, SPEC.model.n_mels)
+    return transcribe(decoder, tokenizer, features, options).windows[0], decoder
 
 
 def test_plausible_text_is_decoded_once(tmp_path: Path) -> None:
-    script = [SPEC.tokens.timestamp_begin, *b" Hello"]
-    result, decoder = decode(tmp_path, scripted(SPEC, lambda window: script))
-    assert (result.text, result.temperature) == ("Hello", 0.0)
+    script = [SPEC.tokens.timestamp_begin, *b" Hello", SPEC.tokens.timestamp_begin + 1500]
+    report, decoder = decode(tmp_path, scripted(SPEC, lambda window: script))
+    (attempt,) = report.attempts
+    assert (attempt.temperature, attempt.refused) == (0.0, None)
     assert len(decoder.prompts) == 1
 
 
 def test_the_last_temperature_stands_where_none_is_plausible(tmp_path: Path) -> None:
     given = {"temperature": (0.0, 0.5, 1.0), "logprob_threshold": -0.01, "best_of": 3}
-    result, decoder = decode(tmp_path, noise(SPEC), **given, no_speech_threshold=None)
-    assert result.temperature == 1.0
-    assert len(decoder.prompts) == 1 + 3 + 3  # best_of is for temperatures above 0
+    report, decoder = decode(tmp_path, noise(SPEC), **given, no_speech_threshold=None)
+    assert [attempt.temperature for attempt in report.attempts] == [0.0, 0.5, 1.0]
+    assert all("is below -0.01" in (attempt.refused or "") for attempt in report.attempts)
+    first = [window for window in decoder.encoded if window.start == 0]
+    assert len(first) == 1  # what is decoded again is not encoded again
+    assert len(decoder.prompts) % (1 + 3 + 3) == 0  # best_of is for temperatures above 0
 
 
 def test_beams_are_for_temperature_0(tmp_path: Path) -> None:
     given = {"temperature": (0.0, 0.5), "logprob_threshold": -0.01, "beam_size": 4}
-    result, decoder = decode(tmp_path, noise(SPEC), **given, no_speech_threshold=None)
-    assert result.temperature == 0.5
+    report, decoder = decode(tmp_path, noise(SPEC), **given, no_speech_threshold=None)
+    assert [attempt.temperature for attempt in report.attempts] == [0.0, 0.5]
     assert decoder.copies
-    assert len(decoder.prompts) == 2
     assert max(decoder.batch_sizes) == 4
     assert decoder.batch_sizes[-1] == 1
 
@@ -84,9 +95,13 @@ def test_repetition_is_escaped(tmp_path: Path) -> None:
     logits = scripted(SPEC, lambda window: b" ha" * 60, certainty=5.0)
     given = {"without_timestamps": True, "suppress_blank": False, "logprob_threshold": None}
     stuck, _ = decode(tmp_path, logits, temperature=0.0, **given)
-    assert stuck.compression_ratio > 10
-    result, _ = decode(tmp_path, logits, **given)
-    assert result.temperature > 0
-    assert result.compression_ratio <= 2.4
+    assert stuck.attempts[0].compression_ratio > 10
+    assert stuck.attempts[0].refused == (
+        f"compression_ratio {stuck.attempts[0].compression_ratio:.2f} is above 2.4"
+    )
+    report, _ = decode(tmp_path, logits, **given)
+    assert report.attempts[0] == stuck.attempts[0]
+    assert report.attempts[-1].temperature > 0
+    assert report.attempts[-1].refused is None
     again, _ = decode(tmp_path, logits, **given)
-    assert again == result
+    assert again == report

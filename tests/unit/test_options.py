@@ -1,6 +1,7 @@
 """Options: one form for every value, and a sentence for everything that cannot be done."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from fake_decoder import fake_spec
 from mwc.runtime.errors import OptionError
 from mwc.runtime.languages import CODE_OF_LANGUAGE, NAME_OF_LANGUAGE
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
+from mwc.runtime.vad import VadOptions
 from mwc.runtime.words import APPEND_PUNCTUATIONS
 
 
@@ -99,12 +101,23 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
         ("append_punctuations", ["."], "every character a mark"),
         ("hallucination_silence_threshold", 2.0, "give word_timestamps=True too"),
         ("hallucination_silence_threshold", -1, "seconds from 0"),
-        ("vad_filter", True, "no voice activity filter"),
-        ("hotwords", "mwc", "initial_prompt"),
+        ("vad", True, "its name here is vad_filter"),
+        ("batched", True, "batch_size above 1"),
+        ("batch_size", 0, "from 1 to 16"),
+        ("hotwords", 7, "it takes text"),
+        ("languages", "", "at least one language"),
+        ("languages", 7, "it takes languages"),
+        ("language_detection_threshold", 0.5, "give multilingual=True too"),
+        ("language_detection_threshold", 1.5, "from 0 to 1"),
+        ("language_detection_segments", 4, "multilingual=True"),
+        ("vad_parameters", {"threshold": 0.4}, "give vad_filter=True too"),
+        ("vad_parameters", {"onset": 0.4}, "it takes threshold"),
+        ("vad_parameters", 0.4, "it takes a dictionary of threshold"),
+        ("coverage", "yes", "either True or False"),
         ("fp16", False, "precision is chosen when converting"),
         ("log_prob_threshold", -1.0, "logprob_threshold"),
         ("lanugage", "de", "did you mean 'language'?"),
-        ("xyzzy", 1, "there are: language, task"),
+        ("xyzzy", 1, "there are: language, languages"),
     ],
 )
 def test_what_cannot_be_done_is_said(name: str, value: Any, message: str) -> None:
@@ -144,6 +157,52 @@ def test_what_a_model_lacks_is_refused() -> None:
         check_for_model(make_options(sample_len=444, word_timestamps=True), multilingual)
 
 
+def test_detection_is_refused_where_there_is_nothing_to_detect() -> None:
+    english = fake_spec(languages=())
+    with pytest.raises(OptionError, match="languages is given, but this model knows English"):
+        check_for_model(make_options(languages=["en"]), english)
+    with pytest.raises(OptionError, match="multilingual is given, but this model knows English"):
+        check_for_model(make_options(multilingual=True), english)
+    with pytest.raises(OptionError, match="language is 'de', so nothing is detected and languages"):
+        make_options(language="de", languages=["en", "de"])
+    with pytest.raises(OptionError, match="nothing is detected and multilingual would do nothing"):
+        make_options(language="de", multilingual=True)
+    with pytest.raises(OptionError, match="'nl'; this model knows en, de, fr"):
+        check_for_model(make_options(languages="German,Dutch"), fake_spec())
+    assert make_options(languages="German, fr").languages == ("de", "fr")
+
+
+def test_a_model_with_a_cut_down_decoder_cannot_translate() -> None:
+    spec = fake_spec()
+    turbo = replace(spec, model=replace(spec.model, n_audio_layer=32, n_text_layer=4))
+    check_for_model(make_options(task="transcribe"), turbo)
+    with pytest.raises(OptionError, match="its decoder was cut down to 4 of 32 layers"):
+        check_for_model(make_options(task="translate"), turbo)
+
+
+def test_speech_parameters_come_as_a_dict_or_as_options() -> None:
+    parameters = {"threshold": 0.4, "min_silence_duration_ms": 500}
+    options = make_options(vad_filter=True, vad_parameters=parameters)
+    assert options.vad_parameters == VadOptions(threshold=0.4, min_silence_duration_ms=500)
+    assert make_options(batch_size=4, vad_parameters=VadOptions()).vad_parameters == VadOptions()
+
+
+@pytest.mark.parametrize(
+    ("given", "needs"),
+    [
+        ({}, False),
+        ({"coverage": True}, True),
+        ({"coverage": False}, False),
+        ({"vad_filter": True, "coverage": False}, True),
+        ({"batch_size": 2}, True),
+    ],
+)
+def test_speech_is_detected_only_where_something_needs_it(
+    given: dict[str, Any], needs: bool
+) -> None:
+    assert make_options(**given).needs_speech is needs
+
+
 def test_patience_is_taken_with_beams() -> None:
     options = make_options(beam_size=5, patience="1.5", length_penalty="0.6")
     assert (options.patience, options.length_penalty) == (1.5, 0.6)
@@ -156,6 +215,20 @@ def test_what_works_on_words_is_taken_with_them() -> None:
     assert options.hallucination_silence_threshold == 1.5
 
 
+OUR_OPTIONS = {
+    "batch_size",
+    "coverage",
+    "hotwords",
+    "language_detection_threshold",
+    "languages",
+    "multilingual",
+    "seed",
+    "vad_filter",
+    "vad_parameters",
+}
+"""What openai/whisper has not; the names are faster-whisper's where it has them."""
+
+
 def test_names_defaults_and_languages_are_openai_whispers() -> None:
     transcribe = pytest.importorskip("whisper.transcribe")
     decoding = pytest.importorskip("whisper.decoding")
@@ -165,7 +238,7 @@ def test_names_defaults_and_languages_are_openai_whispers() -> None:
         **{f: p.default for f, p in inspect.signature(transcribe.transcribe).parameters.items()},
     }
     ours = vars(TranscribeOptions())
-    assert set(ours) - set(theirs) == {"seed"}
+    assert set(ours) - set(theirs) == OUR_OPTIONS
     differing = {name for name in set(ours) & set(theirs) if ours[name] != theirs[name]}
     # One form for several spellings.
     searching = {"beam_size", "best_of", "patience"}

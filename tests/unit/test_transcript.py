@@ -43,7 +43,7 @@ def test_json_has_openai_whispers_fields() -> None:
     assert text.isascii()
     assert text.endswith("}\n")
     data = json.loads(text)
-    assert list(data) == ["text", "segments", "language", "duration", "language_probability"]
+    assert list(data)[:3] == ["text", "segments", "language"]  # openai/whisper's, in its order
     assert data["text"] == " Größe,\n東京"
     assert data["segments"][2] == {
         "id": 2,
@@ -56,6 +56,10 @@ def test_json_has_openai_whispers_fields() -> None:
         "avg_logprob": -0.25,
         "compression_ratio": 1.5,
         "no_speech_prob": 0.125,
+        "language": None,
+        "n_attempts": 1,
+        "repetition": 0.0,
+        "speech": None,
     }
 
 

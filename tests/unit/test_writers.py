@@ -74,11 +74,15 @@ def test_lrc() -> None:
     assert chinese.to_lrc(highlight_words=True) == "[00:00.00]<00:00.00>你<00:00.50>好 <00:00.90>\n"
 
 
+THEIR_FIELDS = ("text", "segments", "language")
+OUR_FIELDS = ("duration", "language_probability", "windows", "coverage", "warnings")
+
+
 def test_json_has_openai_whispers_fields_then_ours() -> None:
     text = TIMED.to_json()
     assert text.isascii()
     data = json.loads(text)
-    assert list(data) == ["text", "segments", "language", "duration", "language_probability"]
+    assert list(data) == [*THEIR_FIELDS, *OUR_FIELDS]
     assert data["duration"] == 2.4
     assert data["language_probability"] == 0.5
     assert data["segments"][1]["words"] == [

@@ -1,0 +1,117 @@
+"""The stretches of a file that are heard: as asked for, where there is speech, cut at silences.
+
+A clip is a pair of log-mel frames, 10 ms each: the first one, and the one after the last.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from mwc.runtime.decoder import VAD_FRAME
+from mwc.runtime.errors import AudioError
+from mwc.runtime.features import HOP_LENGTH, WINDOW_FRAMES
+from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.speech import Speech
+from mwc.runtime.vad import VadOptions
+
+Clip = tuple[int, int]
+
+FIRST_CUT = WINDOW_FRAMES * 2 // 3
+"""Frames from the start of a window before which it is not cut: 20 s."""
+
+SILENT = 0.35
+"""Probability of speech below which a place counts as silence (Silero's 0.5 less its 0.15)."""
+
+FILTER = VadOptions()
+"""How speech is detected that is to be heard: gaps of less than 2 s stay, 0.4 s around it too."""
+
+
+def requested_clips(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> list[Clip]:
+    """Return the clips of `clip_timestamps`, cut off at the end of the audio.
+
+    Raises:
+        AudioError: a clip starts beyond the audio.
+    """
+    rate = spec.audio.frames_per_second
+    points = [round(time * rate) for time in options.clip_timestamps] or [0]
+    if len(points) % 2:
+        points.append(n_frames)
+    clips = list(zip(points[::2], points[1::2], strict=True))
+    for start, _ in clips:
+        if start and start >= n_frames:
+            raise AudioError(
+                f"clip_timestamps has a clip that starts at {start / rate:g} s, but the audio ends "
+                f"after {n_frames / rate:g} s; give times within it"
+            )
+    return [(start, min(end, n_frames)) for start, end in clips]
+
+
+def clip_notes(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> tuple[str, ...]:
+    """Tell which clip reaches beyond the end of the audio."""
+    rate = spec.audio.frames_per_second
+    beyond = [end for end in options.clip_timestamps[1::2] if round(end * rate) > n_frames]
+    if not beyond:
+        return ()
+    return (
+        f"clip_timestamps has a clip that ends at {beyond[0]:g} s, but the audio ends after "
+        f"{n_frames / rate:g} s: it is heard to there",
+    )
+
+
+def heard_clips(clips: Sequence[Clip], options: TranscribeOptions, speech: Speech) -> list[Clip]:
+    """Cut clips down to what is to be heard: speech with `vad_filter`, windows with a batch."""
+    if options.vad_filter:
+        found = speech.clips(options.vad_parameters or FILTER)
+        clips = [part for clip in clips for part in _merge(_intersect(clip, found))]
+    if options.cuts_at_silences:
+        clips = [part for clip in clips for part in cut_at_silences(clip, speech)]
+    return list(clips)
+
+
+def cut_at_silences(clip: Clip, speech: Speech) -> list[Clip]:
+    """Cut a clip into windows of at most 30 s, each at the longest silence of its last third."""
+    start, end = clip
+    parts = []
+    while end - start > WINDOW_FRAMES:
+        cut = _best_cut(speech, start + FIRST_CUT, start + WINDOW_FRAMES)
+        parts.append((start, cut))
+        start = cut
+    return [*parts, (start, end)] if end > start else parts
+
+
+def _best_cut(speech: Speech, first: int, last: int) -> int:
+    """The frame in [first, last] in the middle of the longest silence, or where speech is least."""
+    low = first * HOP_LENGTH // VAD_FRAME + 1
+    high = last * HOP_LENGTH // VAD_FRAME
+    values = speech.probabilities[low:high]
+    if not len(values):
+        return last
+    silent = np.flatnonzero(np.diff(np.concatenate([[0], values < SILENT, [0]])))
+    runs = list(zip(silent[::2].tolist(), silent[1::2].tolist(), strict=True))
+    if runs:
+        begin, stop = max(runs, key=lambda run: (run[1] - run[0], run[0]))
+        place = low + (begin + stop) / 2
+    else:
+        place = low + int(np.argmin(values)) + 0.5
+    frame: int = round(place * VAD_FRAME / HOP_LENGTH)
+    return min(frame, last)
+
+
+def _intersect(clip: Clip, others: Sequence[Clip]) -> list[Clip]:
+    """The parts of a clip that lie in others, which are ascending and apart."""
+    cut = [(max(clip[0], start), min(clip[1], end)) for start, end in others]
+    return [(start, end) for start, end in cut if start < end]
+
+
+def _merge(clips: Sequence[Clip]) -> list[Clip]:
+    """Join neighbours as long as one window holds them with the silence between."""
+    merged: list[Clip] = list(clips[:1])
+    for _, (start, end) in pairwise(clips):
+        first = merged[-1][0]
+        if end - first <= WINDOW_FRAMES:
+            merged[-1] = (first, end)
+        else:
+            merged.append((start, end))
+    return merged

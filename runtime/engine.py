@@ -1,0 +1,301 @@
+"""The engine: parts of audio in, decoded windows out, as many at a time as there are lanes.
+
+A lane is a window slot with the row slots of one search. It works through one part window by
+window: encode, tell the language where that is wanted, search, again at the next temperature while
+the text looks wrong, words; then the next part. All lanes share each call of the model, and a
+lane's result does not depend on what the others do.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from mwc.runtime.decode import DecodingBatch, RunningSearch, Sampling, Task, sampling_for
+from mwc.runtime.decoder import Decoder
+from mwc.runtime.detect import DetectedLanguage, detect_languages
+from mwc.runtime.errors import Cancelled
+from mwc.runtime.fallback import why_refused
+from mwc.runtime.features import Features
+from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.prompt import make_prompt
+from mwc.runtime.report import Attempt, WindowReport
+from mwc.runtime.speech import Speech
+from mwc.runtime.timing import Aligner
+from mwc.runtime.tokenizer import Tokenizer
+from mwc.runtime.transcript import Segment
+from mwc.runtime.windows import WindowLoop, WindowRequest
+
+Stop = Callable[[], bool]
+"""Whether to stop; asked before each call of the model."""
+
+LEAST_SPEECH = 0.1
+"""Seconds of detected speech that make the rest of a cut window worth decoding."""
+
+
+@dataclass
+class Part:
+    """Audio to transcribe in one go: some windows of a file that follow each other.
+
+    Attributes:
+        features: the file's log-mel frames.
+        loop: which windows of it, and what their tokens mean.
+        language: code of the file's language; with `multilingual`, of the window before.
+        start: its first frame.
+        speech: the file's speech, where what is left of a part after its first window is decoded
+            only if it holds some; None where all of it is.
+    """
+
+    features: Features
+    loop: WindowLoop
+    language: str
+    start: int = 0
+    speech: Speech | None = None
+
+
+@dataclass(frozen=True)
+class EncodedWindow:
+    """What a window slot is to hold: `n_frames` frames of a file from frame `seek` on."""
+
+    slot: int
+    features: Features
+    seek: int
+    n_frames: int
+
+
+def encode_windows(
+    decoder: Decoder, windows: Sequence[EncodedWindow], under_way: Sequence[Part] = ()
+) -> None:
+    """Encode windows together; the frames that parts under way will ask for are kept at hand."""
+    log_mels = []
+    for window in windows:
+        seeks = [part.loop.seek for part in under_way if part.features is window.features]
+        keep_from = min([window.seek, *seeks])
+        log_mels.append(window.features.window(window.seek, keep_from=keep_from))
+    decoder.encode(
+        np.stack(log_mels),
+        np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
+        np.array([window.n_frames for window in windows], dtype=np.int32),
+        np.array([window.slot for window in windows], dtype=np.int32),
+    )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One window that is done: its segments, what happened, whether its part is done too."""
+
+    part: Part
+    segments: tuple[Segment, ...]
+    report: WindowReport
+    ends_part: bool
+
+
+@dataclass
+class _Lane:
+    """A window slot and the row slots of one search, and the part they work through."""
+
+    slot: int
+    rows: tuple[int, ...]
+    part: Part | None = None
+
+
+@dataclass
+class _Work:
+    """One window under way in a lane."""
+
+    lane: _Lane
+    part: Part
+    request: WindowRequest
+    detected: DetectedLanguage | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class Engine:
+    """Decodes parts in the lanes of one decoder."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        options: TranscribeOptions,
+        *,
+        n_lanes: int = 1,
+        stop: Stop = lambda: False,
+    ) -> None:
+        """Have the slots that `n_lanes` need: window and row slots from 0 on are used.
+
+        Raises:
+            OptionError: `suppress_tokens` holds an id that is not in the vocabulary.
+        """
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._options = options
+        self._stop = stop
+        self._sampling = sampling_for(decoder.spec, options)
+        width = max(self._at(temperature).strategy.width for temperature in options.temperature)
+        decoder.reserve(n_windows=n_lanes, n_rows=n_lanes * width)
+        self._lanes = [_Lane(i, tuple(range(i * width, (i + 1) * width))) for i in range(n_lanes)]
+        self._batch = DecodingBatch(decoder, self._sampling.suppress)
+        self._works: dict[RunningSearch, _Work] = {}
+        self._held: EncodedWindow | None = None
+
+    def run(self, parts: Iterable[Part]) -> Iterator[Decoded]:
+        """Decode parts, taken as lanes fall free; gives each window when it is done.
+
+        Raises:
+            Cancelled: `stop` said so.
+        """
+        waiting = iter(parts)
+        idle = list(self._lanes)
+        while idle or self._works:
+            self._check_stop()
+            started = []
+            for lane in idle:
+                skipped, work = self._next_work(lane, waiting)
+                yield from skipped
+                started += [] if work is None else [work]
+            if started:
+                self._encode(started)
+                self._check_stop()
+                self._begin(started)
+            idle = []
+            for search in self._batch.advance() if self._works else ():
+                work = self._works.pop(search)
+                decoded = self._take(work, search)
+                if decoded is not None:
+                    idle.append(work.lane)
+                    yield decoded
+
+    def _check_stop(self) -> None:
+        if self._stop():
+            raise Cancelled("the transcription was cancelled.")
+
+    def _at(self, temperature: float) -> Sampling:
+        """How windows are sampled at a temperature."""
+        strategy = replace(self._sampling.strategy, temperature=temperature)
+        return replace(self._sampling, strategy=strategy)
+
+    def _next_work(
+        self, lane: _Lane, waiting: Iterator[Part]
+    ) -> tuple[list[Decoded], _Work | None]:
+        """The next window of a lane's part, or of the next part; and those left out before it."""
+        skipped: list[Decoded] = []
+        while True:
+            lane.part = lane.part or next(waiting, None)
+            if lane.part is None:
+                return skipped, None
+            request = lane.part.loop.next_window()
+            if request is None:
+                lane.part = None
+                continue
+            work = _Work(lane, lane.part, request)
+            if self._may_have_speech(lane.part, request):
+                return skipped, work
+            lane.part.loop.leave()
+            skipped.append(self._done(work, (), "no speech detected", None))
+
+    def _may_have_speech(self, part: Part, request: WindowRequest) -> bool:
+        """Whether a window is worth decoding: the first of its part always is."""
+        if part.speech is None or request.seek == part.start:
+            return True
+        start, end = self._times(request)
+        return part.speech.share(start, end) * (end - start) >= LEAST_SPEECH
+
+    def detect_language(self, features: Features) -> DetectedLanguage:
+        """Tell the language of a file from its first 30 s; see `transcribe.detect_language`."""
+        lane = self._lanes[0]
+        window = EncodedWindow(lane.slot, features, 0, self._decoder.spec.audio.n_frames)
+        encode_windows(self._decoder, [window])
+        self._held = window
+        slots = [(lane.slot, lane.rows[0])]
+        return detect_languages(self._decoder, slots, self._options.languages)[0]
+
+    def _encode(self, works: Sequence[_Work]) -> None:
+        """Encode windows together, except one that its slot holds already."""
+        windows = [
+            EncodedWindow(
+                work.lane.slot, work.part.features, work.request.seek, work.request.n_frames
+            )
+            for work in works
+        ]
+        missing = [window for window in windows if window != self._held]
+        self._held = None
+        parts = [lane.part for lane in self._lanes if lane.part is not None]
+        if missing:
+            encode_windows(self._decoder, missing, parts)
+
+    def _begin(self, works: Sequence[_Work]) -> None:
+        """Tell the languages of encoded windows where that is wanted, and start their searches."""
+        if self._options.multilingual:
+            slots = [(work.lane.slot, work.lane.rows[0]) for work in works]
+            found = detect_languages(self._decoder, slots, self._options.languages)
+            threshold = self._options.language_detection_threshold or 0.0
+            for work, detected in zip(works, found, strict=True):
+                work.detected = detected
+                if detected.probability >= threshold:
+                    work.part.language = detected.language
+        for work in works:
+            self._search(work)
+
+    def _search(self, work: _Work) -> None:
+        """Start the search of an encoded window at the temperature whose turn it is."""
+        part, request = work.part, work.request
+        prompt = make_prompt(
+            self._decoder.spec, self._tokenizer, self._options, part.language, request.previous
+        )
+        task = Task(prompt, work.lane.slot, (request.seek,))
+        sampling = self._at(self._options.temperature[len(work.attempts)])
+        rows = work.lane.rows[: sampling.strategy.width]
+        self._works[self._batch.start(task, sampling, rows)] = work
+
+    def _take(self, work: _Work, search: RunningSearch) -> Decoded | None:
+        """Take what a search found; None if the next temperature is tried."""
+        result = search.result(self._tokenizer)
+        refused = why_refused(result, self._options)
+        work.attempts.append(
+            Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
+        )
+        if refused is not None and len(work.attempts) < len(self._options.temperature):
+            self._search(work)
+            return None
+        lane, request = work.lane, work.request
+        aligner = Aligner(self._decoder, self._tokenizer, work.part.language, self._options.task)
+        find_words = partial(
+            aligner.align, window=lane.slot, n_frames=request.n_frames, row=lane.rows[0]
+        )
+        accepted = work.part.loop.accept(result, find_words)
+        return self._done(work, accepted.segments, accepted.skipped, result.no_speech_prob)
+
+    def _done(
+        self,
+        work: _Work,
+        segments: Sequence[Segment],
+        skipped: str | None,
+        no_speech_prob: float | None,
+    ) -> Decoded:
+        start, end = self._times(work.request)
+        part, detected = work.part, work.detected
+        n_attempts = len(work.attempts)
+        return Decoded(
+            part,
+            tuple(
+                replace(segment, language=part.language, n_attempts=n_attempts)
+                for segment in segments
+            ),
+            WindowReport(
+                start=start,
+                end=end,
+                language=part.language,
+                language_probability=None if detected is None else detected.probability,
+                no_speech_prob=no_speech_prob,
+                attempts=tuple(work.attempts),
+                skipped=skipped,
+            ),
+            ends_part=part.loop.is_done,
+        )
+
+    def _times(self, request: WindowRequest) -> tuple[float, float]:
+        """Seconds at which a window starts and ends."""
+        rate = self._decoder.spec.audio.frames_per_second
+        return request.seek / rate, (request.seek + request.n_frames) / rate

@@ -1,0 +1,59 @@
+"""The speech that was detected in a file: where it is, how much of a stretch is speech."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.decoder import VAD_FRAME
+from mwc.runtime.features import HOP_LENGTH, SAMPLE_RATE
+from mwc.runtime.report import Range
+from mwc.runtime.vad import VadOptions, speech_segments
+
+PLAIN = VadOptions(min_speech_duration_ms=250, min_silence_duration_ms=100, speech_pad_ms=30)
+"""How speech is counted: Silero's own defaults (snakers4/silero-vad `utils_vad.py`,
+`get_speech_timestamps`), which keep close to the sound."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What the detector heard in a file.
+
+    Attributes:
+        detector: its name and version.
+        probabilities: float32, of speech in each VAD_FRAME samples; the last ones are padded with zeros.
+        n_samples: of the file, at 16 kHz.
+    """
+
+    detector: str
+    probabilities: npt.NDArray[np.float32]
+    n_samples: int
+
+    @cached_property
+    def ranges(self) -> tuple[Range, ...]:
+        """Seconds of speech, ascending and apart, by Silero's defaults."""
+        found = speech_segments(self.probabilities, PLAIN, self.n_samples)
+        return tuple((s.start / SAMPLE_RATE, s.end / SAMPLE_RATE) for s in found)
+
+    def clips(self, options: VadOptions) -> list[tuple[int, int]]:
+        """Stretches of speech in log-mel frames, ascending and apart."""
+        found = speech_segments(self.probabilities, options, self.n_samples)
+        return [(s.start // HOP_LENGTH, -(-s.end // HOP_LENGTH)) for s in found]
+
+    def share(self, start: float, end: float) -> float:
+        """How much of the time from a second to another is speech, 0 to 1; 0 of no time."""
+        first, last = (round(time * SAMPLE_RATE / VAD_FRAME) for time in (start, end))
+        last = min(last, len(self.probabilities))
+        if last <= first:
+            return 0.0
+        return float(self._running[last] - self._running[first]) / (last - first)
+
+    @cached_property
+    def _running(self) -> npt.NDArray[np.int64]:
+        """Frames of speech before each frame."""
+        is_speech = np.zeros(len(self.probabilities), np.int64)
+        for start, end in self.ranges:
+            first, last = (round(time * SAMPLE_RATE / VAD_FRAME) for time in (start, end))
+            is_speech[first:last] = 1
+        return np.concatenate([[0], np.cumsum(is_speech)])
