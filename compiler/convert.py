@@ -20,6 +20,7 @@ from mwc.compiler.config import check_tensors, read_spec
 from mwc.compiler.parity import ParityReport, merge_reports
 from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, parse_target
+from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
 from mwc.compiler.weights import PRECISIONS, mapped_weights
 from mwc.runtime import artifact_edit
@@ -113,7 +114,8 @@ def convert(
 
     Raises:
         OptionError: an option is not allowed.
-        CheckpointError: the source cannot be found, read, or understood.
+        CheckpointError: the source cannot be found, read, or understood; or the speech detector's
+            package is not installed.
         CompileError: MAX could not compile it.
         VerificationError: it does not compute what the checkpoint computes.
         ArtifactError: `out` cannot be written.
@@ -126,6 +128,7 @@ def convert(
         )
         spec, notes = read_spec(checkpoint)
         check_tensors(checkpoint, spec)
+        detector = installed_detector().entry
 
     with ArtifactWriter(out, force=options.force) as writer, ThreadPoolExecutor(1) as aside:
         # The reference is made ready (transformers imported, above all) while MAX compiles.
@@ -149,6 +152,7 @@ def convert(
             "spec": spec,
             "targets": tuple(entries),
             "weights": (WeightsEntry(options.precision, weights_path, tensors),),
+            "detector": detector,
             "provenance": _provenance(checkpoint, options, notes),
         }
         report = None

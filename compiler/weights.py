@@ -2,7 +2,8 @@
 
 Names equal the checkpoint's (Hugging Face's, without "model.") wherever a tensor is taken as it is;
 fused ones are named for what they hold. Three transforms exist: queries take the attention scale,
-projections are stacked, convolutions become matrices.
+projections are stacked, convolutions become matrices. The speech detector's weights, `vad.…`, are
+not the checkpoint's: vad_weights.py makes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.compiler.mel import mel_filters, windowed_dft
+from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.errors import WeightMismatch
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
@@ -86,6 +88,7 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
         "log_mel.filters": Rule(
             (model.n_mels, bins), (), lambda: mel_filters(audio, model.n_mels), False
         ),
+        **{name: Rule(rule.shape, (), rule.read, False) for name, rule in DETECTOR_RULES.items()},
         **_conv("encoder.conv1", model.n_mels, state),
         **_conv("encoder.conv2", state, state),
         **_as_is("encoder.embed_positions.weight", (model.n_audio_ctx, state), False),

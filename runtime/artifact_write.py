@@ -18,6 +18,7 @@ from mwc.runtime.manifest import (
     FORMAT,
     FORMAT_REVISION,
     MANIFEST_NAME,
+    DetectorEntry,
     FileEntry,
     Manifest,
     Provenance,
@@ -45,8 +46,9 @@ class ArtifactWriter:
         with ArtifactWriter(out, force=False) as writer:
             tensors = write_weights(writer.path("weights/f32.safetensors"), …)
             …
-            artifact = writer.preview(spec=…, targets=…, weights=…, provenance=…)  # to verify it
-            writer.commit(spec=…, targets=…, weights=…, provenance=…)
+            parts = {"spec": …, "targets": …, "weights": …, "detector": …, "provenance": …}
+            artifact = writer.preview(**parts)  # to verify it
+            writer.commit(**parts)
     """
 
     def __init__(self, out: str | Path, *, force: bool = False) -> None:
@@ -102,6 +104,7 @@ class ArtifactWriter:
         spec: WhisperSpec,
         targets: tuple[TargetEntry, ...],
         weights: tuple[WeightsEntry, ...],
+        detector: DetectorEntry,
         provenance: Provenance,
         progress: Progress = silent,
     ) -> Artifact:
@@ -111,7 +114,9 @@ class ArtifactWriter:
             ValueError: the parts do not fit each other or the files; see `check_manifest`.
         """
         files = self._hash_files(progress)
-        manifest = Manifest(FORMAT, FORMAT_REVISION, spec, targets, weights, provenance, files)
+        manifest = Manifest(
+            FORMAT, FORMAT_REVISION, spec, targets, weights, detector, provenance, files
+        )
         check_manifest(manifest)
         return Artifact(self._folder, manifest)
 
@@ -121,6 +126,7 @@ class ArtifactWriter:
         spec: WhisperSpec,
         targets: tuple[TargetEntry, ...],
         weights: tuple[WeightsEntry, ...],
+        detector: DetectorEntry,
         provenance: Provenance,
         progress: Progress = silent,
     ) -> Artifact:
@@ -133,7 +139,12 @@ class ArtifactWriter:
             ValueError: as for `preview`.
         """
         manifest = self.preview(
-            spec=spec, targets=targets, weights=weights, provenance=provenance, progress=progress
+            spec=spec,
+            targets=targets,
+            weights=weights,
+            detector=detector,
+            provenance=provenance,
+            progress=progress,
         ).manifest
         (self._folder / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
         for path in [*self._folder.rglob("*"), self._folder]:

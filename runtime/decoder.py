@@ -38,6 +38,15 @@ AUDIO_KEY_SHAPE = (94, 64, KEYS_PER_BLOCK)
 AUDIO_VALUE_SHAPE = (1500, 64)
 """One head's cross-attention values of a window."""
 
+VAD_FRAME = 512
+"""Samples of which one probability of speech tells: 32 ms (Silero VAD at 16 kHz)."""
+
+VAD_CONTEXT = 64
+"""Samples before a frame that the speech detector sees with it; zeros before the first frame."""
+
+VAD_STATE_SHAPE = (2, 128)
+"""Sizes of the speech detector's state: the LSTM's hidden state and cells; zeros at the start."""
+
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
 
@@ -166,6 +175,18 @@ class Decoder(Protocol):
 
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
+        ...
+
+    def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
+        """How likely frames hold speech, one after the other.
+
+        Args:
+            samples: float32 [frames, 576]: VAD_CONTEXT samples, then VAD_FRAME new ones.
+            state: float32 [2, 128], zeros before the first frame of a file.
+
+        Returns:
+            probabilities float32 [frames], and the state float32 [2, 128] for the next call.
+        """
         ...
 
     def encode(

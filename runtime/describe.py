@@ -17,6 +17,7 @@ def describe(artifact: Artifact) -> str:
         ("Model", _model_rows(artifact)),
         ("Tokens", _token_rows(artifact)),
         ("Source", _source_rows(artifact)),
+        ("Speech detector", _detector_rows(artifact)),
     ]
     parts += [(f"Target {t.name}", _target_rows(t)) for t in artifact.manifest.targets]
     parts += [
@@ -126,6 +127,15 @@ def _source_rows(artifact: Artifact) -> Rows:
     rows += [(name, f"SHA-256 {sha256}") for name, sha256 in source.files]
     rows += [("option", f"{name} = {value}") for name, value in sorted(source.options.items())]
     return rows + [("note", note) for note in source.notes]
+
+
+def _detector_rows(artifact: Artifact) -> Rows:
+    detector = artifact.manifest.detector
+    return [
+        ("network", f"{detector.name} {detector.version}"),
+        ("package", f"{detector.package} {detector.package_version}"),
+        ("weights", f"SHA-256 {detector.sha256}"),
+    ]
 
 
 def _target_rows(target: TargetEntry) -> Rows:

@@ -19,7 +19,7 @@ from mwc.runtime.errors import ArtifactError
 from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec, from_json, to_json
 
 FORMAT = "mwc-artifact"
-FORMAT_REVISION = 2
+FORMAT_REVISION = 3
 """Raised with every change of the files or of the graphs' inputs and outputs."""
 MANIFEST_NAME = "manifest.json"
 PARITY_NAME = "parity.json"
@@ -72,6 +72,25 @@ class WeightsEntry:
 
 
 @dataclass(frozen=True)
+class DetectorEntry:
+    """The speech detector whose weights the artifact holds, beside the checkpoint's.
+
+    Attributes:
+        name: "silero-vad".
+        version: of the network, for example "6.2": another version hears speech elsewhere.
+        package: the Python package that its weights were read from.
+        package_version: that package's version.
+        sha256: of the file in it, in hex.
+    """
+
+    name: str
+    version: str
+    package: str
+    package_version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where an artifact comes from.
 
@@ -111,6 +130,7 @@ class Manifest:
     spec: WhisperSpec
     targets: tuple[TargetEntry, ...]
     weights: tuple[WeightsEntry, ...]
+    detector: DetectorEntry
     provenance: Provenance
     files: tuple[FileEntry, ...]
 

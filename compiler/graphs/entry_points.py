@@ -9,7 +9,7 @@ from pathlib import Path
 
 from max.graph import Graph, KernelLibrary, Module, TensorValue, Value
 
-from mwc.compiler.graphs import decoder, encoder, log_mel
+from mwc.compiler.graphs import decoder, encoder, log_mel, vad
 from mwc.compiler.graphs.scope import Plan, Scope, input_type
 from mwc.runtime.spec import GraphSignature, TensorSpec
 
@@ -28,6 +28,7 @@ class EntryPoint:
 
 ENTRY_POINTS = (
     EntryPoint("log_mel", log_mel.inputs, log_mel.outputs, log_mel.build),
+    EntryPoint("vad", vad.inputs, vad.outputs, vad.build),
     EntryPoint("encode", encoder.encode_inputs, encoder.encode_outputs, encoder.build_encode),
     EntryPoint("trace", encoder.trace_inputs, encoder.trace_outputs, encoder.build_trace),
     EntryPoint("prefill", decoder.prefill_inputs, decoder.prefill_outputs, decoder.build_prefill),

@@ -10,7 +10,7 @@ import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
-from std.math import erf, sqrt
+from std.math import erf, exp, sqrt
 from std.runtime import parallelism_level
 from std.sys import CompilationTarget
 
@@ -34,6 +34,18 @@ comptime BIAS_RESIDUAL = 3
 def gelu[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
     """Exact GELU, as torch.nn.functional.gelu without approximation."""
     return 0.5 * x * (1.0 + erf(x * 0.7071067811865476))
+
+
+@always_inline
+def sigmoid[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    """The logistic function, 1 / (1 + exp(-x)); where exp overflows, 0."""
+    return 1.0 / (1.0 + exp(-x))
+
+
+@always_inline
+def tanh[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
+    """Tanh, to an absolute error of about 1e-7."""
+    return 2.0 * sigmoid(2.0 * x) - 1.0
 
 
 @always_inline
