@@ -94,7 +94,7 @@ def _best_cut(speech: Speech, first: int, last: int) -> int:
         begin, stop = max(runs, key=lambda run: (run[1] - run[0], run[0]))
         place = low + (begin + stop) / 2
     else:
-        place = low + int(np.argmin(values)) + 0.5
+        place = high - int(np.argmin(values[::-1])) - 0.5  # the last of equal ones
     frame: int = round(place * VAD_FRAME / HOP_LENGTH)
     return min(frame, last)
 

@@ -193,7 +193,8 @@ class Engine:
             if self._may_have_speech(lane.part, request):
                 return skipped, work
             lane.part.loop.leave()
-            skipped.append(self._done(work, (), "no speech detected", None))
+            why = f"less than {LEAST_SPEECH:g} s of speech detected"
+            skipped.append(self._done(work, (), why, None))
 
     def _may_have_speech(self, part: Part, request: WindowRequest) -> bool:
         """Whether a window is worth decoding: the first of its part always is."""

@@ -1,0 +1,149 @@
+"""Which stretches of a file are heard: clips, speech, cuts at silences."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_decoder import fake_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mwc.runtime.clips import Clip, cut_at_silences, heard_clips, requested_clips
+from mwc.runtime.errors import AudioError
+from mwc.runtime.options import make_options
+from mwc.runtime.speech import Speech
+
+SPEC = fake_spec()
+PER_SECOND = 16000 / 512
+"""Frames of the speech detector."""
+
+
+def speech(seconds: float, *stretches: tuple[float, float]) -> Speech:
+    """Speech in these seconds and nowhere else."""
+    probabilities = np.full(math.ceil(seconds * PER_SECOND), 0.01, np.float32)
+    for start, end in stretches:
+        probabilities[round(start * PER_SECOND) : round(end * PER_SECOND)] = 0.99
+    return Speech("silero-vad 6.2", probabilities, round(seconds * 16000))
+
+
+def heard(found: Speech, **options: Any) -> list[Clip]:
+    chosen = make_options(**options)
+    n_frames = found.n_samples // 160
+    return heard_clips(requested_clips(chosen, SPEC, n_frames), chosen, found)
+
+
+def test_clips_as_asked_for() -> None:
+    assert requested_clips(make_options(), SPEC, 6500) == [(0, 6500)]
+    assert requested_clips(make_options(clip_timestamps="1,4.5,60"), SPEC, 6500) == [
+        (100, 450),
+        (6000, 6500),
+    ]
+    assert requested_clips(make_options(clip_timestamps="60,99"), SPEC, 6500) == [(6000, 6500)]
+    with pytest.raises(AudioError, match=r"starts at 65 s, but the audio ends after 65 s"):
+        requested_clips(make_options(clip_timestamps="1,2,65"), SPEC, 6500)
+    assert requested_clips(make_options(), SPEC, 0) == [(0, 0)]
+
+
+def test_a_filter_hears_speech_with_what_is_around_it() -> None:
+    found = speech(100, (10, 12), (13, 14), (60, 61))
+    (first, second) = heard(found, vad_filter=True)
+    # 0.4 s before and after; the second of silence between is no gap.
+    assert first == (pytest.approx(960, abs=4), pytest.approx(1440, abs=4))
+    assert second == (pytest.approx(5960, abs=4), pytest.approx(6140, abs=4))
+
+
+def test_neighbours_share_a_window_with_the_silence_between() -> None:
+    found = speech(100, (10, 12), (20, 22), (36, 37), (45, 46))
+    clips = heard(found, vad_filter=True)
+    assert [round(start / 100) for start, _ in clips] == [10, 45]
+    assert [round(end / 100) for _, end in clips] == [37, 46]
+
+
+def test_a_filter_cuts_the_clips_asked_for_down() -> None:
+    found = speech(100, (10, 20))
+    ((start, end),) = heard(found, vad_filter=True, clip_timestamps="15,40,50,60")
+    assert (start, end) == (1500, pytest.approx(2040, abs=4))
+
+
+def test_how_speech_is_found_can_be_changed() -> None:
+    found = speech(100, (10, 12), (13, 14), (60, 60.2))
+    parameters = {"min_silence_duration_ms": 500, "min_speech_duration_ms": 300, "speech_pad_ms": 0}
+    clips = heard(found, vad_filter=True, vad_parameters=parameters)
+    assert clips == [(pytest.approx(1000, abs=4), pytest.approx(1400, abs=4))]
+
+
+def test_nothing_is_heard_of_silence() -> None:
+    assert heard(speech(100), vad_filter=True) == []
+    assert heard(speech(100), vad_filter=True, batch_size=4) == []
+
+
+def test_windows_are_cut_in_the_longest_silence_of_their_last_third() -> None:
+    talk = speech(70, (0, 21), (21.5, 24), (25, 29), (29.4, 48), (50, 70))
+    assert heard(talk, batch_size=4) == [
+        (0, pytest.approx(2450, abs=4)),
+        (pytest.approx(2450, abs=4), pytest.approx(4900, abs=4)),
+        (pytest.approx(4900, abs=4), 7000),
+    ]
+
+
+def test_without_any_silence_windows_are_cut_where_speech_is_least_likely() -> None:
+    found = speech(60, (0, 60))
+    found.probabilities[round(26 * PER_SECOND)] = 0.6
+    cut = cut_at_silences((0, 6000), found)[0][1]
+    assert cut == pytest.approx(2600, abs=4)
+
+
+def test_a_filter_and_a_batch_leave_out_the_silence_around_windows() -> None:
+    found = speech(200, (10, 45), (100, 101), (110, 115))
+    clips = heard(found, vad_filter=True, batch_size=2)
+    assert len(clips) == 3
+    assert clips[0][0] == pytest.approx(960, abs=4)
+    assert clips[0][1] == clips[1][0]
+    assert clips[1][1] == pytest.approx(4540, abs=4)
+    assert clips[2] == (pytest.approx(9960, abs=4), pytest.approx(11540, abs=4))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    probabilities=st.lists(st.floats(0, 1, width=32), max_size=400),
+    repeats=st.integers(1, 30),
+    edges=st.lists(st.integers(0, 400000), min_size=2, max_size=6).map(sorted),
+    use_filter=st.booleans(),
+)
+def test_windows_are_short_apart_and_lose_nothing(
+    probabilities: Sequence[float], repeats: int, edges: list[int], use_filter: bool
+) -> None:
+    values = np.repeat(np.array(probabilities, np.float32), repeats)
+    n_samples = len(values) * 512
+    n_frames = n_samples // 160
+    asked = [(a, min(b, n_frames)) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+    found = Speech("silero-vad 6.2", values, n_samples)
+    options = make_options(batch_size=8, vad_filter=use_filter)
+    clips = heard_clips(asked, options, found)
+    assert all(0 < end - start <= 3000 for start, end in clips)
+    assert all(a[1] <= b[0] for a, b in pairwise(clips))
+    covered = np.zeros(max(n_frames, 1), bool)
+    for start, end in clips:
+        covered[start:end] = True
+    wanted = np.zeros(max(n_frames, 1), bool)
+    for start, end in asked:
+        wanted[start:end] = True
+    assert not (covered & ~wanted).any()
+    if not use_filter:
+        assert (covered == wanted).all()
+        return
+    for start, end in found.ranges:  # whatever is found with gaps of 0.1 s is found with 2 s too
+        first, last = math.ceil(start * 100), math.floor(min(end * 100, n_frames))
+        assert covered[first:last].sum() == wanted[first:last].sum()
+
+
+def test_how_much_of_a_time_is_speech() -> None:
+    found = speech(20, (5, 10))
+    assert found.share(6, 9) == 1.0
+    assert found.share(12, 15) == 0.0
+    assert found.share(0, 20) == pytest.approx(5.06 / 20, abs=0.01)  # 30 ms around it count
+    assert found.share(7, 7) == 0.0
+    assert found.share(19, 99) == 0.0

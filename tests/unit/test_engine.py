@@ -1,0 +1,307 @@
+"""Many windows at once: the same text as alone, in order, with every rule; stopping on the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_decoder import (
+    FakeDecoder,
+    FakeFeatures,
+    FakeWindow,
+    Logits,
+    fake_spec,
+    fake_tokenizer,
+    noise,
+    scripted,
+)
+
+from mwc.runtime.engine import Engine, Part
+from mwc.runtime.errors import Cancelled
+from mwc.runtime.options import TranscribeOptions, make_options
+from mwc.runtime.progress import ProgressEvent
+from mwc.runtime.speech import Speech
+from mwc.runtime.tokenizer import Tokenizer
+from mwc.runtime.transcribe import Transcription, transcribe
+from mwc.runtime.transcript import Segment, Transcript
+from mwc.runtime.windows import WindowLoop
+
+SPEC = fake_spec()
+T = SPEC.tokens
+B = T.timestamp_begin
+SECONDS = 200
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
+
+
+def talk(seconds: int = SECONDS) -> Speech:
+    """Speech with a pause of half a second every seven."""
+    probabilities = np.full(seconds * 16000 // 512, 0.99, np.float32)
+    for k in range(7, seconds, 7):
+        probabilities[round(k * 31.25) : round((k + 0.5) * 31.25)] = 0.01
+    return Speech("silero-vad 6.2", probabilities, seconds * 16000)
+
+
+def run(
+    tokenizer: Tokenizer, logits: Logits, speech: Speech | None = None, **given: Any
+) -> tuple[Transcript, FakeDecoder]:
+    decoder = FakeDecoder(SPEC, logits)
+    features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
+    options = make_options(**{"language": "en", **given})
+    transcription = Transcription(decoder, tokenizer, features, options, speech=speech or talk())
+    for _ in transcription:
+        pass
+    return transcription.transcript(), decoder
+
+
+GIVEN: list[dict[str, Any]] = [
+    {},
+    {"beam_size": 3, "best_of": 2},
+    {"temperature": (0.0, 0.6, 1.0), "compression_ratio_threshold": 1.2, "best_of": 3},
+    {"no_speech_threshold": 0.3, "logprob_threshold": -1.4, "initial_prompt": "Ada"},
+    {"without_timestamps": True, "prefix": "So", "hotwords": "Bo"},
+    {"word_timestamps": True, "vad_filter": True, "hallucination_silence_threshold": 1.0},
+    {"language": None, "multilingual": True, "task": "translate"},
+    {"clip_timestamps": "3,50,61.5,150", "condition_on_previous_text": False},
+]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_window_gives_the_same_among_1_to_16_others(
+    tokenizer: Tokenizer, given: dict[str, Any]
+) -> None:
+    # Two lanes are the fewest: one would not cut the file.
+    expected, _ = run(tokenizer, noise(SPEC), batch_size=2, **given)
+    assert len(expected.windows) > 5
+    for batch_size in (3, 8, 16):
+        found, decoder = run(tokenizer, noise(SPEC), batch_size=batch_size, **given)
+        assert found == expected
+        assert max(decoder.batch_sizes) > 2  # they did run together
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_window_gives_what_it_gives_alone(tokenizer: Tokenizer, given: dict[str, Any]) -> None:
+    """Each window of the batch, as the only clip of a sequential transcription."""
+    together, _ = run(tokenizer, noise(SPEC), batch_size=8, **given)
+    parts = cut_of(tokenizer, given)
+    alone = []
+    for start, end in parts:
+        clips = (start / 100, end / 100)
+        options = {**given, "vad_filter": False, "clip_timestamps": clips}
+        alone += run(tokenizer, noise(SPEC), **options)[0].segments
+    said = [(s.start, s.end, s.text, s.words, s.tokens, s.avg_logprob) for s in alone if s.text]
+    assert said == [
+        (s.start, s.end, s.text, s.words, s.tokens, s.avg_logprob)
+        for s in together.segments
+        if s.text
+    ]
+    assert said
+
+
+def cut_of(tokenizer: Tokenizer, given: dict[str, Any]) -> list[tuple[int, int]]:
+    from mwc.runtime.clips import heard_clips, requested_clips
+
+    options = make_options(**{"language": "en", **given, "batch_size": 8})
+    return heard_clips(requested_clips(options, SPEC, SECONDS * 100), options, talk())
+
+
+def test_segments_are_in_order_and_numbered(tokenizer: Tokenizer) -> None:
+    transcript, _ = run(tokenizer, noise(SPEC), batch_size=5)
+    segments = transcript.segments
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    assert [s.seek for s in segments] == sorted(s.seek for s in segments)
+    assert [w.start for w in transcript.windows] == sorted(w.start for w in transcript.windows)
+    assert transcript.text == "".join(segment.text for segment in segments)
+
+
+def test_segments_come_before_all_windows_are_decoded(tokenizer: Tokenizer) -> None:
+    decoder = FakeDecoder(SPEC, noise(SPEC))
+    features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
+    options = make_options(language="en", batch_size=2)
+    transcription = Transcription(decoder, tokenizer, features, options, speech=talk())
+    next(transcription)
+    n_windows = len(decoder.encoded)
+    for _ in transcription:
+        pass
+    assert 2 <= n_windows < len(decoder.encoded)
+
+
+def test_progress_goes_up_to_the_end(tokenizer: Tokenizer) -> None:
+    decoder = FakeDecoder(SPEC, noise(SPEC))
+    features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
+    options = make_options(language="en", batch_size=4)
+    events: list[ProgressEvent] = []
+    transcription = Transcription(
+        decoder, tokenizer, features, options, speech=talk(), progress=events.append
+    )
+    assert list(transcription)
+    done = [event.done for event in events]
+    assert done == sorted(done)
+    assert done[-1] == events[0].total == SECONDS
+
+
+def test_only_windows_that_need_it_are_decoded_again(tokenizer: Tokenizer) -> None:
+    """The window at 0 repeats itself until it is sampled; its neighbours are decoded once."""
+    good = scripted(SPEC, lambda window: b" fine")
+    stuck = scripted(SPEC, lambda window: b" ha" * 60, certainty=5.0)
+
+    def logits(window: FakeWindow, tokens: tuple[int, ...]) -> Any:
+        return (stuck if window.start == 0 else good)(window, tokens)
+
+    given = {"without_timestamps": True, "suppress_blank": False, "logprob_threshold": None}
+    transcript, decoder = run(tokenizer, logits, batch_size=4, **given)
+    first, *others = transcript.windows
+    assert first.attempts[0].refused is not None
+    assert len(first.attempts) > 1
+    assert transcript.segments[0].n_attempts == len(first.attempts)
+    assert all(len(window.attempts) == 1 for window in others)
+    assert len({window.start for window in decoder.encoded}) == len(decoder.encoded)
+
+
+def spoken_in(languages: Callable[[FakeWindow], tuple[str, float]]) -> Logits:
+    """A window says the language it was decoded in; its own is as likely as given."""
+
+    def logits(window: FakeWindow, tokens: tuple[int, ...]) -> Any:
+        values = np.full(SPEC.model.n_vocab, -20.0, np.float32)
+        codes = dict(T.languages)
+        if tokens[-1] == T.sot:
+            code, probability = languages(window)
+            rest = (1 - probability) / (len(codes) - 1)
+            for other, token in codes.items():
+                values[token] = np.log(probability if other == code else rest)
+            return values
+        language = next(c for c, token in codes.items() if token in tokens)
+        script = [B, *f" {language}".encode(), B + 1500, T.eot]
+        n_sampled = len(tokens) - tokens.index(T.transcribe or 0) - 1
+        values[script[n_sampled]] = 20.0
+        return values
+
+    return logits
+
+
+LANGUAGES = {0: ("de", 0.9), 30: ("fr", 0.8), 60: ("en", 0.4), 90: ("en", 0.9)}
+
+
+def language_of(window: FakeWindow) -> tuple[str, float]:
+    return LANGUAGES[min(window.start // 3000 * 30, 90)]
+
+
+@pytest.mark.parametrize(
+    ("given", "languages"),
+    [
+        ({}, ["de", "de", "de", "de"]),
+        ({"multilingual": True}, ["de", "fr", "en", "en"]),
+        ({"multilingual": True, "language_detection_threshold": 0.5}, ["de", "fr", "fr", "en"]),
+        ({"languages": ["en", "fr"]}, ["en", "en", "en", "en"]),
+        ({"multilingual": True, "languages": ["de", "en"]}, ["de", "en", "en", "en"]),
+    ],
+)
+def test_language_of_each_window(
+    tokenizer: Tokenizer, given: dict[str, Any], languages: list[str]
+) -> None:
+    decoder = FakeDecoder(SPEC, spoken_in(language_of))
+    features: Any = FakeFeatures(12000, SPEC.model.n_mels)
+    transcript = transcribe(decoder, tokenizer, features, make_options(**given))
+    assert [segment.language for segment in transcript.segments] == languages
+    assert transcript.text == "".join(f" {language}" for language in languages)
+    assert [window.language for window in transcript.windows] == languages
+    if given.get("multilingual"):
+        told = [LANGUAGES[s][1] for s in (0, 30, 60, 90)]
+        found = [w.language_probability for w in transcript.windows]
+        if "languages" not in given:
+            assert found == pytest.approx(told, abs=1e-5)
+
+
+def test_what_is_left_of_a_window_without_speech_is_not_decoded(tokenizer: Tokenizer) -> None:
+    """The text of each window ends after 10 s; from 9 to 20 s nobody speaks."""
+    values = np.full(60 * 16000 // 512, 0.99, np.float32)
+    values[round(9 * 31.25) : round(21 * 31.25)] = 0.01
+    speech = Speech("silero-vad 6.2", values, 60 * 16000)
+    logits = scripted(SPEC, lambda window: [B, *b" a", B + 500, B + 500])
+    decoder = FakeDecoder(SPEC, logits)
+    features: Any = FakeFeatures(6000, SPEC.model.n_mels)
+    options = make_options(language="en", batch_size=2)
+    transcription = Transcription(decoder, tokenizer, features, options, speech=speech)
+    assert list(transcription)
+    windows = transcription.transcript().windows
+    # The first cut lies in the silence, between 20 and 21 s.
+    first, silent, *others = windows
+    assert (first.start, silent.start) == (0.0, 10.0)
+    assert silent.skipped == "less than 0.1 s of speech detected"
+    assert silent.attempts == ()
+    assert 20 < silent.end == others[0].start < 21
+    assert 1000 not in [window.start for window in decoder.encoded]
+    spoken = [window for window in others if window.end - window.start > 0.1]
+    assert all(window.skipped is None for window in (first, *spoken))
+
+
+def test_a_batch_needs_the_speech(tokenizer: Tokenizer) -> None:
+    decoder = FakeDecoder(SPEC, noise(SPEC))
+    features: Any = FakeFeatures(300, SPEC.model.n_mels)
+    with pytest.raises(ValueError, match="speech"):
+        Transcription(decoder, tokenizer, features, make_options(batch_size=2))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_stopping_keeps_what_is_done(tokenizer: Tokenizer, batch_size: int) -> None:
+    whole, decoder = run(tokenizer, noise(SPEC), batch_size=batch_size)
+    n_calls = len(decoder.batch_sizes)
+    for after in (0, n_calls // 3, n_calls // 2, n_calls - 1):
+        decoder = FakeDecoder(SPEC, noise(SPEC))
+        features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
+        options = make_options(language="en", batch_size=batch_size)
+
+        def stop(decoder: FakeDecoder = decoder, after: int = after) -> bool:
+            return len(decoder.batch_sizes) >= after
+
+        transcription = Transcription(
+            decoder, tokenizer, features, options, speech=talk(), stop=stop
+        )
+        given: list[Segment] = []
+        with pytest.raises(Cancelled) as caught:
+            given.extend(transcription)
+        assert len(decoder.batch_sizes) == after  # not one call of the model more
+        kept = caught.value.transcript.segments
+        assert kept[: len(given)] == tuple(given)
+        known = [replace(segment, id=0) for segment in whole.segments]
+        assert [s for s in known if replace(s, id=0) in [replace(k, id=0) for k in kept]] == [
+            replace(segment, id=0) for segment in kept
+        ]
+    assert len(kept) > 0
+
+
+def test_coverage_is_measured_where_speech_is_known(tokenizer: Tokenizer) -> None:
+    logits = scripted(SPEC, lambda window: [B, *b" a", B + 500])
+    found, _ = run(tokenizer, logits, coverage=True)
+    assert found.coverage is not None
+    assert found.coverage.detector == "silero-vad 6.2"
+    assert found.coverage.uncovered_seconds > SECONDS / 2
+    assert found.segments[0].speech == pytest.approx(0.96, abs=0.04)
+    without, _ = run(tokenizer, logits, batch_size=2, coverage=False)
+    assert without.coverage is None
+
+
+def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The engine does not care whose windows it decodes."""
+    options = TranscribeOptions(language="en")
+    files: list[Any] = [FakeFeatures(n, SPEC.model.n_mels) for n in (7000, 300, 4000)]
+
+    def parts() -> list[Part]:
+        return [
+            Part(f, WindowLoop(SPEC, tokenizer, options, [(0, f.n_frames)], f.n_frames), "en")
+            for f in files
+        ]
+
+    def texts(n_lanes: int) -> dict[int, str]:
+        decoder = FakeDecoder(SPEC, noise(SPEC))
+        said = dict.fromkeys((f.n_frames for f in files), "")
+        for done in Engine(decoder, tokenizer, options, n_lanes=n_lanes).run(parts()):
+            said[done.part.features.n_frames] += "".join(s.text for s in done.segments)
+        return said
+
+    assert texts(1) == texts(2) == texts(3)
