@@ -56,8 +56,9 @@ def numpy_vad(frames: Float32, state: Float32) -> tuple[Float64, Float64]:
 
 def onnx_vad(samples: Float32) -> Float32:
     """Probabilities of a whole file by onnxruntime and the package's own file."""
-    import onnxruntime
     from importlib.metadata import distribution
+
+    import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1
