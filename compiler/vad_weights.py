@@ -178,4 +178,4 @@ DETECTOR_RULES: Mapping[str, DetectorRule] = {
     "vad.output.weight": DetectorRule((128,), ("decoder.decoder.2.weight",), _flat),
     "vad.output.bias": DetectorRule((1,), ("decoder.decoder.2.bias",), _flat),
 }
-"""Stored name -> rule. Source: the 16 kHz graph of silero_vad.onnx; torch's gate order i, f, g, o."""
+"""Stored name -> rule, in the order of use. Silero keeps torch's order of gates: i, f, g, o."""

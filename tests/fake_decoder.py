@@ -72,6 +72,13 @@ class FakeDecoder:
     def log_mel(self, samples: Float32) -> Float32:
         return np.zeros((len(samples), 1000, self.spec.model.n_mels), dtype=np.float32)
 
+    def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
+        """Speech is where a sample is not zero; the state counts the frames."""
+        assert samples.shape[1:] == (576,)
+        assert state.shape == (2, 128)
+        assert samples.dtype == state.dtype == np.float32
+        return samples[:, 64:].any(axis=1).astype(np.float32), state + np.float32(len(samples))
+
     def encode(
         self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32
     ) -> None:

@@ -16,9 +16,10 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from tiny_layouts import to_bfloat16
 from tiny_model import tiny_model
 
-from mwc.compiler.graphs import layers
+from mwc.compiler.graphs import layers, vad
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, Plan
+from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.decoder import (
     AUDIO_KEY_SHAPE,
     AUDIO_VALUE_SHAPE,
@@ -91,6 +92,7 @@ class Kernels:
             ("float32", "m", vocab), ("float32", 2, vocab), ("int32", "m", 6),
             ("float32", "m"), ("float32", "m"), ("int32", "c"),
         )  # fmt: skip
+        self._add_vad()
         session = InferenceSession(devices=[CPU()])
         compiled = session.compile(self._module, custom_extensions=[path])
         self._graphs = session.init_all(compiled, weights_registry={})
@@ -162,6 +164,14 @@ class Kernels:
             f"alignment_scores.{dtype}", layers.alignment_scores,
             audio[0], q, per_token, layer, ("int32", "h"),
         )  # fmt: skip
+
+    def _add_vad(self) -> None:
+        def weights(names: tuple[str, ...]) -> list[tuple[str | int, ...]]:
+            return [("float32", *DETECTOR_RULES[f"vad.{name}"].shape) for name in names]
+
+        samples, gates, state = ("float32", "f", 576), ("float32", "f", 512), ("float32", 2, 128)
+        self._add("speech_gates", vad.speech_gates, samples, *weights(vad.ENCODER_WEIGHTS))
+        self._add("lstm", vad.lstm, gates, state, *weights(vad.LSTM_WEIGHTS))
 
     def _caches(self, dtype: str, key: tuple[int, ...], value: tuple[int, ...]) -> list[Any]:
         return [

@@ -20,12 +20,13 @@ COLUMNS, HOP, FFT = 4, 128, 256
 GATES = 512
 """Gates of the LSTM: 4 for each unit."""
 
-_ENCODER_WEIGHTS = (
+ENCODER_WEIGHTS = (
     "spectrum",
     *(f"conv{i}.{part}" for i in range(1, 5) for part in ("weight", "bias")),
     "lstm.input",
     "lstm.bias",
 )
+LSTM_WEIGHTS = ("lstm.recurrent", "output.weight", "output.bias")
 
 
 def inputs(plan: Plan) -> tuple[TensorSpec, ...]:
@@ -47,37 +48,50 @@ def outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """The gates of all frames at once, then the LSTM frame after frame."""
     samples, state = values["samples"].tensor, values["state"].tensor
-    encoder = scope.layer_weights("vad", _ENCODER_WEIGHTS)
-    frames, device = samples.shape[0], scope.plan.device
-    if scope.plan.on_gpu:
-        gates = _gates(scope, samples, encoder)
-    else:
-        kind = TensorType(DType.float32, [frames, GATES], device)
-        gates = ops.custom("mwc_speech_gates", device, [samples, *encoder], [kind])[0].tensor
-    rest = scope.layer_weights("vad", ("lstm.recurrent", "output.weight", "output.bias"))
+    gates = speech_gates(scope.plan, samples, *scope.layer_weights("vad", ENCODER_WEIGHTS))
+    return list(lstm(scope.plan, gates, state, *scope.layer_weights("vad", LSTM_WEIGHTS)))
+
+
+def speech_gates(plan: Plan, samples: TensorValue, *weights: TensorValue) -> TensorValue:
+    """What the LSTM adds to its own state: [frames, 576] and ENCODER_WEIGHTS -> [frames, 512]."""
+    if plan.on_gpu:
+        return _gates_by_max(plan, samples, *weights)
+    kind = TensorType(DType.float32, [samples.shape[0], GATES], plan.device)
+    return ops.custom("mwc_speech_gates", plan.device, [samples, *weights], [kind])[0].tensor
+
+
+def lstm(
+    plan: Plan, gates: TensorValue, state: TensorValue, *weights: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """Probabilities [frames] of gates [frames, 512], and the state after them; LSTM_WEIGHTS."""
     kinds = [
-        TensorType(DType.float32, [frames], device),
-        TensorType(DType.float32, VAD_STATE_SHAPE, device),
+        TensorType(DType.float32, [gates.shape[0]], plan.device),
+        TensorType(DType.float32, state.shape, plan.device),
     ]
-    return [value.tensor for value in ops.custom("mwc_lstm", device, [gates, state, *rest], kinds)]
+    results = ops.custom("mwc_lstm", plan.device, [gates, state, *weights], kinds)
+    return results[0].tensor, results[1].tensor
 
 
-def _gates(scope: Scope, samples: TensorValue, weights: list[TensorValue]) -> TensorValue:
-    """float32 [frames, 512] by MAX's own ops; kernels/vad.mojo does the same on a CPU."""
+def _gates_by_max(plan: Plan, samples: TensorValue, *weights: TensorValue) -> TensorValue:
+    """The same by MAX's own ops as kernels/vad.mojo on a CPU."""
     spectrum, w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = weights
-    frames = samples.shape[0]
-    starts = HOP * np.arange(COLUMNS)[:, None] + np.arange(FFT)
-    last = int(samples.shape[1]) - 1
-    reflected = np.where(starts > last, 2 * last - starts, starts)
-    columns = ops.gather(samples, scope.constant_ids(reflected.reshape(-1).tolist()), axis=1)
-    parts = ops.reshape(columns, [frames, COLUMNS, FFT]) @ _matrix(spectrum)
-    bins = int(spectrum.shape[0]) * 16
-    halves = ops.reshape(parts * parts, [frames, COLUMNS, bins // 16, 2, 16])
-    power = ops.squeeze(ops.sum(halves, axis=3), 3)
-    lines = _pad(scope, ops.reshape(ops.sqrt(power), [frames, COLUMNS, bins]), after=True)
+    frames, length = samples.shape
+    places = HOP * np.arange(COLUMNS)[:, None] + np.arange(FFT)
+    last = int(length) - 1
+    reflected = np.where(places > last, 2 * last - places, places).reshape(-1)
+    indices = ops.constant(reflected.astype(np.int32), DType.int32, plan.device)
+    columns = ops.reshape(ops.gather(samples, indices, axis=1), [frames, COLUMNS, FFT])
+    parts = columns @ _matrix(spectrum)
+    panels = int(spectrum.shape[0])
+    halves = ops.reshape(parts * parts, [frames, COLUMNS, panels, 2, 16])
+    power = ops.reshape(ops.sum(halves, axis=3), [frames, COLUMNS, 16 * panels])
+    zeros = ops.slice_tensor(power, [slice(None), slice(0, 1), slice(None)]) * 0.0
+    lines = ops.concat([zeros, ops.sqrt(power), zeros], axis=1)
     first = ops.relu(_taps(lines, COLUMNS, 1) @ _matrix(w1) + b1)
-    second = ops.relu(_taps(_pad(scope, first), COLUMNS // 2, 2) @ _matrix(w2) + b2)
-    third = ops.relu(ops.reshape(second, [frames, w3.shape[1]]) @ _matrix(w3) + b3)
+    zeros = ops.slice_tensor(first, [slice(None), slice(0, 1), slice(None)]) * 0.0
+    second = _taps(ops.concat([zeros, first], axis=1), COLUMNS // 2, 2) @ _matrix(w2)
+    second = ops.reshape(ops.relu(second + b2), [frames, w3.shape[1]])
+    third = ops.relu(second @ _matrix(w3) + b3)
     fourth = ops.relu(third @ _matrix(w4) + b4)
     return fourth @ _matrix(w5) + b5
 
@@ -86,13 +100,6 @@ def _matrix(panels: TensorValue) -> TensorValue:
     """Panels [columns / 32, terms, 32] as a matrix [terms, columns]."""
     count, terms, width = panels.shape
     return ops.reshape(ops.permute(panels, [1, 0, 2]), [terms, int(count) * int(width)])
-
-
-def _pad(scope: Scope, x: TensorValue, *, after: bool = False) -> TensorValue:
-    """A column of zeros before those of x [frames, columns, channels], and one after."""
-    zeros = ops.slice_tensor(x, [slice(None), slice(0, 1), slice(None)])
-    zeros = zeros * scope.constant(0.0, DType.float32)
-    return ops.concat([zeros, x, zeros] if after else [zeros, x], axis=1)
 
 
 def _taps(x: TensorValue, count: int, stride: int) -> TensorValue:

@@ -74,8 +74,8 @@ def test_what_is_not_there_or_not_an_artifact(tmp_path: Path) -> None:
 
 
 def test_another_format_revision(folder: Path) -> None:
-    edit(folder, lambda data: data.update(revision=3), sign=True)
-    with pytest.raises(ArtifactError, match=r"revision 3 and this mwc reads 2; .* a newer mwc"):
+    edit(folder, lambda data: data.update(revision=4), sign=True)
+    with pytest.raises(ArtifactError, match=r"revision 4 and this mwc reads 3; .* a newer mwc"):
         open_artifact(folder)
     edit(folder, lambda data: data.update(revision=1), sign=True)
     with pytest.raises(ArtifactError, match=r"revision 1 .* convert its checkpoint again"):

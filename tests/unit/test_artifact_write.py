@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_artifact import SPEC, fill, provenance, target, write_small_artifact
+from small_artifact import DETECTOR, SPEC, fill, provenance, target, write_small_artifact
 
 from mwc.runtime import artifact_write
 from mwc.runtime.artifact import check_hashes, open_artifact
@@ -28,7 +28,11 @@ def test_the_partial_folder_is_a_hidden_sibling_that_does_not_load(tmp_path: Pat
         assert writer.folder.parent == tmp_path
         assert writer.folder.name.startswith(".out.partial-")
         artifact = writer.preview(
-            spec=SPEC, targets=(target(),), weights=(weights,), provenance=provenance()
+            spec=SPEC,
+            targets=(target(),),
+            weights=(weights,),
+            detector=DETECTOR,
+            provenance=provenance(),
         )
         check_hashes(artifact)
         assert artifact.path == writer.folder
@@ -52,6 +56,7 @@ def test_a_file_changed_after_the_preview_is_hashed_again(tmp_path: Path) -> Non
             "spec": SPEC,
             "targets": (target(),),
             "weights": (fill(writer, (target(),)),),
+            "detector": DETECTOR,
             "provenance": provenance(),
         }
         writer.preview(**parts)  # type: ignore[arg-type]
@@ -166,7 +171,13 @@ def test_something_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
         weights = fill(writer, (target(),))
         out.mkdir()
         (out / "x").write_text("x")
-        writer.commit(spec=SPEC, targets=(target(),), weights=(weights,), provenance=provenance())
+        writer.commit(
+            spec=SPEC,
+            targets=(target(),),
+            weights=(weights,),
+            detector=DETECTOR,
+            provenance=provenance(),
+        )
     assert names(tmp_path) == {"out"}
     assert names(out) == {"x"}
 
@@ -176,7 +187,11 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         weights = fill(writer, (target(),))
         with pytest.raises(ValueError, match=r"targets/other/whisper\.mef is not among the files"):
             writer.commit(
-                spec=SPEC, targets=(target("other"),), weights=(weights,), provenance=provenance()
+                spec=SPEC,
+                targets=(target("other"),),
+                weights=(weights,),
+                detector=DETECTOR,
+                provenance=provenance(),
             )
     assert names(tmp_path) == set()
 

