@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from mwc.runtime.artifact import Artifact, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio
 from mwc.runtime.detect import DetectedLanguage
+from mwc.runtime.engine import Stop
 from mwc.runtime.errors import BusyError, Cancelled, OptionError
 from mwc.runtime.features import Features, Float32, Listener
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
@@ -206,7 +207,7 @@ class Model:
         cancel: Event | None,
     ) -> Transcription:
         """Read a file once, for its length, its loudest mel and its speech, and plan the rest."""
-        stop = (lambda: False) if cancel is None else cancel.is_set
+        stop: Stop = (lambda: False) if cancel is None else cancel.is_set
         check_for_model(options, self.spec)
         detector = SpeechDetector(self._session.vad) if options.needs_speech else None
 

@@ -22,7 +22,7 @@ class Speech:
 
     Attributes:
         detector: its name and version.
-        probabilities: float32, of speech in each VAD_FRAME samples; the last ones are padded with zeros.
+        probabilities: float32, of speech in each VAD_FRAME samples, zeros after the last of them.
         n_samples: of the file, at 16 kHz.
     """
 

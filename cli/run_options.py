@@ -1,0 +1,280 @@
+"""The options of `mwc run`, as typer shows and reads them: one type per parameter of its command.
+
+Names, meanings and defaults are those of `mwc.runtime.TranscribeOptions`; numbers arrive as text,
+since the word None is one of their values (`values.read_number`).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="An artifact; or a checkpoint, which is converted into the cache the first time.",
+        show_default=False,
+    ),
+]
+
+Audio = Annotated[
+    list[str],
+    typer.Argument(help="Audio or video files; - is standard input.", show_default=False),
+]
+
+Language = Annotated[
+    str | None,
+    typer.Option("--language", "-l", help="Spoken language, code or name; detected if left out."),
+]
+
+Task = Annotated[str | None, typer.Option("--task", help="transcribe, or translate into English.")]
+
+OutputFormat = Annotated[
+    str,
+    typer.Option(
+        "--output-format",
+        "-f",
+        help="txt, srt, vtt, tsv, json, lrc, csv, html, or all (each of them, into files).",
+    ),
+]
+
+OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output-dir", "-o", help="Write files there instead of to stdout."),
+]
+
+MaxLineWidth = Annotated[
+    str | None,
+    typer.Option(
+        "--max-line-width",
+        metavar="N",
+        help="Most characters in a subtitle's line; needs --word-timestamps.",
+    ),
+]
+
+MaxLineCount = Annotated[
+    str | None,
+    typer.Option(
+        "--max-line-count",
+        metavar="N",
+        help="Most lines in a subtitle, with --max-line-width.",
+    ),
+]
+
+MaxWordsPerLine = Annotated[
+    str | None,
+    typer.Option(
+        "--max-words-per-line",
+        metavar="N",
+        help="Most words in a subtitle; needs --word-timestamps.",
+    ),
+]
+
+HighlightWords = Annotated[
+    bool | None,
+    typer.Option(
+        "--highlight-words/--no-highlight-words",
+        help="Underline each word as it is said (srt, vtt), or time it (lrc).",
+    ),
+]
+
+WithoutTimestamps = Annotated[
+    bool | None,
+    typer.Option(
+        "--without-timestamps/--no-without-timestamps", help="Decode without time tokens."
+    ),
+]
+
+InitialPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--initial-prompt",
+        "--prompt",
+        metavar="TEXT",
+        help="Text to set the first window's style.",
+    ),
+]
+
+Prefix = Annotated[
+    str | None,
+    typer.Option("--prefix", metavar="TEXT", help="Text each window's transcript begins with."),
+]
+
+ConditionOnPreviousText = Annotated[
+    bool | None,
+    typer.Option(
+        "--condition-on-previous-text/--no-condition-on-previous-text",
+        help="Give each window the text before it (the default).",
+    ),
+]
+
+ClipTimestamps = Annotated[
+    str | None,
+    typer.Option(
+        "--clip-timestamps",
+        metavar="SECONDS,…",
+        help="START,END,START,… in seconds: only these clips.",
+    ),
+]
+
+SuppressTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--suppress-tokens",
+        metavar="IDS",
+        help="Token ids never to choose; -1: the usual symbols.",
+    ),
+]
+
+SuppressBlank = Annotated[
+    bool | None,
+    typer.Option(
+        "--suppress-blank/--no-suppress-blank", help="Never begin with a blank (the default)."
+    ),
+]
+
+MaxInitialTimestamp = Annotated[
+    str | None,
+    typer.Option(
+        "--max-initial-timestamp",
+        metavar="SECONDS",
+        help="Latest first time in a window, seconds.",
+    ),
+]
+
+NoSpeechThreshold = Annotated[
+    str | None,
+    typer.Option(
+        "--no-speech-threshold",
+        metavar="NUMBER",
+        help="Skip a window likelier silent than this…",
+    ),
+]
+
+LogprobThreshold = Annotated[
+    str | None,
+    typer.Option(
+        "--logprob-threshold",
+        metavar="NUMBER",
+        help="…if its mean log-probability is below this; decode others again.",
+    ),
+]
+
+CompressionRatioThreshold = Annotated[
+    str | None,
+    typer.Option(
+        "--compression-ratio-threshold",
+        metavar="NUMBER",
+        help="Text that packs better is repetition: decoded again.",
+    ),
+]
+
+Temperature = Annotated[
+    str | None,
+    typer.Option(
+        "--temperature", metavar="NUMBER", help="0: the likeliest words; above: a sample."
+    ),
+]
+
+TemperatureIncrementOnFallback = Annotated[
+    str | None,
+    typer.Option(
+        "--temperature-increment-on-fallback",
+        metavar="NUMBER",
+        help="Step to 1 where text fails a threshold (0.2); None: never.",
+    ),
+]
+
+BeamSize = Annotated[
+    str | None,
+    typer.Option(
+        "--beam-size", metavar="N", help="Beams at temperature 0; 1, the default, is greedy."
+    ),
+]
+
+BestOf = Annotated[
+    str | None,
+    typer.Option("--best-of", metavar="N", help="Samples above temperature 0 (1)."),
+]
+
+Patience = Annotated[
+    str | None,
+    typer.Option("--patience", metavar="NUMBER", help="Finish this many times --beam-size (1)."),
+]
+
+LengthPenalty = Annotated[
+    str | None,
+    typer.Option(
+        "--length-penalty",
+        metavar="NUMBER",
+        help="0 to 1: rank by Google NMT's penalty, not by the mean.",
+    ),
+]
+
+Seed = Annotated[
+    str | None,
+    typer.Option("--seed", metavar="N", help="Of the samples; equal ones, equal text (0)."),
+]
+
+SampleLen = Annotated[
+    str | None,
+    typer.Option("--sample-len", metavar="N", help="Most tokens to sample in one window."),
+]
+
+WordTimestamps = Annotated[
+    bool | None,
+    typer.Option(
+        "--word-timestamps/--no-word-timestamps",
+        help="Find when each word was said; html does unless told not to.",
+    ),
+]
+
+PrependPunctuations = Annotated[
+    str | None,
+    typer.Option(
+        "--prepend-punctuations",
+        metavar="MARKS",
+        help="Marks that belong to the word after them.",
+    ),
+]
+
+AppendPunctuations = Annotated[
+    str | None,
+    typer.Option(
+        "--append-punctuations",
+        metavar="MARKS",
+        help="Marks that belong to the word before them.",
+    ),
+]
+
+HallucinationSilenceThreshold = Annotated[
+    str | None,
+    typer.Option(
+        "--hallucination-silence-threshold",
+        metavar="SECONDS",
+        help="Drop unlikely words amid this much silence.",
+    ),
+]
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, gpu, or the name of a target.")]
+
+Threads = Annotated[
+    str | None,
+    typer.Option(
+        "--threads", "-t", metavar="N", help="CPU threads; as many as are usable if left out."
+    ),
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+
+CarryInitialPrompt = Annotated[
+    bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
+]
+
+VadFilter = Annotated[bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)]
+
+Hotwords = Annotated[str | None, typer.Option("--hotwords", hidden=True)]
+
+RepetitionPenalty = Annotated[str | None, typer.Option("--repetition-penalty", hidden=True)]
+
+NoRepeatNgramSize = Annotated[str | None, typer.Option("--no-repeat-ngram-size", hidden=True)]
