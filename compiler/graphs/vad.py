@@ -6,16 +6,12 @@ columns; an LSTM of 128 units carries on from frame to frame (snakers4/silero-va
 `src/silero_vad/data/silero_vad.onnx`; the weights' order is compiler/vad_weights.py's).
 """
 
-import numpy as np
 from max.dtype import DType
 from max.graph import TensorType, TensorValue, Value, ops
 
 from mwc.compiler.graphs.scope import Plan, Scope
 from mwc.runtime.decoder import VAD_CONTEXT, VAD_FRAME, VAD_STATE_SHAPE
 from mwc.runtime.spec import TensorSpec
-
-COLUMNS, HOP, FFT = 4, 128, 256
-"""Columns of one frame's spectrum, samples between them, samples in each."""
 
 GATES = 512
 """Gates of the LSTM: 4 for each unit."""
@@ -54,8 +50,6 @@ def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 
 def speech_gates(plan: Plan, samples: TensorValue, *weights: TensorValue) -> TensorValue:
     """What the LSTM adds to its own state: [frames, 576] and ENCODER_WEIGHTS -> [frames, 512]."""
-    if plan.on_gpu:
-        return _gates_by_max(plan, samples, *weights)
     kind = TensorType(DType.float32, [samples.shape[0], GATES], plan.device)
     return ops.custom("mwc_speech_gates", plan.device, [samples, *weights], [kind])[0].tensor
 
@@ -70,45 +64,3 @@ def lstm(
     ]
     results = ops.custom("mwc_lstm", plan.device, [gates, state, *weights], kinds)
     return results[0].tensor, results[1].tensor
-
-
-def _gates_by_max(plan: Plan, samples: TensorValue, *weights: TensorValue) -> TensorValue:
-    """The same by MAX's own ops as kernels/vad.mojo on a CPU."""
-    spectrum, w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = weights
-    frames, length = samples.shape
-    places = HOP * np.arange(COLUMNS)[:, None] + np.arange(FFT)
-    last = int(length) - 1
-    reflected = np.where(places > last, 2 * last - places, places).reshape(-1)
-    indices = ops.constant(reflected.astype(np.int32), DType.int32, plan.device)
-    columns = ops.reshape(ops.gather(samples, indices, axis=1), [frames, COLUMNS, FFT])
-    parts = columns @ _matrix(spectrum)
-    panels = int(spectrum.shape[0])
-    halves = ops.reshape(parts * parts, [frames, COLUMNS, panels, 2, 16])
-    power = ops.reshape(ops.sum(halves, axis=3), [frames, COLUMNS, 16 * panels])
-    zeros = ops.slice_tensor(power, [slice(None), slice(0, 1), slice(None)]) * 0.0
-    lines = ops.concat([zeros, ops.sqrt(power), zeros], axis=1)
-    first = ops.relu(_taps(lines, COLUMNS, 1) @ _matrix(w1) + b1)
-    zeros = ops.slice_tensor(first, [slice(None), slice(0, 1), slice(None)]) * 0.0
-    second = _taps(ops.concat([zeros, first], axis=1), COLUMNS // 2, 2) @ _matrix(w2)
-    second = ops.reshape(ops.relu(second + b2), [frames, w3.shape[1]])
-    third = ops.relu(second @ _matrix(w3) + b3)
-    fourth = ops.relu(third @ _matrix(w4) + b4)
-    return fourth @ _matrix(w5) + b5
-
-
-def _matrix(panels: TensorValue) -> TensorValue:
-    """Panels [columns / 32, terms, 32] as a matrix [terms, columns]."""
-    count, terms, width = panels.shape
-    return ops.reshape(ops.permute(panels, [1, 0, 2]), [terms, int(count) * int(width)])
-
-
-def _taps(x: TensorValue, count: int, stride: int) -> TensorValue:
-    """What each of `count` outputs of a convolution sees: three columns of x side by side."""
-    last = stride * (count - 1) + 1
-    return ops.concat(
-        [
-            ops.slice_tensor(x, [slice(None), slice(tap, tap + last, stride), slice(None)])
-            for tap in range(3)
-        ],
-        axis=-1,
-    )

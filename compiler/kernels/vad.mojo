@@ -17,6 +17,7 @@ from std.math import sqrt
 from .linear import WIDTH
 from .matmul import TILE
 from .parallel import share
+from .vad_gpu import speech_gates_gpu
 
 comptime F32 = DType.float32
 comptime Vector = SIMD[F32, WIDTH]
@@ -159,6 +160,12 @@ struct SpeechGates:
         lstm_bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        comptime if target == "gpu":
+            speech_gates_gpu(
+                gates, samples, spectrum, conv1, bias1, conv2, bias2, conv3, bias3, conv4, bias4,
+                lstm, lstm_bias, ctx,
+            )
+            return
         var frames = samples.dim_size(0)
         var gate_ptr = gates.unsafe_ptr()
         var sample_ptr = samples.unsafe_ptr()

@@ -15,7 +15,10 @@ from mwc.compiler.vad_weights import DETECTOR_RULES
 Array = npt.NDArray[Any]
 
 TOLERANCE = 2e-5
-"""Of probabilities and states: float32 sums over up to 432 terms, through six layers."""
+"""Of probabilities and hidden states: float32 sums over up to 432 terms, through six layers."""
+
+CELL_TOLERANCE = 1e-5
+"""Besides, relative to a cell, which adds up over the frames and has no bound."""
 
 
 def stored(names: tuple[str, ...]) -> list[Array]:
@@ -38,7 +41,7 @@ def test_frames_are_numpys(kernels: Kernels, count: int) -> None:
     ours, our_state = run(kernels, samples, state)
     assert ours.shape == (count,)
     np.testing.assert_allclose(ours, exact, atol=TOLERANCE)
-    np.testing.assert_allclose(our_state, exact_state, atol=TOLERANCE)
+    np.testing.assert_allclose(our_state, exact_state, rtol=CELL_TOLERANCE, atol=TOLERANCE)
 
 
 def test_speech_like_sound_is_numpys(kernels: Kernels) -> None:

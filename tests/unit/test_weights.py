@@ -10,6 +10,7 @@ from tiny_model import MemoryTensors, TinyModel, tiny_model
 
 from mwc.compiler.checkpoint.names import expected_tensors
 from mwc.compiler.mel import mel_filters, windowed_dft
+from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import (
     PRECISIONS,
     cast_weight,
@@ -21,7 +22,7 @@ from mwc.runtime.errors import WeightMismatch
 from mwc.runtime.spec import AudioSpec, TensorSpec
 
 AUDIO = AudioSpec()
-COMPUTED = ("log_mel.dft", "log_mel.filters")
+COMPUTED = ("log_mel.dft", "log_mel.filters", *DETECTOR_RULES)
 """What no checkpoint holds."""
 
 
