@@ -12,7 +12,9 @@ FLAGS = frozenset(
     {
         "--carry-initial-prompt",
         "--condition-on-previous-text",
+        "--coverage",
         "--highlight-words",
+        "--multilingual",
         "--suppress-blank",
         "--vad-filter",
         "--without-timestamps",
@@ -25,8 +27,6 @@ _AT_CONVERT = "the precision is part of the artifact: choose it with `mwc conver
 _FIRST = "give the artifact or checkpoint as the first argument: `mwc run ARTIFACT AUDIO…`"
 _NO_FALLBACK = "use --temperature-increment-on-fallback None"
 _PROMPT_RESET = "text sampled above temperature 0.5 is never a prompt: leave it out"
-_NO_BATCH = "mwc 0.1 takes the files one after the other: leave it out"
-_NO_VAD = "mwc 0.1 has no voice activity detection: leave it out"
 _FORMATS = "use --output-format with its name, and --output-dir DIR to write files"
 _WIDTH = "use --max-line-width, with --word-timestamps True and --output-format srt or vtt"
 _HUB = "mwc reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE: set those instead"
@@ -50,20 +50,18 @@ FOREIGN = {
     "--device-index": "mwc 0.1 uses the first device of a kind: leave it out",
     "--no-gpu": "use --device cpu",
     "--processors": "use --threads",
-    "--batched": _NO_BATCH,
-    "--batch-size": _NO_BATCH,
+    "--batched": "use --batch-size with a number above 1",
     "--temperature-inc": "use --temperature-increment-on-fallback",
     "--no-fallback": _NO_FALLBACK,
     "--entropy-thold": "use --compression-ratio-threshold",
     "--prompt-reset-on-temperature": _PROMPT_RESET,
-    "--vad": _NO_VAD,
-    "--vad-threshold": _NO_VAD,
-    "--vad-onset": _NO_VAD,
-    "--vad-model": _NO_VAD,
-    "--vad-min-speech-duration-ms": _NO_VAD,
-    "--vad-max-speech-duration-s": _NO_VAD,
-    "--vad-min-silence-duration-ms": _NO_VAD,
-    "--vad-speech-pad-ms": _NO_VAD,
+    "--vad": "use --vad-filter",
+    "--vad-model": "the speech detector is part of the artifact, `mwc inspect` names it",
+    "-vt": "use --vad-threshold",
+    "-vspd": "use --vad-min-speech-duration-ms",
+    "-vsd": "use --vad-min-silence-duration-ms",
+    "-vmsd": "use --vad-max-speech-duration-s",
+    "-vp": "use --vad-speech-pad-ms",
     "--max-len": _WIDTH,
     "--split-on-word": "lines are always split between words: leave it out",
     "--dtw": "use --word-timestamps True",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mwc.runtime import Model
 
 STDIN = "-"
+TELL_COVERAGE = ("json", "html", "all")
+"""Formats that say which speech has no text."""
 
 
 def command(
@@ -27,6 +29,9 @@ def command(
     model: options.Model,
     audio: options.Audio,
     language: options.Language = None,
+    languages: options.Languages = None,
+    multilingual: options.Multilingual = None,
+    language_detection_threshold: options.LanguageDetectionThreshold = None,
     task: options.Task = None,
     output_format: options.OutputFormat = "txt",
     output_dir: options.OutputDir = None,
@@ -36,7 +41,9 @@ def command(
     highlight_words: options.HighlightWords = None,
     without_timestamps: options.WithoutTimestamps = None,
     initial_prompt: options.InitialPrompt = None,
+    carry_initial_prompt: options.CarryInitialPrompt = None,
     prefix: options.Prefix = None,
+    hotwords: options.Hotwords = None,
     condition_on_previous_text: options.ConditionOnPreviousText = None,
     clip_timestamps: options.ClipTimestamps = None,
     suppress_tokens: options.SuppressTokens = None,
@@ -57,12 +64,17 @@ def command(
     prepend_punctuations: options.PrependPunctuations = None,
     append_punctuations: options.AppendPunctuations = None,
     hallucination_silence_threshold: options.HallucinationSilenceThreshold = None,
+    batch_size: options.BatchSize = None,
+    vad_filter: options.VadFilter = None,
+    vad_threshold: options.VadThreshold = None,
+    vad_min_speech_duration_ms: options.VadMinSpeechDurationMs = None,
+    vad_max_speech_duration_s: options.VadMaxSpeechDurationS = None,
+    vad_min_silence_duration_ms: options.VadMinSilenceDurationMs = None,
+    vad_speech_pad_ms: options.VadSpeechPadMs = None,
+    coverage: options.Coverage = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
-    carry_initial_prompt: options.CarryInitialPrompt = None,
-    vad_filter: options.VadFilter = None,
-    hotwords: options.Hotwords = None,
     repetition_penalty: options.RepetitionPenalty = None,
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
 ) -> None:
@@ -77,6 +89,8 @@ def command(
     )
     if output_format == "html":
         decoding.setdefault("word_timestamps", True)  # its words light up
+    if output_format in TELL_COVERAGE:
+        decoding.setdefault("coverage", True)
     given = {name: context.params[name] for name in LAYOUT}
     writing = writing_options(given, decoding)
     job = Job(tuple(audio), plan_output(audio, output_format, output_dir, writing), decoding)
@@ -141,20 +155,21 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
     started = time.perf_counter()
     display.clear()
     source = open_audio(_stdin() if name == STDIN else name)
+    stream = model.stream(source, progress=display, **job.decoding)
     if job.output.streams:
         with display.aside():
             job.output.begin(name)
-        for segment in model.stream(source, progress=display, **job.decoding):
+    for segment in stream:
+        if job.output.streams:
             with display.aside():
                 job.output.print_segment(segment)
-        seconds = display.audio_seconds or 0.0
-    else:
-        transcript = model.transcribe(source, progress=display, **job.decoding)
+    transcript = stream.transcript()
+    if not job.output.streams:
         with display.aside():
             job.output.write(name, transcript)
-        seconds = transcript.duration
-    for warning in source.warnings:
-        display.warn(warning)
+    for warning in transcript.warnings:
+        display.warn(f"{name}: {warning}" if len(job.audio) > 1 else warning)
+    seconds = transcript.duration
     speed = format_speed(seconds, time.perf_counter() - started)
     display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
 

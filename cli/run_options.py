@@ -268,12 +268,98 @@ Threads = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 
 CarryInitialPrompt = Annotated[
-    bool | None, typer.Option("--carry-initial-prompt/--no-carry-initial-prompt", hidden=True)
+    bool | None,
+    typer.Option(
+        "--carry-initial-prompt/--no-carry-initial-prompt",
+        help="Put the initial prompt before the text of every window.",
+    ),
 ]
 
-VadFilter = Annotated[bool | None, typer.Option("--vad-filter/--no-vad-filter", hidden=True)]
+Hotwords = Annotated[
+    str | None,
+    typer.Option("--hotwords", metavar="TEXT", help="Words to expect, told to every window."),
+]
 
-Hotwords = Annotated[str | None, typer.Option("--hotwords", hidden=True)]
+Languages = Annotated[
+    str | None,
+    typer.Option("--languages", metavar="L,…", help="The only languages that detection may find."),
+]
+
+Multilingual = Annotated[
+    bool | None,
+    typer.Option(
+        "--multilingual/--no-multilingual", help="Detect the language of every window anew…"
+    ),
+]
+
+LanguageDetectionThreshold = Annotated[
+    str | None,
+    typer.Option(
+        "--language-detection-threshold",
+        metavar="NUMBER",
+        help="…if it is this probable; else the last one stands.",
+    ),
+]
+
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Windows decoded together, cut at silences; 1, the default: one after the other.",
+    ),
+]
+
+VadFilter = Annotated[
+    bool | None,
+    typer.Option("--vad-filter/--no-vad-filter", help="Hear only what is detected as speech."),
+]
+
+VadThreshold = Annotated[
+    str | None,
+    typer.Option(
+        "--vad-threshold",
+        "--vad-onset",
+        metavar="NUMBER",
+        help="Probability at which speech begins (0.5).",
+    ),
+]
+
+VadMinSpeechDurationMs = Annotated[
+    str | None,
+    typer.Option(
+        "--vad-min-speech-duration-ms", metavar="MS", help="Shorter speech is dropped (0)."
+    ),
+]
+
+VadMaxSpeechDurationS = Annotated[
+    str | None,
+    typer.Option(
+        "--vad-max-speech-duration-s", metavar="SECONDS", help="Longer speech is cut (never)."
+    ),
+]
+
+VadMinSilenceDurationMs = Annotated[
+    str | None,
+    typer.Option(
+        "--vad-min-silence-duration-ms",
+        metavar="MS",
+        help="Shorter silence is heard too (2000).",
+    ),
+]
+
+VadSpeechPadMs = Annotated[
+    str | None,
+    typer.Option("--vad-speech-pad-ms", metavar="MS", help="Heard before and after speech (400)."),
+]
+
+Coverage = Annotated[
+    bool | None,
+    typer.Option(
+        "--coverage/--no-coverage",
+        help="Tell which speech has no text; json and html do unless told not to.",
+    ),
+]
 
 RepetitionPenalty = Annotated[str | None, typer.Option("--repetition-penalty", hidden=True)]
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _INTEGERS = frozenset(
     {
+        "batch_size",
         "beam_size",
         "best_of",
         "max_line_count",
@@ -24,6 +25,7 @@ _NUMBERS = frozenset(
     {
         "compression_ratio_threshold",
         "hallucination_silence_threshold",
+        "language_detection_threshold",
         "length_penalty",
         "logprob_threshold",
         "max_initial_timestamp",
@@ -32,6 +34,11 @@ _NUMBERS = frozenset(
         "repetition_penalty",
         "temperature",
         "temperature_increment_on_fallback",
+        "vad_max_speech_duration_s",
+        "vad_min_silence_duration_ms",
+        "vad_min_speech_duration_ms",
+        "vad_speech_pad_ms",
+        "vad_threshold",
     }
 )
 """Options whose value can also be the word None, as on openai/whisper's command line."""
@@ -43,7 +50,8 @@ _INCREMENT = "temperature_increment_on_fallback"
 def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the options that were given (not None), with their values as Python's.
 
-    The two options on temperature become one, the temperatures to try.
+    The two options on temperature become one, the temperatures to try; those that begin with
+    "vad_", but for "vad_filter", become `vad_parameters`.
 
     Raises:
         OptionError: a number cannot be read, or the increment is no step.
@@ -56,6 +64,11 @@ def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if "temperature" in options or _INCREMENT in options:
         increment = options.pop(_INCREMENT, 0.2)
         options["temperature"] = temperatures(options.get("temperature", 0.0), increment)
+    detecting = [name for name in options if name.startswith("vad_") and name != "vad_filter"]
+    if detecting:
+        options["vad_parameters"] = {
+            name.removeprefix("vad_"): options.pop(name) for name in detecting
+        }
     return options
 
 

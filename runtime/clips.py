@@ -1,6 +1,6 @@
 """The stretches of a file that are heard: as asked for, where there is speech, cut at silences.
 
-A clip is a pair of log-mel frames, 10 ms each: the first one, and the one after the last.
+A clip is a pair of log-mel frames of 10 ms (`speech.Clip`).
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,8 @@ from mwc.runtime.errors import AudioError
 from mwc.runtime.features import HOP_LENGTH, WINDOW_FRAMES
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.spec import WhisperSpec
-from mwc.runtime.speech import Speech
+from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.vad import VadOptions
-
-Clip = tuple[int, int]
 
 FIRST_CUT = WINDOW_FRAMES * 2 // 3
 """Frames from the start of a window before which it is not cut: 20 s."""

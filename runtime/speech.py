@@ -1,5 +1,6 @@
 """The speech that was detected in a file: where it is, how much of a stretch is speech."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,9 @@ from mwc.runtime.decoder import VAD_FRAME
 from mwc.runtime.features import HOP_LENGTH, SAMPLE_RATE
 from mwc.runtime.report import Range
 from mwc.runtime.vad import VadOptions, speech_segments
+
+Clip = tuple[int, int]
+"""Log-mel frames of 10 ms: the first one, and the one after the last."""
 
 PLAIN = VadOptions(min_speech_duration_ms=250, min_silence_duration_ms=100, speech_pad_ms=30)
 """How speech is counted: Silero's own defaults (snakers4/silero-vad `utils_vad.py`,
@@ -36,7 +40,17 @@ class Speech:
         found = speech_segments(self.probabilities, PLAIN, self.n_samples)
         return tuple((s.start / SAMPLE_RATE, s.end / SAMPLE_RATE) for s in found)
 
-    def clips(self, options: VadOptions) -> list[tuple[int, int]]:
+    def ranges_in(self, clips: Iterable[Clip]) -> list[Range]:
+        """The part of `ranges` that lies in clips."""
+        rate = SAMPLE_RATE // HOP_LENGTH
+        cut = [
+            (max(start, first / rate), min(end, last / rate))
+            for first, last in clips
+            for start, end in self.ranges
+        ]
+        return [(start, end) for start, end in cut if start < end]
+
+    def clips(self, options: VadOptions) -> list[Clip]:
         """Stretches of speech in log-mel frames, ascending and apart."""
         found = speech_segments(self.probabilities, options, self.n_samples)
         return [(s.start // HOP_LENGTH, -(-s.end // HOP_LENGTH)) for s in found]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 
-from mwc.runtime.clips import Clip, clip_notes, heard_clips, requested_clips
+from mwc.runtime.clips import clip_notes, heard_clips, requested_clips
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage, detect_languages
 from mwc.runtime.engine import (
@@ -29,7 +29,7 @@ from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.prompt import make_prompt, prompt_notes
 from mwc.runtime.report import WindowReport, measure_coverage
 from mwc.runtime.spec import WhisperSpec
-from mwc.runtime.speech import Speech
+from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.timing import Aligner
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment, Transcript, Word
@@ -117,7 +117,7 @@ class Transcription(Iterator[Segment]):
         self._spec = spec = decoder.spec
         self._n_frames = features.n_frames
         self.duration = features.duration
-        clips = requested_clips(options, spec, features.n_frames)
+        clips = self._requested = requested_clips(options, spec, features.n_frames)
         self._notes = (
             *clip_notes(options, spec, features.n_frames),
             *prompt_notes(spec, tokenizer, options),
@@ -149,7 +149,8 @@ class Transcription(Iterator[Segment]):
         coverage = None
         if self._speech is not None and self._options.coverage is not False:
             texts = [(s.start, s.end) for s in segments if s.text.strip()]
-            coverage = measure_coverage(self._speech.detector, self._speech.ranges, texts)
+            heard = self._speech.ranges_in(self._requested)
+            coverage = measure_coverage(self._speech.detector, heard, texts)
         return Transcript(
             text=self._tokenizer.decode(token for segment in segments for token in segment.tokens),
             language=self.language,
@@ -162,8 +163,10 @@ class Transcription(Iterator[Segment]):
         )
 
     def _part(self, features: Features, clips: list[Clip]) -> Part:
-        loop = WindowLoop(self._spec, self._tokenizer, self._options, clips, self._n_frames)
-        speech = self._speech if self._options.cuts_at_silences else None
+        options = self._options
+        known = self._speech if options.vad_filter or options.cuts_at_silences else None
+        loop = WindowLoop(self._spec, self._tokenizer, options, clips, self._n_frames, known)
+        speech = known if options.cuts_at_silences else None
         return Part(features, loop, self.language, start=loop.seek, speech=speech)
 
     def _in_order(self) -> Generator[Segment, None, None]:

@@ -9,15 +9,19 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mwc.runtime.clips import Clip
 from mwc.runtime.decode import WindowResult
 from mwc.runtime.hallucination import WindowPlace, judge
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.report import repetition
 from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment
 from mwc.runtime.words import WordTiming, add_words, cut_to_segment, last_word_end
+
+LOST_SPEECH = 2.0
+"""Seconds of detected speech after a window's text for which the window is not left; timestamps are
+off by less."""
 
 Align = Callable[[Sequence[int]], Sequence[WordTiming]]
 """From the text tokens of a window to its words."""
@@ -70,13 +74,18 @@ class WindowCut:
     ends_on_single: bool
 
 
-def cut_window(tokens: Sequence[int], timestamp_begin: int) -> WindowCut:
+def cut_window(
+    tokens: Sequence[int], timestamp_begin: int, *, keeps_tail: bool = False
+) -> WindowCut:
     """Cut a window's tokens where two timestamps meet.
 
     Tokens after the last such place are an unfinished segment, left to the next window, unless a
     single timestamp ends them: then nothing was said after it. Without such a place all tokens are
     one segment from the window's start to its last timestamp, or to its end. A first token that is
     no timestamp (possible only without the timestamp rules) starts at the window.
+
+    With `keeps_tail` text at the end is a segment too, which lasts to the end of the window: for a
+    window that ends in silence, where nothing is unfinished.
     """
     is_timestamp = [token >= timestamp_begin for token in tokens]
     ends_on_single = is_timestamp[-2:] == [False, True]
@@ -87,16 +96,20 @@ def cut_window(tokens: Sequence[int], timestamp_begin: int) -> WindowCut:
         return WindowCut((Piece(tuple(tokens), 0, end or None),), None, ends_on_single)
     if ends_on_single:
         cuts.append(len(tokens))
-    pieces = tuple(
+    pieces = [
         Piece(
             tuple(tokens[start:end]),
             max(tokens[start] - timestamp_begin, 0),
             tokens[end - 1] - timestamp_begin,
         )
         for start, end in zip([0, *cuts[:-1]], cuts, strict=True)
-    )
+    ]
+    tail = tuple(tokens[cuts[-1] :])
+    if keeps_tail and len(tail) > 1:
+        pieces.append(Piece(tail, tail[0] - timestamp_begin, None))
+        return WindowCut(tuple(pieces), None, ends_on_single)
     advance = None if ends_on_single else tokens[cuts[-1] - 1] - timestamp_begin
-    return WindowCut(pieces, advance, ends_on_single)
+    return WindowCut(tuple(pieces), advance, ends_on_single)
 
 
 class WindowLoop:
@@ -115,8 +128,12 @@ class WindowLoop:
         options: TranscribeOptions,
         clips: Sequence[Clip],
         n_frames: int,
+        speech: Speech | None = None,
     ) -> None:
         """Start at the first of the clips of a file of `n_frames` frames with audio.
+
+        Where the file's `speech` is given, a window is not left before speech that its text does
+        not reach.
 
         Raises:
             OptionError: the initial prompt holds a special token.
@@ -125,6 +142,7 @@ class WindowLoop:
         self._tokenizer = tokenizer
         self._options = options
         self._n_frames = n_frames
+        self._speech = speech
         self._clips = list(clips)
         self.seek = self._clips[0][0] if self._clips else n_frames
         initial = options.initial_prompt
@@ -170,12 +188,16 @@ class WindowLoop:
         if self._is_silent(result):
             self.seek += request.n_frames
             return Accepted((), self._why_silent(result))
-        cut = cut_window(result.tokens, self._spec.tokens.timestamp_begin)
+        ends_in_silence = (
+            self._speech is not None and request.seek + request.n_frames == self._clips[0][1]
+        )
+        begin = self._spec.tokens.timestamp_begin
+        cut = cut_window(result.tokens, begin, keeps_tail=ends_in_silence)
         segments = [self._segment(piece, request, result) for piece in cut.pieces]
         if cut.advance:
             self.seek += cut.advance * self._spec.audio.frames_per_token
         else:  # 0, possible without the timestamp rules, would repeat this window forever
-            self.seek += request.n_frames
+            self.seek = self._end_of_text(segments, request)
         if self._options.word_timestamps:
             if align is None:
                 raise RuntimeError("accept() needs a way to align where words are wanted")
@@ -202,6 +224,21 @@ class WindowLoop:
             raise RuntimeError("there is no window; ask next_window() first")
         return self._request
 
+    def _end_of_text(self, segments: Sequence[Segment], request: WindowRequest) -> int:
+        """Where to go on after a window that is done by its own account.
+
+        That is its end; but its last segment's, where that much speech after it would be lost: a
+        model sometimes ends a window after its first sentence.
+        """
+        end = request.seek + request.n_frames
+        rate = self._spec.audio.frames_per_second
+        if self._speech is None or self._options.without_timestamps:
+            return end
+        text_end = max((s.end for s in segments if s.text.strip()), default=0.0)
+        lost = self._speech.share(text_end, end / rate) * (end / rate - text_end)
+        go_on = round(text_end * rate)
+        return go_on if lost >= LOST_SPEECH and go_on > request.seek else end
+
     def _place_words(
         self,
         segments: list[Segment],
@@ -227,7 +264,8 @@ class WindowLoop:
         )
         threshold = options.hallucination_silence_threshold
         end = last_word_end(segments)
-        if end is not None and end > place.start and not cut.ends_on_single:
+        is_left = self.seek >= request.seek + request.n_frames
+        if end is not None and end > place.start and not (cut.ends_on_single and is_left):
             if threshold is not None and place.full_end - end <= threshold:
                 self.seek = request.seek + request.n_frames
             else:

@@ -1,6 +1,6 @@
 """Stand-ins for what the command calls: a model, a compiler."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,22 @@ class StandInModel:
 
     def stream(
         self, audio: StandInSource, *, progress: Progress = silent, **options: Any
-    ) -> Iterator[Segment]:
-        yield from self.transcribe(audio, progress=progress, **options).segments
+    ) -> "StandInStream":
+        return StandInStream(self, lambda: self.transcribe(audio, progress=progress, **options))
+
+
+@dataclass
+class StandInStream:
+    """Does what it does when its first segment is asked for."""
+
+    model: StandInModel
+    transcribe: Callable[[], Transcript]
+
+    def __iter__(self) -> Iterator[Segment]:
+        yield from self.transcribe().segments
+
+    def transcript(self) -> Transcript:
+        return replace(self.model.transcript, warnings=tuple(self.model.warnings))
 
 
 @dataclass

@@ -118,7 +118,14 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
         ("--temperature -1", "from 0 to 2"),
         ("--temperature-inc 0.1", "use --temperature-increment-on-fallback"),
         ("-nf", "use --temperature-increment-on-fallback None"),
-        ("--vad_filter True", "voice activity"),
+        ("--vad", "use --vad-filter"),
+        ("--vad_threshold 0.4", "give vad_filter=True too"),
+        ("--vad_filter True --vad_threshold 2", "above 0, up to 1"),
+        ("--vad_filter True --vad_speech_pad_ms wide", "a number or None"),
+        ("--batched True", "use --batch-size with a number above 1"),
+        ("--batch_size 99", "from 1 to 16"),
+        ("--language de --languages de,en", "leave one of them out"),
+        ("--language_detection_threshold 0.5", "give multilingual=True too"),
         ("--hallucination_silence_threshold 2", "give word_timestamps=True too"),
         ("--append_punctuations . --word_timestamps False", "give word_timestamps=True too"),
         ("--word_timestamps True --hallucination_silence_threshold soon", "a number or None"),
@@ -354,3 +361,43 @@ def test_no_artifact(model: StandInModel, tmp_path: Path, capsys: Captured) -> N
     assert main(["run", str(tmp_path / "nowhere"), "a.wav"]) == 1
     assert "there is no artifact or checkpoint at" in capsys.readouterr().err
     assert not model.loads
+
+
+def test_options_on_speech_and_languages_arrive(model: StandInModel, artifact: Path) -> None:
+    line = (
+        "a.wav --languages de,fr --multilingual True --language_detection_threshold 0.5 "
+        "--hotwords Vega --batch_size 8 --vad_filter True --vad_threshold 0.4 "
+        "--vad_min_speech_duration_ms 250 --vad-max-speech-duration-s 20 "
+        "--vad_min_silence_duration_ms 500 --vad_speech_pad_ms 200 --coverage False"
+    )
+    assert main(["run", str(artifact), *line.split()]) == 0
+    assert model.calls[0][1] == {
+        "languages": "de,fr",
+        "multilingual": True,
+        "language_detection_threshold": 0.5,
+        "hotwords": "Vega",
+        "batch_size": 8,
+        "vad_filter": True,
+        "vad_parameters": {
+            "threshold": 0.4,
+            "min_speech_duration_ms": 250.0,
+            "max_speech_duration_s": 20.0,
+            "min_silence_duration_ms": 500.0,
+            "speech_pad_ms": 200.0,
+        },
+        "coverage": False,
+    }
+
+
+@pytest.mark.parametrize(("form", "tells"), [("json", True), ("html", True), ("srt", False)])
+def test_formats_that_report_coverage_ask_for_it(
+    form: str, tells: bool, model: StandInModel, artifact: Path, tmp_path: Path
+) -> None:
+    line = ["run", str(artifact), "a.wav", "-f", form, "-o", str(tmp_path)]
+    Path(tmp_path / "a.wav").touch()
+    if form == "html":
+        line[2] = str(tmp_path / "a.wav")
+    assert main(line) == 0
+    assert model.calls[0][1].get("coverage", False) is tells
+    assert main([*line, "--no-coverage"]) == 0
+    assert model.calls[1][1]["coverage"] is False

@@ -11,10 +11,10 @@ from fake_decoder import fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwc.runtime.clips import Clip, cut_at_silences, heard_clips, requested_clips
+from mwc.runtime.clips import cut_at_silences, heard_clips, requested_clips
 from mwc.runtime.errors import AudioError
 from mwc.runtime.options import make_options
-from mwc.runtime.speech import Speech
+from mwc.runtime.speech import Clip, Speech
 
 SPEC = fake_spec()
 PER_SECOND = 16000 / 512
