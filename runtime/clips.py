@@ -73,13 +73,13 @@ def cut_at_silences(clip: Clip, speech: Speech) -> list[Clip]:
     start, end = clip
     parts = []
     while end - start > WINDOW_FRAMES:
-        cut = _best_cut(speech, start + FIRST_CUT, start + WINDOW_FRAMES)
+        cut = best_cut(speech, start + FIRST_CUT, start + WINDOW_FRAMES)
         parts.append((start, cut))
         start = cut
     return [*parts, (start, end)] if end > start else parts
 
 
-def _best_cut(speech: Speech, first: int, last: int) -> int:
+def best_cut(speech: Speech, first: int, last: int) -> int:
     """The frame in [first, last] in the middle of the longest silence, or where speech is least."""
     low = first * HOP_LENGTH // VAD_FRAME + 1
     high = last * HOP_LENGTH // VAD_FRAME

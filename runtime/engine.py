@@ -12,12 +12,20 @@ from functools import partial
 
 import numpy as np
 
-from mwc.runtime.decode import DecodingBatch, RunningSearch, Sampling, Task, sampling_for
+from mwc.runtime.clips import best_cut
+from mwc.runtime.decode import (
+    DecodingBatch,
+    RunningSearch,
+    Sampling,
+    Task,
+    WindowResult,
+    sampling_for,
+)
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage, detect_languages
 from mwc.runtime.errors import Cancelled
-from mwc.runtime.fallback import why_refused
-from mwc.runtime.features import Features
+from mwc.runtime.fallback import why_refused, why_sparse
+from mwc.runtime.features import LOG_MEL_FLOOR, WINDOW_FRAMES, Features
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
 from mwc.runtime.report import Attempt, WindowReport
@@ -29,6 +37,9 @@ from mwc.runtime.windows import WindowLoop, WindowRequest
 
 Stop = Callable[[], bool]
 """Whether to stop; asked before each call of the model."""
+
+SHORTEST_TO_CUT = 600
+"""Frames from which a window is cut once more where its text leaves speech out: 6 s."""
 
 LEAST_SPEECH = 0.1
 """Seconds of detected speech that make the rest of a cut window worth decoding."""
@@ -43,8 +54,8 @@ class Part:
         loop: which windows of it, and what their tokens mean.
         language: code of the file's language; with `multilingual`, of the window before.
         start: its first frame.
-        speech: the file's speech, where what is left of a part after its first window is decoded
-            only if it holds some; None where all of it is.
+        speech: the file's speech, where its clips were cut by it: they end in silence, and what is
+            left after a first window is decoded only if it holds some; None where they were not.
     """
 
     features: Features
@@ -56,12 +67,18 @@ class Part:
 
 @dataclass(frozen=True)
 class EncodedWindow:
-    """What a window slot is to hold: `n_frames` frames of a file from frame `seek` on."""
+    """What a window slot is to hold: `n_frames` frames of a file from frame `seek` on.
+
+    What follows them in the window is as at the end of a file in openai/whisper, 0.0 after
+    normalising; or silence, where the file was cut in one: with that a model knows that the text
+    ends there.
+    """
 
     slot: int
     features: Features
     seek: int
     n_frames: int
+    ends_in_silence: bool = False
 
 
 def encode_windows(
@@ -71,14 +88,21 @@ def encode_windows(
     log_mels = []
     for window in windows:
         seeks = [part.loop.seek for part in under_way if part.features is window.features]
-        keep_from = min([window.seek, *seeks])
-        log_mels.append(window.features.window(window.seek, keep_from=keep_from))
+        log_mel = window.features.window(window.seek, keep_from=min([window.seek, *seeks]))
+        if window.ends_in_silence:
+            log_mel[window.n_frames :] = LOG_MEL_FLOOR
+        log_mels.append(log_mel)
     decoder.encode(
         np.stack(log_mels),
         np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
-        np.array([window.n_frames for window in windows], dtype=np.int32),
+        np.array([_n_frames(window) for window in windows], dtype=np.int32),
         np.array([window.slot for window in windows], dtype=np.int32),
     )
+
+
+def _n_frames(window: EncodedWindow) -> int:
+    """Frames that the encoder takes for audio."""
+    return WINDOW_FRAMES if window.ends_in_silence else window.n_frames
 
 
 @dataclass(frozen=True)
@@ -102,13 +126,14 @@ class _Lane:
 
 @dataclass
 class _Work:
-    """One window under way in a lane."""
+    """One window under way in a lane; `n_tried` temperatures have been tried as it is now."""
 
     lane: _Lane
     part: Part
     request: WindowRequest
     detected: DetectedLanguage | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    n_tried: int = 0
 
 
 class Engine:
@@ -138,6 +163,7 @@ class Engine:
         self._lanes = [_Lane(i, tuple(range(i * width, (i + 1) * width))) for i in range(n_lanes)]
         self._batch = DecodingBatch(decoder, self._sampling.suppress)
         self._works: dict[RunningSearch, _Work] = {}
+        self._shortened: list[_Work] = []
         self._held: EncodedWindow | None = None
 
     def run(self, parts: Iterable[Part]) -> Iterator[Decoded]:
@@ -148,9 +174,9 @@ class Engine:
         """
         waiting = iter(parts)
         idle = list(self._lanes)
-        while idle or self._works:
+        while idle or self._works or self._shortened:
             self._check_stop()
-            started = []
+            started, self._shortened = self._shortened, []
             for lane in idle:
                 skipped, work = self._next_work(lane, waiting)
                 yield from skipped
@@ -162,10 +188,11 @@ class Engine:
             idle = []
             for search in self._batch.advance() if self._works else ():
                 work = self._works.pop(search)
-                decoded = self._take(work, search)
-                if decoded is not None:
-                    idle.append(work.lane)
-                    yield decoded
+                result = search.result(self._tokenizer)
+                if self._is_tried_again(work, result):
+                    continue
+                idle.append(work.lane)
+                yield self._accept(work, result)
 
     def _check_stop(self) -> None:
         if self._stop():
@@ -200,8 +227,7 @@ class Engine:
         """Whether a window is worth decoding: the first of its part always is."""
         if part.speech is None or request.seek == part.start:
             return True
-        start, end = self._times(request)
-        return part.speech.share(start, end) * (end - start) >= LEAST_SPEECH
+        return part.speech.seconds(*self._times(request)) >= LEAST_SPEECH
 
     def detect_language(self, features: Features) -> DetectedLanguage:
         """Tell the language of a file from its first 30 s; see `transcribe.detect_language`."""
@@ -216,7 +242,11 @@ class Engine:
         """Encode windows together, except one that its slot holds already."""
         windows = [
             EncodedWindow(
-                work.lane.slot, work.part.features, work.request.seek, work.request.n_frames
+                work.lane.slot,
+                work.part.features,
+                work.request.seek,
+                work.request.n_frames,
+                ends_in_silence=work.part.speech is not None,
             )
             for work in works
         ]
@@ -246,20 +276,51 @@ class Engine:
             self._decoder.spec, self._tokenizer, self._options, part.language, request.previous
         )
         task = Task(prompt, work.lane.slot, (request.seek,))
-        sampling = self._at(self._options.temperature[len(work.attempts)])
+        sampling = self._at(self._options.temperature[work.n_tried])
         rows = work.lane.rows[: sampling.strategy.width]
         self._works[self._batch.start(task, sampling, rows)] = work
 
-    def _take(self, work: _Work, search: RunningSearch) -> Decoded | None:
-        """Take what a search found; None if the next temperature is tried."""
-        result = search.result(self._tokenizer)
-        refused = why_refused(result, self._options)
+    def _is_tried_again(self, work: _Work, result: WindowResult) -> bool:
+        """Judge what a search found; start over, or with a shorter window, where it cannot stand.
+
+        Text that leaves speech out would leave it out at other temperatures too: the model has to
+        hear less at once.
+        """
+        refused = why_refused(result, work.part.loop.judged_by())
+        sparse = None if refused else self._why_sparse(work, result)
         work.attempts.append(
-            Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
+            Attempt(
+                result.temperature, result.avg_logprob, result.compression_ratio, refused or sparse
+            )
         )
-        if refused is not None and len(work.attempts) < len(self._options.temperature):
+        work.n_tried += 1
+        if sparse and self._shorten(work):
+            return True
+        if refused and work.n_tried < len(self._options.temperature):
             self._search(work)
+            return True
+        return False
+
+    def _why_sparse(self, work: _Work, result: WindowResult) -> str | None:
+        if work.part.speech is None:
             return None
+        n_tokens = sum(token < self._decoder.spec.tokens.eot for token in result.tokens)
+        return why_sparse(n_tokens, work.part.speech.seconds(*self._times(work.request)))
+
+    def _shorten(self, work: _Work) -> bool:
+        """Cut a window in its middle third and have it encoded anew; False if it is too short."""
+        request, speech = work.request, work.part.speech
+        if speech is None or request.n_frames < SHORTEST_TO_CUT:
+            return False
+        third = request.n_frames // 3
+        cut = best_cut(speech, request.seek + third, request.seek + 2 * third)
+        work.request = work.part.loop.shorten(cut - request.seek)
+        work.n_tried = 0
+        self._shortened.append(work)
+        return True
+
+    def _accept(self, work: _Work, result: WindowResult) -> Decoded:
+        """Turn a window's text into segments, with words where they are wanted."""
         lane, request = work.lane, work.request
         aligner = Aligner(self._decoder, self._tokenizer, work.part.language, self._options.task)
         find_words = partial(

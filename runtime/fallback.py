@@ -9,6 +9,12 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `decode_with_fallback`.
 from mwc.runtime.decode import WindowResult
 from mwc.runtime.options import TranscribeOptions
 
+LONG_SPEECH = 5.0
+"""Seconds of detected speech from which the length of a window's text is looked at."""
+
+SPARSE = 1.0
+"""Tokens a second below which text leaves speech out: slow reading has two, usual speech four."""
+
 
 def why_refused(result: WindowResult, options: TranscribeOptions) -> str | None:
     """Say why a window's text cannot stand, repetitive or improbable; None where it can.
@@ -26,3 +32,13 @@ def why_refused(result: WindowResult, options: TranscribeOptions) -> str | None:
     if limit is not None and result.compression_ratio > limit:
         return f"compression_ratio {result.compression_ratio:.2f} is above {limit:g}"
     return None
+
+
+def why_sparse(n_tokens: int, seconds: float) -> str | None:
+    """Say that a window has too few text tokens for the speech detected in it; None if not so.
+
+    A model may give one sentence the times of many; no threshold of openai/whisper notices.
+    """
+    if seconds < LONG_SPEECH or n_tokens >= SPARSE * seconds:
+        return None
+    return f"{n_tokens} tokens of text for {seconds:.1f} s of detected speech"

@@ -63,6 +63,10 @@ class Speech:
             return 0.0
         return float(self._running[last] - self._running[first]) / (last - first)
 
+    def seconds(self, start: float, end: float) -> float:
+        """Seconds of speech from one second to another."""
+        return self.share(start, end) * (end - start)
+
     @cached_property
     def _running(self) -> npt.NDArray[np.int64]:
         """Frames of speech before each frame."""

@@ -166,8 +166,7 @@ class Transcription(Iterator[Segment]):
         options = self._options
         known = self._speech if options.vad_filter or options.cuts_at_silences else None
         loop = WindowLoop(self._spec, self._tokenizer, options, clips, self._n_frames, known)
-        speech = known if options.cuts_at_silences else None
-        return Part(features, loop, self.language, start=loop.seek, speech=speech)
+        return Part(features, loop, self.language, loop.seek, known)
 
     def _in_order(self) -> Generator[Segment, None, None]:
         """The segments of all parts in the order of parts, with what is known of each."""

@@ -20,8 +20,8 @@ from mwc.runtime.transcript import Segment
 from mwc.runtime.words import WordTiming, add_words, cut_to_segment, last_word_end
 
 LOST_SPEECH = 2.0
-"""Seconds of detected speech after a window's text for which the window is not left; timestamps are
-off by less."""
+"""Seconds of detected speech for which a window is not called silent, and not left where it comes
+after the text; timestamps are off by less."""
 
 Align = Callable[[Sequence[int]], Sequence[WordTiming]]
 """From the text tokens of a window to its words."""
@@ -35,11 +35,14 @@ class WindowRequest:
         seek: frame at which it starts.
         n_frames: its frames that count, 1 to 3000.
         previous: tokens of the text before it, as the options want them.
+        ends_in_silence: whether it ends where the file was cut in a silence, so that no sentence
+            is unfinished at its end.
     """
 
     seek: int
     n_frames: int
     previous: tuple[int, ...]
+    ends_in_silence: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,19 @@ class WindowLoop:
         """Return the window to decode now, or None at the end of the last clip."""
         if self.is_done:
             return None
+        left = self._clips[0][1] - self.seek
         window = self._spec.audio.n_frames
         self._request = WindowRequest(
             seek=self.seek,
-            n_frames=min(window, self._clips[0][1] - self.seek),
+            n_frames=min(window, left),
             previous=tuple(self._previous()),
+            ends_in_silence=self._speech is not None and left <= window,
         )
+        return self._request
+
+    def shorten(self, n_frames: int) -> WindowRequest:
+        """Have the window last asked for end after `n_frames`, in a silence; return it."""
+        self._request = replace(self._asked(), n_frames=n_frames, ends_in_silence=True)
         return self._request
 
     @property
@@ -175,6 +185,18 @@ class WindowLoop:
         """Frames from `seek` to the end of the last clip that are in clips."""
         return sum(max(end - max(start, self.seek), 0) for start, end in self._clips)
 
+    def judged_by(self) -> TranscribeOptions:
+        """The options by which the window last asked for is judged.
+
+        Where speech is detected in it, it is not silent, whatever its `no_speech_prob`.
+        """
+        request = self._asked()
+        rate = self._spec.audio.frames_per_second
+        start, end = request.seek / rate, (request.seek + request.n_frames) / rate
+        if self._speech is None or self._speech.seconds(start, end) < LOST_SPEECH:
+            return self._options
+        return replace(self._options, no_speech_threshold=None)
+
     def leave(self) -> None:
         """Go past the window last asked for, as if it had no text."""
         self.seek += self._asked().n_frames
@@ -185,14 +207,11 @@ class WindowLoop:
         `align` finds the window's words; it is needed, and used, where `word_timestamps` is on.
         """
         request = self._asked()
-        if self._is_silent(result):
+        if _is_silent(result, self.judged_by()):
             self.seek += request.n_frames
             return Accepted((), self._why_silent(result))
-        ends_in_silence = (
-            self._speech is not None and request.seek + request.n_frames == self._clips[0][1]
-        )
         begin = self._spec.tokens.timestamp_begin
-        cut = cut_window(result.tokens, begin, keeps_tail=ends_in_silence)
+        cut = cut_window(result.tokens, begin, keeps_tail=request.ends_in_silence)
         segments = [self._segment(piece, request, result) for piece in cut.pieces]
         if cut.advance:
             self.seek += cut.advance * self._spec.audio.frames_per_token
@@ -235,9 +254,9 @@ class WindowLoop:
         if self._speech is None or self._options.without_timestamps:
             return end
         text_end = max((s.end for s in segments if s.text.strip()), default=0.0)
-        lost = self._speech.share(text_end, end / rate) * (end / rate - text_end)
         go_on = round(text_end * rate)
-        return go_on if lost >= LOST_SPEECH and go_on > request.seek else end
+        is_lost = self._speech.seconds(text_end, end / rate) >= LOST_SPEECH
+        return go_on if is_lost and go_on > request.seek else end
 
     def _place_words(
         self,
@@ -297,16 +316,6 @@ class WindowLoop:
         since = max(len(self._initial), self._reset_since)
         return self._initial + self._history[since:][-room:]
 
-    def _is_silent(self, result: WindowResult) -> bool:
-        """Whether the window is to be skipped: probably no speech, and no confident text."""
-        options = self._options
-        if options.no_speech_threshold is None:
-            return False
-        is_confident = (
-            options.logprob_threshold is not None and result.avg_logprob > options.logprob_threshold
-        )
-        return result.no_speech_prob > options.no_speech_threshold and not is_confident
-
     def _why_silent(self, result: WindowResult) -> str:
         """The thresholds that made a window silent, in words."""
         why = f"no_speech_prob {result.no_speech_prob:.2f} is above "
@@ -336,6 +345,15 @@ class WindowLoop:
             no_speech_prob=result.no_speech_prob,
             repetition=repetition(text),
         )
+
+
+def _is_silent(result: WindowResult, options: TranscribeOptions) -> bool:
+    """Whether a window is to be skipped: probably no speech, and no confident text."""
+    if options.no_speech_threshold is None:
+        return False
+    floor = options.logprob_threshold
+    is_confident = floor is not None and result.avg_logprob > floor
+    return result.no_speech_prob > options.no_speech_threshold and not is_confident
 
 
 def _cleared(segment: Segment) -> Segment:

@@ -1,5 +1,7 @@
 """Many windows at once: the same text as alone, in order, with every rule; stopping on the way."""
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +43,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def talk(seconds: int = SECONDS) -> Speech:
     """Speech with a pause of half a second every seven."""
-    probabilities = np.full(seconds * 16000 // 512, 0.99, np.float32)
+    probabilities = np.full(math.ceil(seconds * 31.25), 0.99, np.float32)
     for k in range(7, seconds, 7):
         probabilities[round(k * 31.25) : round((k + 0.5) * 31.25)] = 0.01
     return Speech("silero-vad 6.2", probabilities, seconds * 16000)
@@ -86,14 +88,16 @@ def test_a_window_gives_the_same_among_1_to_16_others(
 
 @pytest.mark.parametrize("given", GIVEN)
 def test_a_window_gives_what_it_gives_alone(tokenizer: Tokenizer, given: dict[str, Any]) -> None:
-    """Each window of the batch, as the only clip of a sequential transcription."""
+    """Each window of the batch, as the only clip there is."""
     together, _ = run(tokenizer, noise(SPEC), batch_size=8, **given)
     parts = cut_of(tokenizer, given)
     alone = []
     for start, end in parts:
         clips = (start / 100, end / 100)
-        options = {**given, "vad_filter": False, "clip_timestamps": clips}
-        alone += run(tokenizer, noise(SPEC), **options)[0].segments
+        options = {**given, "vad_filter": False, "clip_timestamps": clips, "batch_size": 8}
+        found, decoder = run(tokenizer, noise(SPEC), **options)
+        assert len(decoder.windows) == 1  # in one slot
+        alone += found.segments
     said = [(s.start, s.end, s.text, s.words, s.tokens, s.avg_logprob) for s in alone if s.text]
     assert said == [
         (s.start, s.end, s.text, s.words, s.tokens, s.avg_logprob)
@@ -147,7 +151,7 @@ def test_progress_goes_up_to_the_end(tokenizer: Tokenizer) -> None:
 
 def test_only_windows_that_need_it_are_decoded_again(tokenizer: Tokenizer) -> None:
     """The window at 0 repeats itself until it is sampled; its neighbours are decoded once."""
-    good = scripted(SPEC, lambda window: b" fine")
+    good = scripted(SPEC, lambda window: b" Pack my box with five dozen jugs of liquid.")
     stuck = scripted(SPEC, lambda window: b" ha" * 60, certainty=5.0)
 
     def logits(window: FakeWindow, tokens: tuple[int, ...]) -> Any:
@@ -238,6 +242,108 @@ def test_what_is_left_of_a_window_without_speech_is_not_decoded(tokenizer: Token
     assert 1000 not in [window.start for window in decoder.encoded]
     spoken = [window for window in others if window.end - window.start > 0.1]
     assert all(window.skipped is None for window in (first, *spoken))
+
+
+class Loud(FakeFeatures):
+    """Frames of 0 throughout, but for the one that says where a window starts."""
+
+    def window(self, seek: int, *, keep_from: int | None = None) -> Any:
+        frames = super().window(seek, keep_from=keep_from)
+        frames[:, 1:] = 0.0
+        return frames
+
+
+class Listening(FakeDecoder):
+    """Keeps the log-mel frames it is given."""
+
+    def encode(self, log_mel: Any, log_mel_max: Any, n_frames: Any, windows: Any) -> None:
+        super().encode(log_mel, log_mel_max, n_frames, windows)
+        self.heard = getattr(self, "heard", [])
+        self.heard += [(frames[:, 1], int(n)) for frames, n in zip(log_mel, n_frames, strict=True)]
+
+
+@pytest.mark.parametrize(("batch_size", "ends_in_silence"), [(1, False), (2, True)])
+def test_a_window_that_was_cut_ends_in_silence(
+    tokenizer: Tokenizer, batch_size: int, ends_in_silence: bool
+) -> None:
+    decoder = Listening(SPEC, noise(SPEC))
+    features: Any = Loud(2000, SPEC.model.n_mels)
+    options = make_options(language="en", batch_size=batch_size, temperature=0.0)
+    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(20))
+    list(transcription)
+    frames, n_frames = decoder.heard[0]
+    assert n_frames == (3000 if ends_in_silence else 2000)
+    assert (frames[:2000] == 0.0).all()
+    assert (frames[2000:] == (-10.0 if ends_in_silence else 0.0)).all()
+
+
+def said_of(window: FakeWindow, scripts: dict[int, list[int]]) -> list[int]:
+    return scripts.get(window.start, [B, *b" The rest of what was said here.", B + 1400])
+
+
+@pytest.mark.parametrize("vad_filter", [False, True])
+def test_text_that_leaves_speech_out_is_decoded_from_a_shorter_window(
+    tokenizer: Tokenizer, vad_filter: bool
+) -> None:
+    """The first window is given the times of 24 s of speech, and says one word."""
+    scripts = {0: [B, *b" Well.", B + 1400]}
+    decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: said_of(window, scripts)))
+    features: Any = FakeFeatures(5000, SPEC.model.n_mels)
+    given = {"batch_size": 2, "vad_filter": vad_filter, "temperature": 0.0}
+    options = make_options(language="en", **given)
+    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(50))
+    list(transcription)
+    first, second, *_ = transcription.transcript().windows
+    # Cut in its middle third, in the silence at 14 s, and again in that at 7 s; then in speech.
+    *refused, last = first.attempts
+    heard = [
+        float(re.findall(r"6 tokens of text for (.*) s of", a.refused or "")[0]) for a in refused
+    ]
+    assert heard[1:] == pytest.approx([13.5, 7.0], abs=0.2)
+    assert heard[0] > 20
+    assert last.refused is None
+    assert first.end == pytest.approx(4.8, abs=0.1)
+    assert second.start == first.end
+
+
+def test_without_the_detector_text_may_be_sparse(tokenizer: Tokenizer) -> None:
+    scripts = {0: [B, *b" Well.", B + 1400]}
+    decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: said_of(window, scripts)))
+    features: Any = FakeFeatures(2900, SPEC.model.n_mels)
+    transcript = transcribe(decoder, tokenizer, features, make_options(language="en"))
+    assert [len(window.attempts) for window in transcript.windows] == [1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_window_with_detected_speech_is_not_silent(tokenizer: Tokenizer, batch_size: int) -> None:
+    text = [B, *b" The rest of what was said here.", B + 1400]
+    logits = scripted(SPEC, lambda window: text, no_speech_prob=0.9, certainty=8.0)
+    features: Any = FakeFeatures(2900, SPEC.model.n_mels)
+    given = {"batch_size": batch_size, "logprob_threshold": -0.01, "temperature": 0.0}
+    decoder = FakeDecoder(SPEC, logits)
+    options = make_options(language="en", coverage=True, **given)
+    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(29))
+    said = "".join(segment.text for segment in transcription)
+    report = transcription.transcript().windows[0]
+    if batch_size == 1:  # openai/whisper's rule alone
+        assert said == ""
+        assert report.skipped is not None
+        assert report.skipped.startswith("no_speech_prob 0.90 is above 0.6 and avg_logprob")
+    else:
+        assert "The rest of what was said here." in said
+        assert report.skipped is None
+
+
+def test_a_window_is_not_left_before_speech_that_its_text_does_not_reach(
+    tokenizer: Tokenizer,
+) -> None:
+    scripts = {0: [B, *b" Only this much was said at first.", B + 500]}
+    decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: said_of(window, scripts)))
+    features: Any = FakeFeatures(2900, SPEC.model.n_mels)
+    options = make_options(language="en", batch_size=2)
+    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(29))
+    list(transcription)
+    assert [window.start for window in transcription.transcript().windows] == [0.0, 10.0]
 
 
 def test_a_batch_needs_the_speech(tokenizer: Tokenizer) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fake_decoder import FakeDecoder, FakeFeatures, fake_spec, fake_tokenizer, noise, scripted
 
 from mwc.runtime.decode import WindowResult
-from mwc.runtime.fallback import why_refused
+from mwc.runtime.fallback import why_refused, why_sparse
 from mwc.runtime.options import make_options
 from mwc.runtime.report import WindowReport
 from mwc.runtime.transcribe import transcribe
@@ -52,6 +52,20 @@ def test_what_cannot_stand_is_told_with_its_value() -> None:
     assert why_refused(improbable, options) == "avg_logprob -1.23 is below -1"
     repetitive = replace(GOOD, compression_ratio=3.0)
     assert why_refused(repetitive, options) == "compression_ratio 3.00 is above 2.4"
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "seconds", "told"),
+    [
+        (0, 4.9, None),
+        (9, 22.94, "9 tokens of text for 22.9 s of detected speech"),
+        (4, 5.0, "4 tokens of text for 5.0 s of detected speech"),
+        (5, 5.0, None),
+        (90, 25.0, None),
+    ],
+)
+def test_text_too_short_for_its_speech(n_tokens: int, seconds: float, told: str | None) -> None:
+    assert why_sparse(n_tokens, seconds) == told
 
 
 def decode(tmp_path: Path, logits: Any, **given: Any) -> tuple[WindowReport, FakeDecoder]:

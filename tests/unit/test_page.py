@@ -14,6 +14,7 @@ from said import segment, spoken, transcript
 
 import mwc.runtime.writers
 from mwc.runtime.errors import AudioError
+from mwc.runtime.report import Attempt, Coverage, WindowReport
 from mwc.runtime.transcript import Word
 from mwc.runtime.writers.media import audio_url, media_type
 from mwc.runtime.writers.page_report import doubts, short_clock
@@ -115,6 +116,34 @@ def test_a_segment_without_words_is_shaded_as_a_whole() -> None:
     unsure = replace(segment(0, " a b", 0.0, 1.0), avg_logprob=-1.5)
     (word,) = Page(transcript(unsure).to_html()).all("word")
     assert (word["data-doubt"], word["title"]) == ("4", "22 %")
+
+
+def test_speech_without_text_is_listed_and_can_be_heard() -> None:
+    missing = Coverage("silero-vad 6.2", 12.5, ((1.0, 2.5), (61.25, 62.0)))
+    page = Page(replace(SAID, coverage=missing).to_html())
+    assert page.texts["p"].count("silero-vad 6.2 found 12.5 s of speech; 2.2 s of it have no text")
+    starts = [button["data-start"] for button in page.all("time")]
+    assert starts[-5:-3] == ["1.000", "61.250"]
+    whole = Page(replace(SAID, coverage=Coverage("silero-vad 6.2", 12.5, ())).to_html())
+    assert "all of it has text" in whole.texts["p"]
+    assert "Speech was not detected" in Page(SAID.to_html()).texts["p"]
+
+
+def test_windows_without_text_and_windows_decoded_again_are_told() -> None:
+    again = (
+        Attempt(0.0, -0.5, 3.0, "compression_ratio 3.00 is above 2.4"),
+        Attempt(0.2, -0.5, 1.0, None),
+    )
+    windows = (
+        WindowReport(0.0, 30.0, "en", None, 0.1, again, None),
+        WindowReport(30.0, 60.0, "en", None, 0.1, again[1:], None),
+        WindowReport(60.0, 62.0, "en", None, None, (), "less than 0.1 s of speech detected"),
+    )
+    page = Page(replace(SAID, windows=windows).to_html())
+    assert "2 of 3 windows skipped or decoded again" in page.texts["summary"]
+    told = page.texts["li"]
+    assert " at 0: compression_ratio 3.00 is above 2.4" in told
+    assert " no text: less than 0.1 s of speech detected" in told
 
 
 def test_values_beyond_a_threshold_are_marked() -> None:

@@ -91,6 +91,25 @@ def test_cut_window(
     assert cut_window(tokens, B) == expected
 
 
+@pytest.mark.parametrize(
+    ("tokens", "pieces", "advance"),
+    [
+        # Text after the last pair lasts to the end of the window.
+        ([B, 65, B + 90, B + 95, 66], [((B, 65, B + 90), 0, 90), ((B + 95, 66), 95, None)], None),
+        # Nothing after it: the rest is left to the next window, as ever.
+        ([B, 65, B + 90, B + 90], [((B, 65, B + 90), 0, 90)], 90),
+        ([B + 10, 65, B + 90], [((B + 10, 65, B + 90), 0, 90)], None),
+        ([B, 65], [((B, 65), 0, None)], None),
+    ],
+)
+def test_a_window_that_ends_in_silence_keeps_its_tail(
+    tokens: list[int], pieces: list[tuple[tuple[int, ...], int, int | None]], advance: int | None
+) -> None:
+    cut = cut_window(tokens, B, keeps_tail=True)
+    assert cut.pieces == tuple(Piece(*p) for p in pieces)
+    assert cut.advance == advance
+
+
 def test_windows_follow_the_timestamps_with_the_text_before_as_prompt(
     tokenizer: Tokenizer,
 ) -> None:
