@@ -11,7 +11,7 @@ from mwc.runtime.audio import AudioInput, AudioSource, open_audio
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import Stop
 from mwc.runtime.errors import BusyError, Cancelled, OptionError
-from mwc.runtime.features import Features, Float32, Listener
+from mwc.runtime.features import Features, Float32
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.session import Session
@@ -170,7 +170,7 @@ class Model:
         options = make_options(languages=languages)
         check_for_model(options, self.spec)
         with self._turn():
-            features = self._features(_source(audio), silent)
+            features, _ = self._listen(_source(audio), options)
             return detect_language(self._session, features, options.languages)
 
     def align(
@@ -196,8 +196,8 @@ class Model:
             raise OptionError(f"text is {text!r}; it takes text.")
         options = make_options(language=language, word_timestamps=True)
         with self._turn():
-            features = self._features(_source(audio), silent)
-            return align(self._session, self._tokenizer, features, text, options)
+            features, speech = self._listen(_source(audio), options)
+            return align(self._session, self._tokenizer, features, text, options, speech)
 
     def _begin(
         self,
@@ -206,21 +206,10 @@ class Model:
         progress: Progress,
         cancel: Event | None,
     ) -> Transcription:
-        """Read a file once, for its length, its loudest mel and its speech, and plan the rest."""
+        """Read a file once and plan the rest."""
         stop: Stop = (lambda: False) if cancel is None else cancel.is_set
         check_for_model(options, self.spec)
-        detector = SpeechDetector(self._session.vad) if options.needs_speech else None
-
-        def listen(block: Float32) -> None:
-            if stop():
-                raise Cancelled("the transcription was cancelled.")
-            if detector is not None:
-                detector.add(block)
-
-        features = self._features(source, progress, listen)
-        speech = None
-        if detector is not None:
-            speech = Speech(self._detector_name, detector.finish(), features.n_samples)
+        features, speech = self._listen(source, options, progress, stop)
         return Transcription(
             self._session,
             self._tokenizer,
@@ -231,17 +220,37 @@ class Model:
             stop=stop,
         )
 
+    def _listen(
+        self,
+        source: AudioSource,
+        options: TranscribeOptions,
+        progress: Progress = silent,
+        stop: Stop = lambda: False,
+    ) -> tuple[Features, Speech | None]:
+        """Read a file once, for its length, its loudest mel and, where needed, its speech."""
+        detector = SpeechDetector(self._session.vad) if options.needs_speech else None
+
+        def listen(block: Float32) -> None:
+            if stop():
+                raise Cancelled("the transcription was cancelled.")
+            if detector is not None:
+                detector.add(block)
+
+        features = Features(
+            source,
+            self._session.log_mel,
+            self.spec.model.n_mels,
+            progress=progress,
+            listener=listen,
+        )
+        if detector is None:
+            return features, None
+        return features, Speech(self._detector_name, detector.finish(), features.n_samples)
+
     @property
     def _detector_name(self) -> str:
         entry = self._artifact.manifest.detector
         return f"{entry.name} {entry.version}"
-
-    def _features(
-        self, source: AudioSource, progress: Progress, listener: Listener = lambda block: None
-    ) -> Features:
-        n_mels = self.spec.model.n_mels
-        log_mel = self._session.log_mel
-        return Features(source, log_mel, n_mels, progress=progress, listener=listener)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

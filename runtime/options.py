@@ -55,8 +55,8 @@ class TranscribeOptions:
         sample_len: most tokens sampled in a window; None for half the model's context, 224.
         clip_timestamps: seconds, "start,end,start,end,…" of the clips to transcribe, ascending;
             the last end may be left out.
-        word_timestamps: find when each word was said, and take the times of segments from that.
-            Of a translation they may not be reliable.
+        word_timestamps: find when each word was said, and take the times of segments from that;
+            then words keep to detected speech. Of a translation they may not be reliable.
         prepend_punctuations: with `word_timestamps`, marks that belong to the word after them.
         append_punctuations: with `word_timestamps`, marks that belong to the word before them.
         hallucination_silence_threshold: with `word_timestamps`, seconds of silence around words
@@ -116,7 +116,8 @@ class TranscribeOptions:
     @property
     def needs_speech(self) -> bool:
         """Whether speech has to be detected."""
-        return self.vad_filter or self.cuts_at_silences or bool(self.coverage)
+        used = (self.vad_filter, self.cuts_at_silences, self.word_timestamps, self.coverage)
+        return any(used)
 
     def __post_init__(self) -> None:
         for name, read in READERS.items():

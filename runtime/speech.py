@@ -1,7 +1,8 @@
 """The speech that was detected in a file: where it is, how much of a stretch is speech."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,10 +11,17 @@ import numpy.typing as npt
 from mwc.runtime.decoder import VAD_FRAME
 from mwc.runtime.features import HOP_LENGTH, SAMPLE_RATE
 from mwc.runtime.report import Range
+from mwc.runtime.transcript import Word
 from mwc.runtime.vad import VadOptions, speech_segments
 
 Clip = tuple[int, int]
 """Log-mel frames of 10 ms: the first one, and the one after the last."""
+
+PAUSE = 0.3
+"""Seconds of silence between stretches of speech that no word spans."""
+
+SHORTEST_WORD = 0.02
+"""Seconds: one step of the alignment."""
 
 PLAIN = VadOptions(min_speech_duration_ms=250, min_silence_duration_ms=100, speech_pad_ms=30)
 """How speech is counted: Silero's own defaults (snakers4/silero-vad `utils_vad.py`,
@@ -54,6 +62,33 @@ class Speech:
         """Stretches of speech in log-mel frames, ascending and apart."""
         found = speech_segments(self.probabilities, options, self.n_samples)
         return [(s.start // HOP_LENGTH, -(-s.end // HOP_LENGTH)) for s in found]
+
+    def keep(self, word: Word) -> Word:
+        """Cut a word's times to the stretch of speech in which most of it lies.
+
+        Alignment lets a word beside a pause begin or end in the pause, or in what was said on the
+        other side of it. A word of which hardly anything was detected is left as it is.
+        """
+        first = bisect_left(self._stretches, word.start, key=lambda stretch: stretch[1])
+        best, start, end = 0.0, word.start, word.end
+        for stretch in self._stretches[first:]:
+            if stretch[0] >= word.end:
+                break
+            cut = max(word.start, stretch[0]), min(word.end, stretch[1])
+            if cut[1] - cut[0] > best:
+                best, (start, end) = cut[1] - cut[0], cut
+        return replace(word, start=start, end=end) if best >= SHORTEST_WORD else word
+
+    @cached_property
+    def _stretches(self) -> list[Range]:
+        """Speech with the silences shorter than PAUSE in it."""
+        stretches: list[Range] = []
+        for start, end in self.ranges:
+            if stretches and start - stretches[-1][1] < PAUSE:
+                stretches[-1] = (stretches[-1][0], end)
+            else:
+                stretches.append((start, end))
+        return stretches
 
     def share(self, start: float, end: float) -> float:
         """How much of the time from a second to another is speech, 0 to 1; 0 of no time."""

@@ -193,14 +193,9 @@ class Transcription(Iterator[Segment]):
             raise
 
     def _numbered(self, segments: list[Segment]) -> list[Segment]:
-        """Number segments, tell how much of each is speech, and keep them."""
-        speech = self._speech
+        """Number segments, set them beside the detected speech, and keep them."""
         numbered = [
-            replace(
-                segment,
-                id=len(self._segments) + i,
-                speech=None if speech is None else speech.share(segment.start, segment.end),
-            )
+            replace(_beside(self._speech, segment), id=len(self._segments) + i)
             for i, segment in enumerate(segments)
         ]
         self._segments += numbered
@@ -214,12 +209,21 @@ class Transcription(Iterator[Segment]):
         self._progress(ProgressEvent("transcribe", done, self.duration, "seconds"))
 
 
+def _beside(speech: Speech | None, segment: Segment) -> Segment:
+    """Tell how much of a segment is speech; its words keep to it."""
+    if speech is None:
+        return segment
+    words = None if segment.words is None else tuple(map(speech.keep, segment.words))
+    return replace(segment, words=words, speech=speech.share(segment.start, segment.end))
+
+
 def align(
     decoder: Decoder,
     tokenizer: Tokenizer,
     features: Features,
     text: str,
     options: TranscribeOptions,
+    speech: Speech | None = None,
 ) -> tuple[Word, ...]:
     """Find when each word of a text was said in audio of one window; see `Model.align`.
 
@@ -242,7 +246,7 @@ def align(
     segment = Segment(0, 0, 0.0, features.duration, text, tuple(tokens), 0.0, 0.0, 0.0, 0.0)
     eot = spec.tokens.eot
     (segment,) = add_words([segment], timings, eot=eot, offset=0.0, last_speech_end=0.0)
-    return segment.words or ()
+    return _beside(speech, segment).words or ()
 
 
 def _language(

@@ -15,6 +15,7 @@ from mwc.runtime.clips import cut_at_silences, heard_clips, requested_clips
 from mwc.runtime.errors import AudioError
 from mwc.runtime.options import make_options
 from mwc.runtime.speech import Clip, Speech
+from mwc.runtime.transcript import Word
 
 SPEC = fake_spec()
 PER_SECOND = 16000 / 512
@@ -60,6 +61,13 @@ def test_neighbours_share_a_window_with_the_silence_between() -> None:
     clips = heard(found, vad_filter=True)
     assert [round(start / 100) for start, _ in clips] == [10, 45]
     assert [round(end / 100) for _, end in clips] == [37, 46]
+
+
+def test_a_short_silence_is_not_left_out() -> None:
+    found = speech(100, (10, 30), (33.5, 60), (64.2, 90))
+    clips = heard(found, vad_filter=True)  # 2.7 s and 3.4 s between, with 0.4 s on either side
+    assert [round(start / 100) for start, _ in clips] == [10, 64]
+    assert [round(end / 100) for _, end in clips] == [60, 90]
 
 
 def test_a_filter_cuts_the_clips_asked_for_down() -> None:
@@ -147,3 +155,27 @@ def test_how_much_of_a_time_is_speech() -> None:
     assert found.share(0, 20) == pytest.approx(5.06 / 20, abs=0.01)  # 30 ms around it count
     assert found.share(7, 7) == 0.0
     assert found.share(19, 99) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kept"),
+    [
+        (5.5, 6.0, (5.5, 6.0)),
+        (4.0, 5.6, (4.97, 5.6)),  # began in the silence before it
+        (7.7, 9.5, (7.7, 8.03)),  # ends in the silence after it
+        (7.9, 10.6, (9.97, 10.6)),  # more of it lies after the pause
+        (7.2, 10.1, (7.2, 8.03)),
+        (10.9, 11.6, (10.9, 11.6)),  # over a pause that is too short to count
+        (15.0, 15.5, (15.0, 15.5)),  # where nothing was detected
+        (12.99, 14.0, (12.99, 13.03)),
+        (13.02, 14.0, (13.02, 14.0)),  # hardly any of it was
+    ],
+)
+def test_words_keep_to_speech(start: float, end: float, kept: tuple[float, float]) -> None:
+    found = speech(20, (5, 8), (10, 11), (11.2, 13))
+    word = found.keep(Word(" a", start, end, 0.5))
+    assert (word.start, word.end) == (
+        pytest.approx(kept[0], abs=0.02),
+        pytest.approx(kept[1], abs=0.02),
+    )
+    assert (word.word, word.probability) == (" a", 0.5)

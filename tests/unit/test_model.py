@@ -56,7 +56,9 @@ def model(tmp_path: Path, decoder: GatedDecoder, monkeypatch: pytest.MonkeyPatch
     folder.mkdir()
     fake_tokenizer(folder, SPEC)
     monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
-    artifact: Any = SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(spec=SPEC))
+    detector = SimpleNamespace(name="silero-vad", version="6.2")
+    manifest = SimpleNamespace(spec=SPEC, detector=detector)
+    artifact: Any = SimpleNamespace(path=tmp_path, manifest=manifest)
     return Model(artifact, device="auto", threads=None)
 
 

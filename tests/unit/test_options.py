@@ -195,6 +195,7 @@ def test_speech_parameters_come_as_a_dict_or_as_options() -> None:
         ({"coverage": False}, False),
         ({"vad_filter": True, "coverage": False}, True),
         ({"batch_size": 2}, True),
+        ({"word_timestamps": True, "coverage": False}, True),
     ],
 )
 def test_speech_is_detected_only_where_something_needs_it(
