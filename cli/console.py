@@ -7,12 +7,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mwc.runtime.progress import ProgressEvent
+
+if TYPE_CHECKING:
+    from mwc.runtime import Coverage
+
+MOST_GAPS = 5
+"""Stretches of speech without text that are named."""
 
 
 def say(text: str) -> None:
@@ -144,6 +151,20 @@ def format_speed(audio_seconds: float, wall_seconds: float) -> str:
     """How long some audio took, for people: "10.6 s of audio in 0.52 s, 20.4 times real time"."""
     ratio = audio_seconds / max(wall_seconds, 1e-9)
     return f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, {ratio:.1f} times real time"
+
+
+def format_coverage(coverage: "Coverage") -> str:
+    """What speech has no text: "384.0 s of speech, 2.5 s of it without text: 1:04 to 1:06"."""
+    told = f"{coverage.speech:.1f} s of speech ({coverage.detector}), "
+    if not coverage.uncovered:
+        return f"{told}all of it with text"
+    longest = sorted(coverage.uncovered, key=lambda gap: gap[0] - gap[1])[:MOST_GAPS]
+    gaps = ", ".join(
+        f"{format_clock(start)} to {format_clock(end)}" for start, end in sorted(longest)
+    )
+    more = len(coverage.uncovered) - len(longest)
+    others = f" and {more} shorter ones" if more else ""
+    return f"{told}{coverage.uncovered_seconds:.1f} s of it without text: {gaps}{others}"
 
 
 def _megabytes(total: float | None) -> str:

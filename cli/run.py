@@ -9,7 +9,7 @@ import typer
 
 from mwc.cli import run_options as options
 from mwc.cli.cache import artifact_for
-from mwc.cli.console import Display, format_speed
+from mwc.cli.console import Display, format_coverage, format_speed
 from mwc.cli.output import Output, plan_output
 from mwc.cli.values import decoding_options, read_threads, writing_options
 from mwc.runtime.errors import AudioError, OptionError
@@ -17,9 +17,11 @@ from mwc.runtime.options import make_options
 from mwc.runtime.writers.options import LAYOUT
 
 if TYPE_CHECKING:
-    from mwc.runtime import Model
+    from mwc.runtime import Coverage, Model
 
 STDIN = "-"
+MUCH = 2.0
+"""Seconds of speech without text that are told unasked."""
 TELL_COVERAGE = ("json", "html", "all")
 """Formats that say which speech has no text."""
 
@@ -169,9 +171,18 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
             job.output.write(name, transcript)
     for warning in transcript.warnings:
         display.warn(f"{name}: {warning}" if len(job.audio) > 1 else warning)
+    _tell_coverage(transcript.coverage, job, display)
     seconds = transcript.duration
     speed = format_speed(seconds, time.perf_counter() - started)
     display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
+
+
+def _tell_coverage(coverage: "Coverage | None", job: Job, display: Display) -> None:
+    """Say which speech has no text, where that is asked for or there is much of it."""
+    if coverage is None:
+        return
+    if job.decoding.get("coverage") or coverage.uncovered_seconds >= MUCH:
+        display.note(format_coverage(coverage))
 
 
 def _stdin() -> BinaryIO:

@@ -2,12 +2,20 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from mwc.cli.console import Display, format_amount, format_clock, format_speed
+from mwc.cli.console import (
+    Display,
+    format_amount,
+    format_clock,
+    format_coverage,
+    format_speed,
+)
 from mwc.runtime.progress import ProgressEvent
+from mwc.runtime.report import Coverage
 
 
 @pytest.mark.parametrize(
@@ -124,3 +132,13 @@ def test_quiet_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with Display(quiet=True) as display:
         display(ProgressEvent("weights", 1, 2, "bytes"))
     assert screen.getvalue() == ""
+
+
+def test_coverage_for_people() -> None:
+    found = Coverage("silero-vad 6.2", 384.02, ())
+    assert format_coverage(found) == "384.0 s of speech (silero-vad 6.2), all of it with text"
+    gaps = ((1.0, 3.0), (64.2, 65.0), (70.0, 71.0), (80.0, 80.5), (90.0, 91.5), (100.0, 100.3))
+    assert format_coverage(replace(found, uncovered=gaps)) == (
+        "384.0 s of speech (silero-vad 6.2), 6.1 s of it without text: 0:01 to 0:03, "
+        "1:04 to 1:05, 1:10 to 1:11, 1:20 to 1:20, 1:30 to 1:31 and 1 shorter ones"
+    )

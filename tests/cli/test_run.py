@@ -12,6 +12,7 @@ from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, no_audio
 from mwc.cli.main import main
 from mwc.cli.values import temperatures
 from mwc.runtime.errors import ArtifactError, BusyError
+from mwc.runtime.report import Coverage
 from mwc.runtime.transcript import Word
 from mwc.runtime.writers import WRITERS
 
@@ -267,14 +268,15 @@ def test_a_page_asks_for_words_and_plays_its_audio(
     audio.write_bytes(b"RIFF")
     line = ["run", str(artifact), str(audio), "-f", "html", "-o", str(tmp_path)]
     assert main([*line, "--task", "translate"]) == 0
-    assert model.calls == [(str(audio), {"task": "translate", "word_timestamps": True})]
+    options = {"task": "translate", "word_timestamps": True, "coverage": True}
+    assert model.calls == [(str(audio), options)]
     page = (tmp_path / "talk & more.html").read_text(encoding="utf-8")
     assert page == TRANSCRIPT.to_html(audio, text_language="en")
     assert "<title>talk &amp; more.wav</title>" in page
     assert 'src="data:audio/wav;base64,UklGRg=="' in page
 
     assert main([*line, "--no-word-timestamps"]) == 0
-    assert model.calls[-1][1] == {"word_timestamps": False}
+    assert model.calls[-1][1] == {"word_timestamps": False, "coverage": True}
 
 
 def test_audio_that_has_gone_costs_the_page_only(
@@ -401,3 +403,26 @@ def test_formats_that_report_coverage_ask_for_it(
     assert model.calls[0][1].get("coverage", False) is tells
     assert main([*line, "--no-coverage"]) == 0
     assert model.calls[1][1]["coverage"] is False
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "told"),
+    [
+        (0.5, [], False),
+        (0.5, ["--coverage"], True),
+        (3.0, [], True),
+        (3.0, ["--quiet"], False),
+    ],
+)
+def test_speech_without_text_is_told(
+    missing: float,
+    options: list[str],
+    told: bool,
+    model: StandInModel,
+    artifact: Path,
+    capsys: Captured,
+) -> None:
+    coverage = Coverage("silero-vad 6.2", 4.0, ((1.0, 1.0 + missing),))
+    model.transcript = replace(model.transcript, coverage=coverage)
+    assert main(["run", str(artifact), "a.wav", *options]) == 0
+    assert (f"{missing} s of it without text" in capsys.readouterr().err) is told

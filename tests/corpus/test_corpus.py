@@ -3,6 +3,9 @@
 benchmarks/accuracy.py does the same at length, beside other engines.
 """
 
+import json
+import re
+from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
@@ -176,3 +179,61 @@ def test_tokens_are_those_of_transformers(
 def unexplained(checked: WindowTokens) -> list[Any]:
     """Differences that no near tie explains."""
     return [d for d in checked.differences if not d.margin < MARGIN]
+
+
+def test_windows_decoded_together_lose_nothing(tiny_en_model: Model, clips: list[Clip]) -> None:
+    long = [clip for clip in clips if clip.name.startswith("long/")]
+    said = [clip.transcript for clip in long]
+    rates = {}
+    for batch_size in (1, 8):
+        texts = [tiny_en_model.transcribe(c.path, batch_size=batch_size).text for c in long]
+        rates[batch_size] = word_errors(said, texts).rate
+    assert rates[8] <= rates[1] + 0.003, rates
+
+
+def test_a_window_is_the_same_among_1_to_16_others(tiny_en_model: Model, clips: list[Clip]) -> None:
+    clip = by_name(clips, "long/synthetic.flac")
+    given: dict[str, Any] = {"clip_timestamps": "0,240", "word_timestamps": True}
+    together = tiny_en_model.transcribe(clip.path, batch_size=16, **given)
+    assert len(together.windows) > 8
+    for batch_size in (2, 3, 8):
+        assert tiny_en_model.transcribe(clip.path, batch_size=batch_size, **given) == together
+
+
+@pytest.mark.parametrize("model_name", ["tiny_en_model", "base_model"])
+def test_nothing_is_said_where_no_speech_is_detected(
+    model_name: str, clips: list[Clip], request: pytest.FixtureRequest
+) -> None:
+    model: Model = request.getfixturevalue(model_name)
+    for clip in clips:
+        if clip.group == "nonspeech":
+            transcript = model.transcribe(clip.path, language="en", vad_filter=True)
+            assert transcript.text == "", clip.name
+            assert transcript.coverage is not None
+            assert transcript.coverage.speech == 0.0
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_words_lie_in_the_clips_they_were_said_in(
+    batch_size: int, tiny_en_model: Model, clips: list[Clip]
+) -> None:
+    clip = by_name(clips, "long/synthetic.flac")
+    places = json.loads(clip.path.with_suffix(".segments.json").read_text())
+    transcript = tiny_en_model.transcribe(
+        clip.path, word_timestamps=True, batch_size=batch_size, temperature=0.0
+    )
+    words = [word for segment in transcript.segments for word in segment.words or ()]
+    spoken = [(bare(word), place) for place in places for word in place["text"].split()]
+    matcher = SequenceMatcher(None, [w for w, _ in spoken], [bare(w.word) for w in words], False)
+    found = [
+        (spoken[block.a + i][1], words[block.b + i])
+        for block in matcher.get_matching_blocks()
+        for i in range(block.size)
+    ]
+    inside = [p["start"] <= w.start <= w.end <= p["end"] for p, w in found]
+    assert len(found) > 0.85 * len(spoken)
+    assert sum(inside) >= 0.99 * len(found)
+
+
+def bare(word: str) -> str:
+    return re.sub(r"[^a-z']", "", word.lower())
