@@ -22,6 +22,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,12 +31,12 @@ from faithfulness_report import Detected, FaithfulnessReport, ModeReport, write_
 from faithfulness_runs import MODES, RUNS, Mode
 from kept import KeptTranscripts
 from machine import machine
-from segment_parity import compare_segments
+from segment_parity import Explain, compare_segments
 from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from text_parity import Float32, first_difference, our_samples
 from weights import CACHE, artifact_of, ctranslate2_folder, openai_file
 from wer import WordErrors, word_errors
-from word_parity import read_parts, word_places, word_times
+from word_parity import Part, read_parts, word_places, word_times
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
@@ -45,6 +46,18 @@ COMPOSED = "long/synthetic.flac"
 
 Results = dict[str, dict[str, Result]]
 """By run and by clip."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What mwc's transcripts are compared with: openai/whisper's and faster-whisper's (beams)."""
+
+    clips: list[Clip]
+    samples: dict[str, Float32]
+    parts: list[Part]
+    openai: OpenaiWhisper
+    theirs: Results
+    faster: dict[str, Result]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,23 +90,28 @@ def main() -> None:
         read_corpus(arguments.corpus), arguments.short, mwc.model.spec.tokens.is_multilingual
     )
     samples = {clip.name: our_samples(clip.path) for clip in clips}
+    ours = {
+        name: transcribe_all(mwc, MODES[name], name, clips, samples) for name in arguments.modes
+    }
     openai.load(arguments.openai or openai_file(arguments.source), arguments.threads)
     keep = CACHE / arguments.source.removeprefix("pkg:") / "transcripts"
     theirs = {run: transcribe_kept(OPENAI, openai, keep, run, clips, samples) for run in RUNS}
     fastest = ENGINES[FASTER]()
     fastest.load(arguments.ctranslate2 or ctranslate2_folder(arguments.source), arguments.threads)
-    faster = transcribe_kept(FASTER, fastest, keep, "beam", clips, samples)
-
-    modes = {}
-    for name in arguments.modes:
-        ours = transcribe_all(mwc, MODES[name], name, clips, samples)
-        modes[name] = compare(ours, theirs, faster, clips, samples, openai, arguments.corpus)
+    material = Material(
+        clips=clips,
+        samples=samples,
+        parts=read_parts((arguments.corpus / COMPOSED).with_suffix(".segments.json")),
+        openai=openai,
+        theirs=theirs,
+        faster=transcribe_kept(FASTER, fastest, keep, "beam", clips, samples),
+    )
     report = FaithfulnessReport(
         name=arguments.name,
         machine=about,
         clips=[clip.name for clip in clips],
         seconds=sum(clip.seconds for clip in clips),
-        modes=modes,
+        modes={name: compare(results, material) for name, results in ours.items()},
         detected=detect_languages(mwc, openai, clips, samples),
     )
     say("\n" + write_report(report, ROOT / "benchmarks" / "results"))
@@ -148,66 +166,76 @@ def transcribe_all(
     return results
 
 
-def compare(
-    ours: Results,
-    theirs: Results,
-    faster: dict[str, Result],
-    clips: Sequence[Clip],
-    samples: dict[str, Float32],
-    openai: OpenaiWhisper,
-    corpus: Path,
-) -> ModeReport:
-    """Everything about one mode of mwc."""
-
-    def explain(run: str, name: str) -> object:
-        clip = next(clip for clip in clips if clip.name == name)
-        given = (openai.model, samples[name], ours[run][name], theirs[run][name])
-        return partial(first_difference, *given, language_of(clip), True)
-
-    parts = read_parts((corpus / COMPOSED).with_suffix(".segments.json"))
-    groups = {
-        "English clips": english(list(clips)),
-        COMPOSED: [clip for clip in clips if clip.name == COMPOSED],
-    }
-    beams = {"mwc": ours["beam"], OPENAI: theirs["beam"], FASTER: faster}
-    silent = [clip for clip in clips if not clip.language]
+def compare(ours: Results, material: Material) -> ModeReport:
+    """Everything about one mode of mwc; what it has no run for stays empty."""
+    theirs, clips = material.theirs, material.clips
+    has_words, has_beams = "words" in ours, "beam" in ours
+    engines = {"mwc": ours, OPENAI: theirs}
+    beams = {name: found["beam"] for name, found in engines.items() if has_beams}
     return ModeReport(
         segments={
-            run: compare_segments(found, theirs[run], partial(explain, run))
+            run: compare_segments(found, theirs[run], partial(explainer, material, found, run))
             for run, found in ours.items()
             if run != "words"
         },
-        beam_errors={
-            group: {
-                name: errors_of(found, chosen, "en")
-                for name, found in beams.items()
-            }
-            for group, chosen in groups.items()
-        },
-        word_times=word_times(ours["words"], theirs["words"]),
+        beam_errors=beam_errors({**beams, FASTER: material.faster}, clips) if has_beams else {},
+        word_times=word_times(ours["words"], theirs["words"]) if has_words else None,
         word_places={
-            name: word_places(found["words"][COMPOSED], parts)
-            for name, found in (("mwc", ours), (OPENAI, theirs))
+            name: word_places(found["words"][COMPOSED], material.parts)
+            for name, found in engines.items()
+            if has_words
         },
         language_errors={
             language: {
-                name: errors_of(
-                    found["greedy"], [c for c in clips if c.language == language
-                                      and c.name != COMPOSED], language
-                )
-                for name, found in (("mwc", ours), (OPENAI, theirs))
+                name: errors_of(found["greedy"], chosen, language)
+                for name, found in engines.items()
+                if "greedy" in ours
             }
-            for language in sorted({clip.language for clip in clips if clip.language})
+            for language, chosen in by_language(clips).items()
         },
         silence={
             clip.name: {
                 f"{name}, {run}": len(found[run][clip.name].text.split())
-                for name, found in (("mwc", ours), (OPENAI, theirs))
+                for name, found in engines.items()
                 for run in ("greedy", "ladder")
+                if run in ours
             }
-            for clip in silent
+            for clip in clips
+            if not clip.language
         },
+    )
+
+
+def explainer(material: Material, ours: dict[str, Result], run: str, name: str) -> Explain:
+    """What measures the first token that differs in a recording."""
+    clip = next(clip for clip in material.clips if clip.name == name)
+    return partial(
+        first_difference, material.openai.model, material.samples[name], ours[name],
+        material.theirs[run][name], language_of(clip), True,
     )  # fmt: skip
+
+
+def beam_errors(
+    engines: dict[str, dict[str, Result]], clips: Sequence[Clip]
+) -> dict[str, dict[str, WordErrors]]:
+    """By group of English clips and by engine."""
+    groups = {
+        "English clips": english(list(clips)),
+        COMPOSED: [clip for clip in clips if clip.name == COMPOSED],
+    }
+    return {
+        group: {name: errors_of(found, chosen, "en") for name, found in engines.items()}
+        for group, chosen in groups.items()
+    }
+
+
+def by_language(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """Clips that are not put together from others, by what is spoken in them."""
+    spoken = [*english(list(clips)), *other_languages(list(clips))]
+    return {
+        language: [clip for clip in spoken if clip.language == language]
+        for language in sorted({clip.language for clip in spoken})
+    }
 
 
 def errors_of(results: dict[str, Result], clips: Sequence[Clip], language: str) -> WordErrors:
