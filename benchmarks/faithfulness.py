@@ -185,23 +185,15 @@ def compare(ours: Results, material: Material) -> ModeReport:
             for name, found in engines.items()
             if has_words
         },
-        language_errors={
-            language: {
-                name: errors_of(found["greedy"], chosen, language)
-                for name, found in engines.items()
-                if "greedy" in ours
-            }
-            for language, chosen in by_language(clips).items()
-        },
+        language_errors=language_errors(engines, clips) if "greedy" in ours else {},
         silence={
             clip.name: {
                 f"{name}, {run}": len(found[run][clip.name].text.split())
                 for name, found in engines.items()
                 for run in ("greedy", "ladder")
-                if run in ours
             }
             for clip in clips
-            if not clip.language
+            if not clip.language and {"greedy", "ladder"} <= set(ours)
         },
     )
 
@@ -229,11 +221,18 @@ def beam_errors(
     }
 
 
-def by_language(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """Clips that are not put together from others, by what is spoken in them."""
+def language_errors(
+    engines: dict[str, Results], clips: Sequence[Clip]
+) -> dict[str, dict[str, WordErrors]]:
+    """Greedy, by language and engine, over clips that are not put together from others."""
     spoken = [*english(list(clips)), *other_languages(list(clips))]
     return {
-        language: [clip for clip in spoken if clip.language == language]
+        language: {
+            name: errors_of(
+                found["greedy"], [clip for clip in spoken if clip.language == language], language
+            )
+            for name, found in engines.items()
+        }
         for language in sorted({clip.language for clip in spoken})
     }
 
