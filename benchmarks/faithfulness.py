@@ -19,6 +19,7 @@ mwc beside the sequential one is a row in `faithfulness_runs.MODES`.
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--ctranslate2", type=Path, help="the same as a CTranslate2 folder; made likewise")
     add("--corpus", type=Path, default=CORPUS, help="the folder with manifest.tsv")
     add("--short", type=int, default=1000, help="how many short English clips at most")
+    add("--longest", type=float, default=math.inf, help="seconds; no recording longer than this")
     add("--modes", nargs="+", default=list(MODES), choices=list(MODES), help="of mwc")
     add("--threads", type=int, default=2)
     add("--name", default="tiny.en", help="of the results")
@@ -86,9 +88,8 @@ def main() -> None:
     artifact = arguments.artifact or artifact_of(arguments.source)
     mwc, openai = Mwc(), OpenaiWhisper()
     mwc.load(artifact, arguments.threads)
-    clips = choose_clips(
-        read_corpus(arguments.corpus), arguments.short, mwc.model.spec.tokens.is_multilingual
-    )
+    everything = [c for c in read_corpus(arguments.corpus) if c.seconds <= arguments.longest]
+    clips = choose_clips(everything, arguments.short, mwc.model.spec.tokens.is_multilingual)
     samples = {clip.name: our_samples(clip.path) for clip in clips}
     ours = {
         name: transcribe_all(mwc, MODES[name], name, clips, samples) for name in arguments.modes
@@ -183,7 +184,7 @@ def compare(ours: Results, material: Material) -> ModeReport:
         word_places={
             name: word_places(found["words"][COMPOSED], material.parts)
             for name, found in engines.items()
-            if has_words
+            if has_words and COMPOSED in found["words"]
         },
         language_errors=language_errors(engines, clips) if "greedy" in ours else {},
         silence={
@@ -218,6 +219,7 @@ def beam_errors(
     return {
         group: {name: errors_of(found, chosen, "en") for name, found in engines.items()}
         for group, chosen in groups.items()
+        if chosen
     }
 
 
