@@ -175,7 +175,11 @@ def compare(ours: Results, material: Material) -> ModeReport:
     beams = {name: found["beam"] for name, found in engines.items() if has_beams}
     return ModeReport(
         segments={
-            run: compare_segments(found, theirs[run], partial(explainer, material, found, run))
+            run: compare_segments(
+                found,
+                theirs[run],
+                None if "beam_size" in RUNS[run] else partial(explainer, material, found, run),
+            )
             for run, found in ours.items()
             if run != "words"
         },

@@ -8,10 +8,10 @@ from typing import Any
 from accuracy_report import code, finite
 from machine import machine_lines
 from report import table
-from segment_parity import CAUSES, SegmentDifference, SegmentParity
+from segment_parity import CAUSES, CLOSE, SegmentDifference, SegmentParity
 from token_parity import MARGIN
 from wer import WordErrors
-from word_parity import WordPlaces, WordTimes
+from word_parity import SAME, WordPlaces, WordTimes
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def segment_lines(mode: ModeReport) -> list[str]:
         "",
         "Equal: the same text, start and end (to 10 ms). What follows a difference in a recording "
         "counts too: each window has the text before it as its prompt. Margin: openai/whisper is "
-        f"within {MARGIN} logits of choosing mwc's first differing token, or with beams the "
-        "transcripts' scores are as close. Sampled: the first difference is in a window above "
-        "temperature 0, whose random numbers are each engine's own.",
+        f"within {MARGIN} logits of choosing mwc's first differing token; with beams, the two "
+        f"transcripts have avg_logprobs less than {CLOSE} apart. Sampled: the first difference is "
+        "in a window above temperature 0, whose random numbers are each engine's own.",
     ]
     for run, found in mode.segments.items():
         for difference in found.differences:
@@ -172,15 +172,18 @@ def word_lines(mode: ModeReport) -> list[str]:
     if times is None:
         return []
     matched = len(times.differences)
-    equal = sum(start < 0.005 and end < 0.005 for start, end in times.differences)
+    different = sum(max(pair) > SAME for pair in times.differences)
+    same = f"{100 * (1 - different / matched):.2f} %"
     largest = max(max(pair) for pair in times.differences)
     lines = [
         "### Words",
         "",
         f"{matched} of openai/whisper's {times.theirs} words and mwc's {times.ours} match in order "
-        f"by their text. {100 * equal / matched:.2f} % have the same start and end; absolute "
+        f"by their text. {same} have the same start and end; absolute "
         f"difference of starts and ends: median {1000 * times.median():.0f} ms, 95th percentile "
-        f"{1000 * times.percentile(95):.0f} ms, largest {1000 * largest:.0f} ms.",
+        f"{1000 * times.percentile(95):.0f} ms, largest {1000 * largest:.0f} ms. Of the "
+        f"{different} that differ, {times.cut} do so because mwc cuts a first or last word to its "
+        "segment where openai/whisper lets it pass.",
     ]
     rows = [
         [name, str(p.words), str(p.placed), *(f"{100 * n / p.placed:.2f} %"

@@ -13,7 +13,11 @@ from text_parity import FirstDifference, agreeing, by_window
 from token_parity import MARGIN
 
 Explain = Callable[[], FirstDifference | None]
-"""Measures the first token that differs; see `text_parity.first_difference`."""
+"""Measures the first token that differs; see `text_parity.first_difference`. It measures greedy
+decoding: a beam search, whose tokens need not be the likeliest, has none (None)."""
+
+CLOSE = 1e-4
+"""Mean log-probability by which two transcripts of a beam search are a near tie."""
 
 CAUSES = ("margin", "sampled", "unexplained")
 """Near tie at temperature 0; random numbers of another generator; neither."""
@@ -28,7 +32,8 @@ class SegmentDifference:
         equal: segments that are.
         ours: how many mwc has.
         theirs: how many openai/whisper has.
-        cause: one of CAUSES; "margin": the first token that differs is a near tie, below MARGIN;
+        cause: one of CAUSES; "margin": the first token that differs is a near tie, below MARGIN,
+            or the two transcripts of a beam search are, below CLOSE;
             "sampled": the windows before the first difference are equal, and it is in one that
             was sampled above temperature 0.
         seek: frame of the window in which they first differ.
@@ -65,9 +70,11 @@ class SegmentParity:
 
 
 def compare_segments(
-    ours: dict[str, Result], theirs: dict[str, Result], explain: Callable[[str], Explain]
+    ours: dict[str, Result],
+    theirs: dict[str, Result],
+    explain: Callable[[str], Explain] | None,
 ) -> SegmentParity:
-    """Compare all recordings of a run; `explain` gives each its way to measure."""
+    """Compare all recordings of a run; `explain` gives each its way to measure, if there is one."""
     found: list[SegmentDifference] = []
     n_equal = 0
     for name, mine in ours.items():
@@ -75,7 +82,9 @@ def compare_segments(
         equal = equal_segments(mine.pieces, other.pieces)
         n_equal += equal
         if equal < max(len(mine.pieces), len(other.pieces)):
-            found.append(difference(name, equal, mine.pieces, other.pieces, explain(name)))
+            found.append(
+                difference(name, equal, mine.pieces, other.pieces, explain and explain(name))
+            )
     return SegmentParity(
         clips=len(ours),
         ours=sum(len(result.pieces) for result in ours.values()),
@@ -96,21 +105,33 @@ def _key(piece: Piece) -> tuple[str, float, float]:
 
 
 def difference(
-    name: str, equal: int, ours: Sequence[Piece], theirs: Sequence[Piece], explain: Explain
+    name: str, equal: int, ours: Sequence[Piece], theirs: Sequence[Piece], explain: Explain | None
 ) -> SegmentDifference:
     """Find where two lists of segments of the same samples first differ, and why."""
     seek = first_seek(ours, theirs)
-    windows = tuple([piece for piece in pieces if piece.seek == seek] for pieces in (ours, theirs))
-    if any(piece.temperature > 0 for window in windows for piece in window):
-        cause, first = "sampled", None
+    mine, other = ([piece for piece in pieces if piece.seek == seek] for pieces in (ours, theirs))
+    logprobs = tuple(window[0].avg_logprob if window else None for window in (mine, other))
+    first = None
+    if any(piece.temperature > 0 for piece in (*mine, *other)):
+        cause = "sampled"
+    elif explain is None:
+        is_tie = mine and other and abs(mine[0].avg_logprob - other[0].avg_logprob) < CLOSE
+        cause = "margin" if is_tie else "unexplained"
     else:
         first = explain()
-        cause = "margin" if first is not None and abs(first.margin) < MARGIN else "unexplained"
-    texts = tuple("".join(piece.text for piece in window) for window in windows)
-    logprobs = tuple(window[0].avg_logprob if window else None for window in windows)
+        is_tie = first is not None and abs(first.margin) < MARGIN
+        cause = "margin" if is_tie else "unexplained"
     return SegmentDifference(
-        name, equal, len(ours), len(theirs), cause, seek, first, texts, logprobs
-    )  # type: ignore[arg-type]
+        clip=name,
+        equal=equal,
+        ours=len(ours),
+        theirs=len(theirs),
+        cause=cause,
+        seek=seek,
+        first=first,
+        texts=("".join(piece.text for piece in mine), "".join(piece.text for piece in other)),
+        avg_logprobs=logprobs,
+    )
 
 
 def first_seek(ours: Sequence[Piece], theirs: Sequence[Piece]) -> int:

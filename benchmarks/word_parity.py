@@ -24,11 +24,14 @@ class WordTimes:
         ours: words of mwc.
         theirs: words of openai/whisper.
         differences: [starts, ends] of the matched words, those of a word after another.
+        cut: words that differ only because mwc's end where their segment does, which openai/whisper
+            lets a first or last word pass.
     """
 
     ours: int
     theirs: int
     differences: tuple[tuple[float, float], ...]
+    cut: int
 
     def median(self) -> float:
         """Of starts and ends together."""
@@ -86,19 +89,32 @@ def matched(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]
     ]
 
 
+SAME = 0.005
+"""Seconds: times are given in hundredths."""
+
+
 def word_times(ours: dict[str, Result], theirs: dict[str, Result]) -> WordTimes:
     """Compare the words of all recordings."""
     differences = []
-    n_ours = n_theirs = 0
+    n_ours = n_theirs = n_cut = 0
     for name, result in ours.items():
         mine, other = spoken(result), spoken(theirs[name])
+        segments = [piece for piece in result.pieces for _ in piece.words]
         n_ours += len(mine)
         n_theirs += len(other)
-        pairs = matched([word.word for word in mine], [word.word for word in other])
-        differences += [
-            (abs(mine[i].start - other[j].start), abs(mine[i].end - other[j].end)) for i, j in pairs
-        ]
-    return WordTimes(n_ours, n_theirs, tuple(differences))
+        for i, j in matched([word.word for word in mine], [word.word for word in other]):
+            word, segment = mine[i], segments[i]
+            start, end = abs(word.start - other[j].start), abs(word.end - other[j].end)
+            differences.append((start, end))
+            is_cut = [
+                difference > SAME and abs(time - limit) < SAME
+                for difference, time, limit in (
+                    (start, word.start, segment.start),
+                    (end, word.end, segment.end),
+                )
+            ]
+            n_cut += sum(is_cut) == (start > SAME) + (end > SAME) > 0
+    return WordTimes(n_ours, n_theirs, tuple(differences), n_cut)
 
 
 @dataclass(frozen=True)

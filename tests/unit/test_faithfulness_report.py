@@ -60,6 +60,16 @@ def test_a_difference_has_a_cause(ours: Piece, first: FirstDifference, cause: st
     assert difference.texts == (" Free.", " Three.")
 
 
+@pytest.mark.parametrize(("gap", "cause"), [(5e-5, "margin"), (2e-4, "unexplained")])
+def test_beams_are_a_near_tie_by_their_scores(gap: float, cause: str) -> None:
+    ours = replace(C, text=" Free.", tokens=(90, 4, 91), avg_logprob=-0.5 - gap)
+    theirs = replace(C, avg_logprob=-0.5)
+    found = compare_segments({"x": result(A, B, ours)}, {"x": result(A, B, theirs)}, None)
+    assert [d.cause for d in found.differences] == [cause]
+    missing = compare_segments({"x": result(A, B)}, {"x": result(A, B, theirs)}, None)
+    assert [d.cause for d in missing.differences] == ["unexplained"]
+
+
 def test_where_two_transcripts_first_differ() -> None:
     assert first_seek([A, B, C], [A, B, replace(C, tokens=(1,))]) == 300
     assert first_seek([A, B], [A, B, C]) == 300
@@ -78,6 +88,11 @@ def test_words_are_matched_in_order_by_their_text() -> None:
     np.testing.assert_allclose(found.differences, [(0, 0), (0.02, 0.1), (0, 0)], atol=1e-9)
     assert found.median() == 0
     assert found.percentile(100) == pytest.approx(0.1)
+    assert found.cut == 0
+    passing = words((" a", 0.0, 0.5), (" b", 0.5, 1.7))
+    cut = words((" a", 0.0, 0.5), (" b", 0.5, 1.5))  # 1.5 is where the segment ends
+    assert word_times({"x": cut}, {"x": passing}).cut == 1
+    assert word_times({"x": passing}, {"x": cut}).cut == 0
 
 
 def test_words_have_the_clip_in_which_they_were_said() -> None:
