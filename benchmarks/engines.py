@@ -1,10 +1,12 @@
 """One adapter per engine: the same audio, language and greedy decoding for each.
 
-Every engine decodes at temperature 0 alone with one hypothesis, gives each window the text before
-it as its prompt, and has openai/whisper's thresholds, which are the defaults of all three.
+If nothing else is asked for, every engine decodes at temperature 0 alone with one hypothesis,
+gives each window the text before it as its prompt, and has openai/whisper's thresholds, which are
+the defaults of all three. More is asked for by options under openai/whisper's names, which all
+three share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,15 +17,37 @@ import numpy.typing as npt
 Audio = Path | npt.NDArray[np.float32]
 
 
+Options = Mapping[str, Any]
+"""Options of a transcription, by openai/whisper's names."""
+
+GREEDY: Options = {"temperature": 0.0}
+"""What every engine is asked for if nothing else is."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A word: its text with spaces and punctuation, seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Piece:
-    """One segment: seconds, the frame its window starts at, text, tokens without eot."""
+    """One segment: seconds, the frame its window starts at, text, tokens without eot.
+
+    `temperature` and `avg_logprob` are of its window; `words` are there where they were asked for.
+    """
 
     start: float
     end: float
     seek: int
     text: str
     tokens: tuple[int, ...]
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    words: tuple[Spoken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,7 @@ class Engine(Protocol):
         language: str,
         timestamps: bool,
         heard: Callable[[], None] = nothing,
+        options: Options = GREEDY,
     ) -> Result:
         """Transcribe a file, or 16 kHz samples; call `heard` when the first text is there."""
         ...
@@ -76,16 +101,18 @@ class Mwc:
         language: str,
         timestamps: bool,
         heard: Callable[[], None] = nothing,
+        options: Options = GREEDY,
     ) -> Result:
         """See `Engine.transcribe`."""
         pieces = []
         segments = self.model.stream(
-            audio, language=language, temperature=0.0, without_timestamps=not timestamps
+            audio, language=language, without_timestamps=not timestamps, **options
         )
-        for segment in segments:
+        for s in segments:
             heard()
+            words = tuple(Spoken(w.word, w.start, w.end) for w in s.words or ())
             pieces.append(
-                Piece(segment.start, segment.end, segment.seek, segment.text, segment.tokens)
+                Piece(s.start, s.end, s.seek, s.text, s.tokens, s.temperature, s.avg_logprob, words)
             )
         return Result("".join(piece.text for piece in pieces), tuple(pieces))
 
@@ -102,6 +129,9 @@ class OpenaiWhisper:
 
         torch.set_num_threads(threads)
         self.model: Any = whisper.load_model(str(weights), device="cpu")
+        heads = whisper._ALIGNMENT_HEADS.get(official_name(self.model.dims))
+        if heads is not None:  # it knows them by the names of its own downloads only
+            self.model.set_alignment_heads(heads)
 
     def transcribe(
         self,
@@ -109,21 +139,47 @@ class OpenaiWhisper:
         language: str,
         timestamps: bool,
         heard: Callable[[], None] = nothing,
+        options: Options = GREEDY,
     ) -> Result:
-        """See `Engine.transcribe`; the first text comes with all of it."""
+        """See `Engine.transcribe`; the first text comes with all of it, samples are repeatable."""
+        import torch
+
+        torch.manual_seed(0)
         found = self.model.transcribe(
             str(audio) if isinstance(audio, Path) else audio,
             language=language,
-            temperature=0.0,
             without_timestamps=not timestamps,
             fp16=False,
+            **options,
         )
         heard()
-        pieces = tuple(
-            Piece(s["start"], s["end"], s["seek"], s["text"], tuple(s["tokens"]))
-            for s in found["segments"]
-        )
-        return Result(found["text"], pieces)
+        return Result(found["text"], tuple(map(their_piece, found["segments"])))
+
+    def detect_language(self, samples: npt.NDArray[np.float32]) -> tuple[str, float]:
+        """The likeliest language of the first 30 s, and its probability."""
+        from whisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
+
+        mel = log_mel_spectrogram(samples, self.model.dims.n_mels, padding=N_SAMPLES)
+        _, probabilities = self.model.detect_language(pad_or_trim(mel, N_FRAMES))
+        language = max(probabilities, key=probabilities.get)
+        return language, probabilities[language]
+
+
+def official_name(dims: Any) -> str:
+    """The name of openai/whisper's model with these dimensions; "" where several have them."""
+    size = {4: "tiny", 6: "base", 12: "small", 24: "medium"}.get(dims.n_audio_layer, "")
+    if not size or dims.n_text_layer != dims.n_audio_layer:
+        return ""
+    return size if dims.n_vocab > 51864 else f"{size}.en"
+
+
+def their_piece(s: Mapping[str, Any]) -> Piece:
+    """One of the segments that openai-whisper gives."""
+    return Piece(
+        s["start"], s["end"], s["seek"], s["text"], tuple(s["tokens"]), s["temperature"],
+        s["avg_logprob"],
+        tuple(Spoken(w["word"], float(w["start"]), float(w["end"])) for w in s.get("words", ())),
+    )  # fmt: skip
 
 
 class FasterWhisper:
@@ -149,20 +205,25 @@ class FasterWhisper:
         language: str,
         timestamps: bool,
         heard: Callable[[], None] = nothing,
+        options: Options = GREEDY,
     ) -> Result:
         """See `Engine.transcribe`."""
         segments, _ = self.model.transcribe(
             str(audio) if isinstance(audio, Path) else audio,
             language=language,
-            beam_size=1,
-            best_of=1,
-            temperature=0.0,
             without_timestamps=not timestamps,
+            **{"beam_size": 1, "best_of": 1, **options},
         )
         pieces = []
         for s in segments:
             heard()
-            pieces.append(Piece(s.start, s.end, s.seek, s.text, tuple(s.tokens)))
+            words = tuple(Spoken(w.word, w.start, w.end) for w in s.words or ())
+            pieces.append(
+                Piece(
+                    s.start, s.end, s.seek, s.text, tuple(s.tokens), s.temperature, s.avg_logprob,
+                    words,
+                )
+            )  # fmt: skip
         return Result("".join(piece.text for piece in pieces), tuple(pieces))
 
 

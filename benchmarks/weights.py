@@ -30,8 +30,11 @@ def artifact_of(source: str) -> Path:
 def openai_file(source: str) -> Path:
     """Write a checkpoint's tensors as openai-whisper's `.pt`, once."""
     path = CACHE / source.removeprefix("pkg:") / "openai.pt"
-    if path.is_file():
-        return path
+    return path if path.is_file() else write_openai_file(source, path)
+
+
+def write_openai_file(source: str, path: Path) -> Path:
+    """Write a checkpoint's tensors as openai-whisper's `.pt`."""
     import torch
 
     from mwc.compiler.checkpoint import open_checkpoint

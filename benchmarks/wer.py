@@ -1,12 +1,17 @@
-"""Word error rates as Whisper's paper counts them: normalised text, all clips together."""
+"""Error rates as Whisper's paper counts them: normalised text, all clips together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from mwc.runtime.words import LANGUAGES_WITHOUT_SPACES
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Errors of an engine over a set of clips; `rate` is all of them over all reference words."""
+    """Errors of an engine over a set of clips; `rate` is all of them over all reference words.
+
+    In a language without spaces a character counts as a word.
+    """
 
     words: int
     substitutions: int
@@ -19,16 +24,18 @@ class WordErrors:
         return (self.substitutions + self.deletions + self.insertions) / self.words
 
 
-def word_errors(references: Sequence[str], texts: Sequence[str]) -> WordErrors:
-    """Count the errors of English texts against their references.
+def word_errors(
+    references: Sequence[str], texts: Sequence[str], language: str = "en"
+) -> WordErrors:
+    """Count the errors of texts of one language against their references.
 
-    Both are normalised by whisper-normalizer's EnglishTextNormalizer, which is openai/whisper's
-    `whisper/normalizers/english.py`; jiwer aligns them.
+    Both are normalised by whisper-normalizer, which is openai/whisper's
+    `whisper/normalizers/english.py` for English and `basic.py` for other languages; jiwer aligns
+    them.
     """
     import jiwer
-    from whisper_normalizer.english import EnglishTextNormalizer
 
-    normalize = EnglishTextNormalizer()
+    normalize = normaliser(language)
     found = jiwer.process_words([normalize(r) for r in references], [normalize(t) for t in texts])
     return WordErrors(
         words=found.hits + found.substitutions + found.deletions,
@@ -36,3 +43,18 @@ def word_errors(references: Sequence[str], texts: Sequence[str]) -> WordErrors:
         deletions=found.deletions,
         insertions=found.insertions,
     )
+
+
+def normaliser(language: str) -> Callable[[str], str]:
+    """What makes texts comparable; without spaces between words it sets one after each letter."""
+    if language == "en":
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+        english: Callable[[str], str] = EnglishTextNormalizer()
+        return english
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    basic: Callable[[str], str] = BasicTextNormalizer(
+        split_letters=language in LANGUAGES_WITHOUT_SPACES
+    )
+    return basic

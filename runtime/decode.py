@@ -87,7 +87,9 @@ def sampling_for(spec: WhisperSpec, options: TranscribeOptions) -> Sampling:
     with_timestamps = not options.without_timestamps
     limit = None
     if options.max_initial_timestamp:
-        limit = round(options.max_initial_timestamp * spec.audio.tokens_per_second)
+        # openai/whisper's quotient: a product with 50 rounds 0.47 s and others the other way.
+        seconds_per_token = spec.audio.chunk_length / spec.model.n_audio_ctx
+        limit = round(options.max_initial_timestamp / seconds_per_token)
     return Sampling(
         suppress=suppress_mask(
             spec, options.suppress_tokens, options.suppress_blank, with_timestamps

@@ -193,6 +193,11 @@ def test_max_initial_timestamp() -> None:
     assert sampling_for(SPEC, TranscribeOptions()).max_initial_timestamp_index == 50
     half = make_options(max_initial_timestamp=0.5)
     assert sampling_for(SPEC, half).max_initial_timestamp_index == 25
+    # 0.47 / 0.02 is 23.499999999999996 and 1.09 / 0.02 is 54.5; times 50 they are 23.5 and a hair
+    # above 54.5.
+    for value, steps in ((0.47, 23), (1.09, 54)):
+        options = make_options(max_initial_timestamp=value)
+        assert sampling_for(SPEC, options).max_initial_timestamp_index == steps
     for value in (None, 0.0):  # openai/whisper: no limit either way
         options = make_options(max_initial_timestamp=value)
         assert sampling_for(SPEC, options).max_initial_timestamp_index is None
