@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines import ENGINES
+from wer import word_errors
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Job:
         language: of both.
         threads: how many; the process is also kept on that many CPUs.
         timestamps: whether segments within a window are asked for.
+        transcript: what is said in the long file; empty where that is not known.
         begun: `time.monotonic()` in the parent, just before this process was started.
     """
 
@@ -35,6 +37,7 @@ class Job:
     language: str
     threads: int
     timestamps: bool
+    transcript: str
     begun: float
 
 
@@ -53,6 +56,7 @@ class Measured:
         mapped_mib: resident at the end and backed by a file: libraries, mapped weights (RssFile).
         words: of the long file, as a check that the same work was done.
         segments: of the long file.
+        error_rate: word errors of the long file over its words; None where they are not known.
     """
 
     loaded: float
@@ -65,6 +69,7 @@ class Measured:
     mapped_mib: float
     words: int
     segments: int
+    error_rate: float | None
 
 
 class Heard:
@@ -96,17 +101,20 @@ def measure(job: Job) -> Measured:
     long, start = Heard(), time.monotonic()
     result = engine.transcribe(Path(job.audio), job.language, job.timestamps, long)
     end = time.monotonic()
+    peak, anonymous, mapped = (memory(name) for name in ("VmHWM", "RssAnon", "RssFile"))
+    errors = word_errors([job.transcript], [result.text], job.language) if job.transcript else None
     return Measured(
         loaded=loaded - job.begun,
         load=loaded - begin,
         first_text=short.since(job.begun),
         transcribe=end - start,
         long_first_text=long.since(start),
-        peak_mib=memory("VmHWM"),
-        anonymous_mib=memory("RssAnon"),
-        mapped_mib=memory("RssFile"),
+        peak_mib=peak,
+        anonymous_mib=anonymous,
+        mapped_mib=mapped,
         words=len(result.text.split()),
         segments=len(result.pieces),
+        error_rate=None if errors is None else errors.rate,
     )
 
 

@@ -89,6 +89,10 @@ class Mwc:
 
     packages: tuple[str, ...] = ("mwc", "max", "numpy", "av")
 
+    def __init__(self, batch_size: int = 1) -> None:
+        """Choose how many windows are decoded together."""
+        self.batch_size = batch_size
+
     def load(self, weights: Path, threads: int) -> None:
         """See `Engine.load`."""
         from mwc.runtime import load
@@ -106,7 +110,10 @@ class Mwc:
         """See `Engine.transcribe`."""
         pieces = []
         segments = self.model.stream(
-            audio, language=language, without_timestamps=not timestamps, **options
+            audio,
+            language=language,
+            without_timestamps=not timestamps,
+            **{"batch_size": self.batch_size, **options},
         )
         for s in segments:
             heard()
@@ -187,9 +194,10 @@ class FasterWhisper:
 
     packages: tuple[str, ...] = ("faster-whisper", "ctranslate2", "av")
 
-    def __init__(self, compute_type: str) -> None:
-        """Choose CTranslate2's arithmetic: "float32" or "int8"."""
+    def __init__(self, compute_type: str, batch_size: int = 1) -> None:
+        """Choose CTranslate2's arithmetic, "float32" or "int8", and its batched mode above 1."""
         self.compute_type = compute_type
+        self.batch_size = batch_size
 
     def load(self, weights: Path, threads: int) -> None:
         """See `Engine.load`."""
@@ -198,6 +206,10 @@ class FasterWhisper:
         self.model: Any = WhisperModel(
             str(weights), device="cpu", compute_type=self.compute_type, cpu_threads=threads
         )
+        if self.batch_size > 1:
+            from faster_whisper import BatchedInferencePipeline
+
+            self.model = BatchedInferencePipeline(self.model)
 
     def transcribe(
         self,
@@ -213,6 +225,7 @@ class FasterWhisper:
             language=language,
             without_timestamps=not timestamps,
             **{"beam_size": 1, "best_of": 1, **options},
+            **({"batch_size": self.batch_size} if self.batch_size > 1 else {}),
         )
         pieces = []
         for s in segments:
@@ -229,8 +242,10 @@ class FasterWhisper:
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     "mwc": Mwc,
+    "mwc, batch 8": lambda: Mwc(8),
     "openai-whisper": OpenaiWhisper,
     "faster-whisper float32": lambda: FasterWhisper("float32"),
     "faster-whisper int8": lambda: FasterWhisper("int8"),
+    "faster-whisper int8, batch 8": lambda: FasterWhisper("int8", 8),
 }
 """Every engine, by the name it has in the results; mwc first, the one the others are held to."""

@@ -24,6 +24,7 @@ from child import Job, Measured
 from engines import ENGINES
 from machine import machine
 from report import Report, write_report
+from speech_corpus import read_corpus
 from startup import ConvertTimes, command_seconds, convert_seconds, import_seconds
 from weights import artifact_of, ctranslate2_folder, openai_file
 
@@ -65,7 +66,7 @@ def weights_for(arguments: argparse.Namespace) -> dict[str, Path]:
     source = arguments.source
     found: dict[str, Path] = {}
     for name in arguments.engines:
-        if name == "mwc":
+        if name.startswith("mwc"):
             found[name] = arguments.artifact or artifact_of(source)
         elif name == "openai-whisper":
             found[name] = arguments.openai or openai_file(source)
@@ -86,6 +87,7 @@ def measure(name: str, weights: Path, arguments: argparse.Namespace) -> Measured
             language=arguments.language,
             threads=arguments.threads,
             timestamps=not arguments.without_timestamps,
+            transcript=transcript_of(arguments.audio),
             begun=time.monotonic(),
         )
         job.write_text(json.dumps(asdict(description)))
@@ -93,6 +95,14 @@ def measure(name: str, weights: Path, arguments: argparse.Namespace) -> Measured
         line = [sys.executable, str(ROOT / "benchmarks" / "child.py"), str(job), str(result)]
         subprocess.run(line, env={**os.environ, **threads}, check=True)
         return Measured(**json.loads(result.read_text()))
+
+
+def transcript_of(audio: Path) -> str:
+    """What is said in a file of the corpus; empty for any other."""
+    if not (CORPUS / "manifest.tsv").is_file():
+        return ""
+    said = {clip.path.resolve(): clip.transcript for clip in read_corpus(CORPUS)}
+    return said.get(audio.resolve(), "")
 
 
 def measure_engines(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
