@@ -152,6 +152,19 @@ def test_a_file_longer_than_keep_seconds_gives_the_same_windows() -> None:
     assert source.readings == 3
 
 
+def test_windows_asked_for_in_turns_are_read_once_more_only() -> None:
+    """As lanes ask: each forward, but not one after the other."""
+    samples = noise(200 * 16000)
+    source = Cut(samples, 9999)
+    slid = Features(source, numpy_log_mel(80), 80, keep_seconds=50.0)
+    whole = Features(Cut(samples, 9999), numpy_log_mel(80), 80)
+    asked = [0, 3000, 6000, 1500, 9000, 4500, 12000, 7000, 15000, 9500, 17000]
+    for i, seek in enumerate(asked):
+        found = slid.window(seek, keep_from=min(asked[i:]))
+        np.testing.assert_array_equal(found, whole.window(seek))
+    assert source.readings == 2
+
+
 def test_a_short_file_is_read_once() -> None:
     source = Cut(noise(16000 * 40), 16000)
     features = Features(source, numpy_log_mel(80), 80)

@@ -12,7 +12,7 @@ import pytest
 from fake_decoder import FakeDecoder, fake_spec, fake_tokenizer, scripted
 
 from mwc.runtime import model as model_module
-from mwc.runtime.errors import AudioError, BusyError, OptionError
+from mwc.runtime.errors import AudioError, BusyError, Cancelled, OptionError
 from mwc.runtime.model import Model
 from mwc.runtime.progress import ProgressEvent
 
@@ -254,3 +254,90 @@ def test_a_known_text_is_aligned(model: Model) -> None:
     with pytest.raises(AudioError, match=r"lasts 65.00 s; align takes at most 30 s"):
         model.align(AUDIO, "Oh, my", language="en")
     assert is_free(model)
+
+
+def test_a_stream_tells_what_it_knows(model: Model) -> None:
+    stream = model.stream(AUDIO, language="de")
+    assert (stream.language, stream.duration) == (None, None)
+    with pytest.raises(ValueError, match="nothing was decoded yet"):
+        stream.transcript()
+    with stream:
+        first = next(stream)
+        assert (stream.language, stream.duration) == ("de", 65.0)
+        assert stream.transcript().segments[0] == first
+    assert is_free(model)
+    whole = model.stream(AUDIO, language="de")
+    segments = tuple(whole)
+    assert whole.transcript() == model.transcribe(AUDIO, language="de")
+    assert whole.transcript().segments == segments
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_cancelling_from_another_thread(
+    batch_size: int, model: Model, decoder: GatedDecoder
+) -> None:
+    decoder.gate.clear()
+    cancel = threading.Event()
+    given: dict[str, Any] = {"language": "en", "batch_size": batch_size}
+    worker = Worker(lambda: model.transcribe(AUDIO, cancel=cancel, **given))
+    assert decoder.waiting.wait(WAIT)
+    cancel.set()
+    decoder.gate.set()
+    with pytest.raises(Cancelled) as caught:
+        worker.finish()
+    assert caught.value.transcript.duration == 65.0
+    assert decoder.prompts == []  # the window was encoded, and nothing done with it
+    assert is_free(model)
+
+
+def test_what_was_done_is_kept_when_cancelled(model: Model, decoder: GatedDecoder) -> None:
+    cancel = threading.Event()
+    stream = model.stream(AUDIO, language="en", cancel=cancel)
+    first = next(stream)
+    cancel.set()
+    with pytest.raises(Cancelled) as caught:
+        list(stream)
+    assert caught.value.transcript.segments[0] == first
+    assert caught.value.transcript == stream.transcript()
+    whole = model.transcribe(AUDIO, language="en")
+    kept = caught.value.transcript.segments
+    assert kept == whole.segments[: len(kept)]
+    assert len(kept) < len(whole.segments)
+
+
+def test_cancelling_before_anything_is_done(model: Model, decoder: GatedDecoder) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        model.transcribe(AUDIO, language="en", cancel=cancel)
+    assert decoder.encoded == []
+
+
+def test_a_file_in_a_batch_gives_its_speech(model: Model) -> None:
+    transcript = model.transcribe(AUDIO, language="en", batch_size=2)
+    assert transcript.coverage is not None
+    assert transcript.coverage.detector == "silero-vad 6.2"
+    assert all(segment.speech is not None for segment in transcript.segments)
+
+
+def test_languages_that_may_be_found(model: Model) -> None:
+    assert model.detect_language(AUDIO).language == "en"
+    assert model.detect_language(AUDIO, languages=["German"]).language == "de"
+    with pytest.raises(OptionError, match="'nl'; this model knows en, de, fr"):
+        model.detect_language(AUDIO, languages=["nl"])
+
+
+def test_audio_warnings_reach_the_transcript(model: Model, tmp_path: Path) -> None:
+    from mwc.runtime.audio import open_audio
+
+    source = open_audio(AUDIO)
+    blocks = source.blocks
+
+    def damaged() -> Iterator[Any]:
+        yield from blocks()
+        source.warnings.append("it is damaged")
+
+    source.blocks = damaged  # type: ignore[method-assign]
+    transcript = model.transcribe(source, language="en", initial_prompt="a" * 300)
+    assert transcript.warnings[0] == "it is damaged"
+    assert transcript.warnings[1].startswith("initial_prompt is 301 tokens long")

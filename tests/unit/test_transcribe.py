@@ -19,6 +19,7 @@ from openai_whisper import OUR_FIELDS, FakeWhisper, patch_whisper
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
 from mwc.runtime.progress import ProgressEvent
+from mwc.runtime.speech import Speech
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcribe import Transcription, detect_language, transcribe
 from mwc.runtime.transcript import Transcript
@@ -209,6 +210,28 @@ def test_a_window_that_would_repeat_is_left_behind(tokenizer: Tokenizer) -> None
     # Only without the timestamp rules can two timestamps of 0 meet; openai/whisper never ends.
     transcript, _ = run(tokenizer, {0: [B, B, 65]}, 3000, without_timestamps=True)
     assert [segment.text for segment in transcript.segments] == [""]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_times_are_exact_after_hours(tokenizer: Tokenizer, batch_size: int) -> None:
+    """Ten hours of windows that each end after 29.98 s, off by 20 ms from any round time."""
+    decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: [B, 65, 66, B + 1499, B + 1499]))
+    n_frames = 36000 * 100
+    features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
+    speech = Speech("silero-vad 6.2", np.full(36000 * 125 // 4, 0.99, np.float32), 36000 * 16000)
+    clips = (0.0, 60.0, 35900.0, 36000.0)
+    options = make_options(
+        language="en", batch_size=batch_size, clip_timestamps=clips, without_timestamps=False
+    )
+    given = {"speech": speech if batch_size > 1 else None}
+    found = list(Transcription(decoder, tokenizer, features, options, **given))
+    for segment in found:
+        assert segment.start * 100 == pytest.approx(round(segment.start * 100), abs=1e-6)
+        assert segment.start == pytest.approx(segment.seek / 100, abs=1e-9)
+    late = [segment for segment in found if segment.start > 30000]
+    assert late[0].start == 35900.0
+    if batch_size == 1:
+        assert [s.start for s in late] == pytest.approx([35900 + 29.98 * k for k in range(4)])
 
 
 def test_segments_without_timestamps_are_whole_windows(tokenizer: Tokenizer) -> None:
