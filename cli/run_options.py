@@ -306,7 +306,7 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size",
         metavar="N",
-        help="Windows decoded together, cut at silences; 1, the default: one after the other.",
+        help="Parts decoded side by side, cut at silences; 1, the default: no parts.",
     ),
 ]
 

@@ -15,8 +15,10 @@ from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.vad import VadOptions
 
-FIRST_CUT = WINDOW_FRAMES * 2 // 3
-"""Frames from the start of a window before which it is not cut: 20 s."""
+FIRST_CUT, LAST_CUT = 6000, 9000
+"""Frames from the start of a part of a batch between which it is cut: 60 to 90 s. Its windows
+follow each other as those of a file do, so that only its last one is cut short: with windows of
+30 s each as parts of their own, words were lost at every cut."""
 
 SILENT = 0.35
 """Probability of speech below which a place counts as silence (Silero's 0.5 less its 0.15)."""
@@ -62,7 +64,7 @@ def clip_notes(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> 
 
 
 def heard_clips(clips: Sequence[Clip], options: TranscribeOptions, speech: Speech) -> list[Clip]:
-    """Cut clips down to what is to be heard: speech with `vad_filter`, windows with a batch."""
+    """Cut clips down to what is to be heard: speech with `vad_filter`, parts with a batch."""
     if options.vad_filter:
         found = speech.clips(options.vad_parameters or FILTER)
         clips = [part for clip in clips for part in _merge(_intersect(clip, found))]
@@ -72,11 +74,14 @@ def heard_clips(clips: Sequence[Clip], options: TranscribeOptions, speech: Speec
 
 
 def cut_at_silences(clip: Clip, speech: Speech) -> list[Clip]:
-    """Cut a clip into windows of at most 30 s, each at the longest silence of its last third."""
+    """Cut a clip into parts of at most 90 s, each at the longest silence of its last third.
+
+    How many are decoded together plays no part in it, so that it changes no transcript.
+    """
     start, end = clip
     parts = []
-    while end - start > WINDOW_FRAMES:
-        cut = best_cut(speech, start + FIRST_CUT, start + WINDOW_FRAMES)
+    while end - start > LAST_CUT:
+        cut = best_cut(speech, start + FIRST_CUT, start + LAST_CUT)
         parts.append((start, cut))
         start = cut
     return [*parts, (start, end)] if end > start else parts

@@ -62,11 +62,11 @@ class TranscribeOptions:
         hallucination_silence_threshold: with `word_timestamps`, seconds of silence around words
             so unlikely that they are dropped; None drops nothing.
         vad_filter: hear only what the speech detector takes for speech.
-        vad_parameters: how speech is detected, `VadOptions` or a dict of its fields; with
-            `vad_filter`, or with windows cut at silences.
-        batch_size: above 1, cut the audio at silences into windows of at most 30 s and decode so
-            many together. They do not know each other's text: `condition_on_previous_text` counts
-            only where one is decoded in several steps, and `initial_prompt` stands before each.
+        vad_parameters: with `vad_filter`, how speech is detected: `VadOptions` or a dict of its
+            fields.
+        batch_size: above 1, cut the audio at silences into parts of at most 90 s and decode so
+            many side by side. They do not know each other's text: `condition_on_previous_text`
+            counts within each, and `initial_prompt` stands before each.
         coverage: report how much of the detected speech the transcript covers; None for where
             speech is detected anyway.
 
@@ -110,7 +110,7 @@ class TranscribeOptions:
 
     @property
     def cuts_at_silences(self) -> bool:
-        """Whether the audio is cut into windows before any is decoded."""
+        """Whether the audio is cut into parts before any is decoded."""
         return self.batch_size > 1
 
     @property
@@ -131,7 +131,7 @@ class TranscribeOptions:
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."
             )
         self._check_languages()
-        if self.vad_parameters is not None and not self.vad_filter and not self.cuts_at_silences:
+        if self.vad_parameters is not None and not self.vad_filter:
             raise OptionError(
                 "vad_parameters are given, but nothing uses them; give vad_filter=True too."
             )
