@@ -21,7 +21,7 @@ from mwc.compiler.parity import ParityReport, merge_reports
 from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, parse_target
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import PRECISIONS, mapped_weights
+from mwc.compiler.weights import CACHES, PRECISIONS, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,
@@ -247,7 +247,7 @@ def _entry(
         cpu_features=target.cpu_features,
         cpu_model=target.cpu_model,
         precision=precision,
-        kv_dtype=PRECISIONS[precision],
+        kv_dtype=CACHES[precision],
         mef=mef,
         graphs=signatures,
     )

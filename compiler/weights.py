@@ -2,7 +2,8 @@
 
 Names equal the checkpoint's (Hugging Face's, without "model.") wherever a tensor is taken as it is;
 fused ones are named for what they hold. Three transforms exist: queries take the attention scale,
-projections are stacked, convolutions become matrices.
+projections are stacked, convolutions become matrices. With int8, every matrix is packed for the
+kernels (`pack_int8`) and has a scale per output beside it: "x.weight" and "x.scale".
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +23,17 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
 
-PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "int8": "int8"}
 """Precision of an artifact -> dtype of its matrices. Vectors (norms, biases) stay float32."""
+
+CACHES = {**PRECISIONS, "int8": "float16"}
+"""Precision of an artifact -> dtype of its attention caches."""
+
+BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
+"""What a packed int8 matrix keeps together; see kernels/quantized.mojo."""
+
+INT8_LIMIT = 127
+"""Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
 
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
@@ -104,11 +114,27 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
 
 def weight_specs(spec: WhisperSpec, precision: str) -> dict[str, TensorSpec]:
     """Stored name -> TensorSpec, for a precision of PRECISIONS."""
-    matrix = PRECISIONS[precision]
     return {
-        name: TensorSpec(name, matrix if rule.is_matrix else "float32", rule.shape)
+        stored.name: stored
         for name, rule in weight_rules(spec).items()
+        for stored in _specs_of(name, rule, precision)
     }
+
+
+def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
+    """What one rule stores: a tensor; for an int8 matrix its packed values and their scales."""
+    if not rule.is_matrix:
+        return (TensorSpec(name, "float32", rule.shape),)
+    if precision != "int8":
+        return (TensorSpec(name, PRECISIONS[precision], rule.shape),)
+    n, k = rule.shape
+    packed = (-(-n // BLOCK_COLUMNS), k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS)
+    return TensorSpec(name, "int8", packed), TensorSpec(scale_name(name), "float32", (n,))
+
+
+def scale_name(name: str) -> str:
+    """The name under which the scales of an int8 matrix are stored."""
+    return name.removesuffix(".weight") + ".scale"
 
 
 def mapped_weights(
@@ -119,19 +145,38 @@ def mapped_weights(
     Raises (from the functions):
         WeightMismatch: a float16 artifact cannot hold a value of this checkpoint.
     """
-    specs = weight_specs(spec, precision)
     for name, rule in weight_rules(spec).items():
-        yield specs[name], _maker(tensors, rule, specs[name])
+        for stored in _specs_of(name, rule, precision):
+            yield stored, _maker(tensors, name, rule, stored)
 
 
-def _maker(tensors: "Tensors", rule: Rule, spec: TensorSpec) -> Callable[[], Array]:
+def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Callable[[], Array]:
     def make() -> Array:
         value = rule.make(*(tensors.read(source) for source in rule.sources))
         if value.shape != rule.shape:
             raise ValueError(f"{spec.name} came out as {value.shape}, not {rule.shape}")
+        if spec.dtype == "int8":
+            return pack_int8(quantize_int8(value)[0])
+        if spec.name != name:
+            return quantize_int8(value)[1]
         return cast_weight(value, spec)
 
     return make
+
+
+def quantize_int8(value: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127."""
+    largest = np.abs(value).max(axis=1)
+    scale: Float32 = np.where(largest > 0, largest / INT8_LIMIT, 1).astype(np.float32)
+    return np.rint(value / scale[:, None]).astype(np.int8), scale
+
+
+def pack_int8(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """int8 [n, k] -> [n / 16, k / 4, 16, 4], n rounded up with rows of zeros; 4 divides k."""
+    n, k = values.shape
+    padded = np.pad(values, ((0, -n % BLOCK_COLUMNS), (0, 0)))
+    blocks = padded.reshape(-1, BLOCK_COLUMNS, k // BLOCK_TERMS, BLOCK_TERMS)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
 
 
 def cast_weight(value: Float32, spec: TensorSpec) -> Array:
