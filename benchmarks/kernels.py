@@ -9,7 +9,6 @@ memory of what it has to read: the weights once, and each row's keys and values.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -32,6 +32,8 @@ CACHES = {**PRECISIONS, "int8": "float16"}
 BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
 """What a packed int8 matrix keeps together; see kernels/quantized.mojo."""
 
+EMBEDDING = "decoder.embed_tokens.weight"
+
 INT8_LIMIT = 127
 """Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
 
@@ -48,12 +50,16 @@ class Rule:
         sources: names in the checkpoint.
         make: source arrays (float32) -> the tensor, float32.
         is_matrix: whether it takes the artifact's precision; others are stored as float32.
+        by_column: whether an int8 matrix has a scale per column too. The token embedding has: a
+            few of its columns are many times the others, and its rounding is what the logits show
+            most (tiny.en: root mean square error 0.026 with, 0.154 without).
     """
 
     shape: tuple[int, ...]
     sources: tuple[str, ...]
     make: Callable[..., Float32]
     is_matrix: bool
+    by_column: bool = False
 
 
 def _same(x: Float32) -> Float32:
@@ -100,7 +106,7 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
         **_conv("encoder.conv2", state, state),
         **_as_is("encoder.embed_positions.weight", (model.n_audio_ctx, state), False),
         **_norm("encoder.layer_norm", state),
-        **_as_is("decoder.embed_tokens.weight", (model.n_vocab, model.n_text_state), True),
+        EMBEDDING: Rule((model.n_vocab, model.n_text_state), (EMBEDDING,), _same, True, True),
         **_as_is("decoder.embed_positions.weight", (model.n_text_ctx, model.n_text_state), False),
         **_norm("decoder.layer_norm", model.n_text_state),
     }
@@ -129,12 +135,18 @@ def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
         return (TensorSpec(name, PRECISIONS[precision], rule.shape),)
     n, k = rule.shape
     packed = (-(-n // BLOCK_COLUMNS), k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS)
-    return TensorSpec(name, "int8", packed), TensorSpec(scale_name(name), "float32", (n,))
+    values, *scales = (
+        TensorSpec(name, "int8", packed),
+        TensorSpec(scale_name(name), "float32", (n,)),
+    )
+    if rule.by_column:
+        scales.append(TensorSpec(scale_name(name, "column_scale"), "float32", (k,)))
+    return (values, *scales)
 
 
-def scale_name(name: str) -> str:
-    """The name under which the scales of an int8 matrix are stored."""
-    return name.removesuffix(".weight") + ".scale"
+def scale_name(name: str, kind: str = "scale") -> str:
+    """The name under which an int8 matrix's scales ("scale" or "column_scale") are stored."""
+    return f"{name.removesuffix('.weight')}.{kind}"
 
 
 def mapped_weights(
@@ -155,11 +167,15 @@ def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Calla
         value = rule.make(*(tensors.read(source) for source in rule.sources))
         if value.shape != rule.shape:
             raise ValueError(f"{spec.name} came out as {value.shape}, not {rule.shape}")
-        if spec.dtype == "int8":
-            return pack_int8(quantize_int8(value)[0])
-        if spec.name != name:
-            return quantize_int8(value)[1]
-        return cast_weight(value, spec)
+        if spec.dtype != "int8" and spec.name == name:
+            return cast_weight(value, spec)
+        if rule.by_column:
+            columns: Float32 = np.abs(value).max(axis=0, initial=np.float32(1e-30))
+            if spec.name == scale_name(name, "column_scale"):
+                return columns
+            value = value / columns
+        values, scale = quantize_int8(value)
+        return pack_int8(values) if spec.dtype == "int8" else scale
 
     return make
 

@@ -148,23 +148,23 @@ def _convolutions(scope: Scope, x: TensorValue) -> TensorValue:
     Each is one matmul over three neighbouring frames side by side; the weights are stored as
     [out, 3 * in], tap by tap.
     """
+    positions = layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
+    first, second = scope.linear("encoder.conv1"), scope.linear("encoder.conv2")
+    if first[0].scale is not None:
+        x = layers.conv_int8(scope.plan, x, *first, stride=1)
+        return layers.conv_int8(scope.plan, x, *second, stride=2) + positions
     batch, frames, _ = x.shape
     x = _pad_frames(x)
     count = int(frames)
     taps = [x[:, tap : tap + count, :] for tap in range(3)]
-    x = _conv_matmul(scope, ops.concat(taps, axis=-1), "encoder.conv1")
+    x = layers.linear(scope.plan, ops.concat(taps, axis=-1), *first, gelu=True)
 
     # Stride 2: taps 0 and 1 of output t are frames 2t, 2t + 1, which lie together in memory.
     state = int(x.shape[-1])
     half = count // 2
     pairs = ops.reshape(_pad_frames(x), [batch, half + 1, 2 * state])
     triples = ops.concat([pairs[:, :half, :], pairs[:, 1:, :state]], axis=-1)
-    x = _conv_matmul(scope, triples, "encoder.conv2")
-    return x + layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
-
-
-def _conv_matmul(scope: Scope, taps: TensorValue, name: str) -> TensorValue:
-    return layers.linear(scope.plan, taps, *scope.linear(name), gelu=True)
+    return layers.linear(scope.plan, triples, *second, gelu=True) + positions
 
 
 def _pad_frames(x: TensorValue) -> TensorValue:
@@ -193,6 +193,5 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
         mixed = layers.encoder_attention(plan, qkv)
         x = layers.linear(plan, mixed, *w.linear("self_attn.out_proj"), residual=x)
         norm = w.norm("final_layer_norm")
-        hidden = layers.linear(plan, x, *w.linear("fc1"), gelu=True, norm=norm)
-        subgraph.output(layers.linear(plan, hidden, *w.linear("fc2"), residual=x))
+        subgraph.output(layers.feed_forward(plan, x, norm, w.linear("fc1"), w.linear("fc2")))
     return subgraph

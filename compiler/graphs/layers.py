@@ -8,7 +8,7 @@ weights, whose sums are whole numbers. On a GPU products are MAX's own ops.
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
-from mwc.compiler.graphs.scope import DTYPES, Matrix, Plan
+from mwc.compiler.graphs.scope import DTYPES, Linear, Matrix, Plan
 
 Norm = tuple[TensorValue, TensorValue]
 """A layer norm's weight and bias."""
@@ -52,6 +52,28 @@ def linear(
     if residual is not None:
         return _custom("mwc_matmul_residual", plan, [x, weight.values, bias, residual], output)
     return _custom("mwc_matmul_bias", plan, [x, weight.values, bias], output, activation=int(gelu))
+
+
+def feed_forward(
+    plan: Plan, x: TensorValue, norm: Norm, first: Linear, second: Linear
+) -> TensorValue:
+    """x + second(GELU(first(norm(x)))) for many rows: [b, t, state] -> [b, t, state]."""
+    if first[0].scale is None:
+        hidden = linear(plan, x, *first, gelu=True, norm=norm)
+        return linear(plan, hidden, *second, residual=x)
+    parts = [*first[0].parts(), first[1], *second[0].parts(), second[1]]
+    output = TensorType(DType.float32, x.shape, plan.device)
+    return _custom("mwc_feed_forward_int8", plan, [x, *norm, *parts], output)
+
+
+def conv_int8(
+    plan: Plan, x: TensorValue, weight: Matrix, bias: TensorValue, *, stride: int
+) -> TensorValue:
+    """GELU of a convolution of width 3 and padding 1: [b, t, in] -> [b, t / stride, out]."""
+    batch, frames, _ = x.shape
+    shape = [batch, Dim(int(frames) // stride), weight.n_out]
+    output = TensorType(DType.float32, shape, plan.device)
+    return _custom("mwc_conv_int8", plan, [x, *weight.parts(), bias], output, stride=stride)
 
 
 def _linear_int8(
@@ -128,7 +150,7 @@ def norm_linear(
         y = _matmul(layer_norm(x, *norm), weight.values, bias)
         return ops.gelu(y) if gelu else y
     output = TensorType(DType.float32, [x.shape[0], weight.n_out], plan.device)
-    inputs = [x, *norm, *_parts(weight), bias]
+    inputs = [x, *norm, *weight.parts(), bias]
     return _custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))
 
 
@@ -139,7 +161,7 @@ def linear_residual(
     if plan.on_gpu:
         return residual + _matmul(x, weight.values, bias)
     output = TensorType(DType.float32, residual.shape, plan.device)
-    inputs = [x, *_parts(weight), bias, residual]
+    inputs = [x, *weight.parts(), bias, residual]
     return _custom(_kernel("mwc_linear_residual", weight), plan, inputs, output)
 
 
@@ -148,7 +170,7 @@ def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> Te
     if plan.on_gpu:
         return cast(_matmul(layer_norm(x, *norm), embedding.values), DType.float32)
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
-    inputs = [x, *norm, *_parts(embedding)]
+    inputs = [x, *norm, *embedding.parts()]
     return _custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
 
 
@@ -162,16 +184,11 @@ def embed(
     """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
     if embedding.scale is not None:
         output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
-        inputs = [tokens, positions, *_parts(embedding), table]
+        inputs = [tokens, positions, *embedding.parts(), table]
         return _custom("mwc_embed_int8", plan, inputs, output)
     dtype = DTYPES[plan.activations]
     token_rows = cast(ops.gather(embedding.values, tokens, 0), dtype)
     return token_rows + cast(ops.gather(table, positions, 0), dtype)
-
-
-def _parts(weight: Matrix) -> list[TensorValue]:
-    """A matrix as its kernel takes it."""
-    return [weight.values] if weight.scale is None else [weight.values, weight.scale]
 
 
 def _kernel(name: str, weight: Matrix) -> str:

@@ -45,10 +45,17 @@ class Matrix:
     Attributes:
         values: [out, in] as in the checkpoint; or int8, packed as `weights.pack_int8` does.
         scale: float32 [out] where the values are int8, else None.
+        column_scale: float32 [in] where they have one too: what each input is multiplied by.
     """
 
     values: TensorValue
     scale: TensorValue | None = None
+    column_scale: TensorValue | None = None
+
+    def parts(self) -> list[TensorValue]:
+        """The matrix as its kernel takes it."""
+        given = (self.values, self.scale, self.column_scale)
+        return [part for part in given if part is not None]
 
     @property
     def n_out(self) -> Dim:
@@ -68,7 +75,10 @@ class LayerWeights:
 
     def matrix(self, name: str) -> Matrix:
         """The matrix of a layer, for example "fc1"."""
-        return Matrix(self._values[f"{name}.weight"], self._values.get(f"{name}.scale"))
+        kinds = ("scale", "column_scale")
+        return Matrix(
+            self._values[f"{name}.weight"], *(self._values.get(f"{name}.{k}") for k in kinds)
+        )
 
     def linear(self, name: str) -> Linear:
         """A linear layer."""
@@ -116,7 +126,7 @@ class Plan:
 
     def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:
         """`names`, and the scales of those that are int8 matrices."""
-        scales = (scale_name(name) for name in names)
+        scales = [scale_name(name, k) for name in names for k in ("scale", "column_scale")]
         return (*names, *(s for s in scales if f"{prefix}.{s}" in self.weights))
 
 

@@ -8,6 +8,7 @@ from .linear_int8 import *
 from .matmul import *
 from .attention import *
 from .matmul_int8 import *
+from .encoder_int8 import *
 from .encoder_attention import *
 from .cross_kv import *
 from .copy_rows import *

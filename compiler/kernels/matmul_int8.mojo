@@ -1,8 +1,8 @@
 """Linear layers for many rows over int8 weights: y = epilogue(norm(x) · wᵀ), 8-bit activations.
 
 The encoder's products in int8 artifacts; quantized.mojo has the layout and the arithmetic. Each
-task takes a range of rows: it normalises and quantizes a few tiles of them, then multiplies these
-with all of the weights, two blocks of columns at a time.
+task takes a range of rows: it normalises and quantizes a group of them, then multiplies these with
+all of the weights, two blocks of columns at a time.
 """
 
 import extensibility
@@ -29,8 +29,8 @@ from .quantized import (
 
 comptime TILE = 12 if VNNI else (8 if CompilationTarget.has_avx512f() else 2)
 """Rows multiplied together: with two blocks of columns they fill three quarters of the registers."""
-comptime TILES = 4
-"""Tiles quantized together: their bytes stay in the first-level cache."""
+comptime GROUP = 4 * TILE
+"""Rows quantized together: their bytes stay in cache."""
 comptime BYTES = DType.uint8 if VNNI else DType.int16
 """What holds an 8-bit activation: without VNNI, sums are of 16-bit products."""
 
@@ -74,6 +74,101 @@ def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks
             totals[unsafe_offset=block * COLUMNS + j] = total
 
 
+struct Quantized(Movable):
+    """Up to GROUP rows of k activations as 8-bit values: their bytes, units and zeros."""
+
+    var bytes: List[Scalar[BYTES]]
+    var units: List[Float32]
+    var zeros: List[Int32]
+
+    def __init__(out self, k: Int):
+        self.bytes = List[Scalar[BYTES]](length=GROUP * k, fill=0)
+        self.units = List[Float32](length=GROUP, fill=0)
+        self.zeros = List[Int32](length=GROUP, fill=0)
+
+    @always_inline
+    def put(mut self, i: Int, x: Pointer[Float32, _], k: Int):
+        """Quantize x[k] as row i."""
+        var affine = quantize_bytes(self.bytes.unsafe_ptr().unsafe_offset(i * k), x, k)
+        self.units[i] = affine.unit
+        self.zeros[i] = affine.zero
+
+
+@always_inline
+def multiply_rows[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    x: Quantized,
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    column_sums: Pointer[Int32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    rows: Int,
+    n: Int,
+    k: Int,
+):
+    """y[rows, n] = epilogue(x[rows, k] · wᵀ); residual has y's shape."""
+    var bytes = x.bytes.unsafe_ptr()
+    var units = x.units.unsafe_ptr()
+    var zeros = x.zeros.unsafe_ptr()
+
+    @always_inline
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
+        var sums = sum_tile[height, width](
+            bytes.unsafe_offset(row * k), w.unsafe_offset(block * COLUMNS * k), k
+        )
+        comptime for b in range(width):
+            var j = (block + b) * COLUMNS
+            var scales = load_part(scale.unsafe_offset(j), n - j)
+            var totals = column_sums.unsafe_load[width=COLUMNS](j)
+            comptime for i in range(height):
+                var whole = sums[i * width + b] - totals * zeros[unsafe_offset=row + i]
+                var at = (row + i) * n + j
+                finish[epilogue, within_bytes=True](
+                    y.unsafe_offset(at),
+                    whole.cast[F32]() * (scales * units[unsafe_offset=row + i]),
+                    bias.unsafe_offset(j),
+                    residual.unsafe_offset(at),
+                    n - j,
+                )
+
+    var blocks = (n + COLUMNS - 1) // COLUMNS
+    for block in range(0, blocks, 2):
+        var i = 0
+        while i + TILE <= rows:
+            if block + 1 < blocks:
+                tile[TILE, 2](i, block)
+            else:
+                tile[TILE, 1](i, block)
+            i += TILE
+        while i < rows:
+            tile[1, 1](i, block)
+            if block + 1 < blocks:
+                tile[1, 1](i, block + 1)
+            i += 1
+
+
+@always_inline
+def sums_of(w: Pointer[Int8, _], n: Int, k: Int) -> List[Int32]:
+    """The sum of each column's k bytes, whole blocks of columns."""
+    var blocks = (n + COLUMNS - 1) // COLUMNS
+    var totals = List[Int32](length=blocks * COLUMNS, fill=0)
+    sum_columns(totals.unsafe_ptr(), w, blocks, k)
+    return totals^
+
+
+@always_inline
+def share_rows[WorkType: def(Int, Int) raises -> None](work: WorkType, m: Int) raises:
+    """Call work(first, end) once per thread, for runs of m rows that begin with whole tiles."""
+    var tiles = (m + TILE - 1) // TILE
+    var tasks = min(parallelism_level(), tiles)
+
+    def task(t: Int) raises {var m, var tiles, var tasks, imm work}:
+        work((tiles * t // tasks) * TILE, min((tiles * (t + 1) // tasks) * TILE, m))
+
+    sync_parallelize(task, tasks)
+
+
 @always_inline
 def multiply_int8[epilogue: Int, norm: Bool](
     y: Pointer[mut=True, Float32, _],
@@ -92,73 +187,29 @@ def multiply_int8[epilogue: Int, norm: Bool](
 
     k is a multiple of 16. What `norm` and the epilogue do not name is not read.
     """
-    var blocks = (n + COLUMNS - 1) // COLUMNS
-    var column_list = List[Int32](length=blocks * COLUMNS, fill=0)
+    var column_list = sums_of(w, n, k)
     var column_sums = column_list.unsafe_ptr()
-    sum_columns(column_sums, w, blocks, k)
-    var tiles = (m + TILE - 1) // TILE
-    var tasks = min(parallelism_level(), tiles)
 
-    def task(t: Int) {var m, var n, var k, var blocks, var tiles, var tasks, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
-        var normed_list = List[Float32](length=k, fill=0)
-        var byte_list = List[Scalar[BYTES]](length=TILES * TILE * k, fill=0)
+    def run(begin: Int, end: Int) {var n, var k, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
+        var quantized = Quantized(k)
+        var normed_list = List[Float32](length=k if norm else 1, fill=0)
         var normed = normed_list.unsafe_ptr()
-        var bytes = byte_list.unsafe_ptr()
-        var units = Array[Float32, length=TILES * TILE](fill=0)
-        var zeros = Array[Int32, length=TILES * TILE](fill=0)
-
-        @always_inline
-        def tile[rows: Int, width: Int](row: Int, first: Int, block: Int) {var n, var k, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, imm units, imm zeros}:
-            var sums = sum_tile[rows, width](
-                bytes.unsafe_offset(row * k), w.unsafe_offset(block * COLUMNS * k), k
-            )
-            comptime for b in range(width):
-                var j = (block + b) * COLUMNS
-                var scales = load_part(scale.unsafe_offset(j), n - j)
-                var totals = column_sums.unsafe_load[width=COLUMNS](j)
-                comptime for i in range(rows):
-                    var whole = sums[i * width + b] - totals * zeros[row + i]
-                    var at = (first + row + i) * n + j
-                    finish[epilogue](
-                        y.unsafe_offset(at),
-                        whole.cast[F32]() * (scales * units[row + i]),
-                        bias.unsafe_offset(j),
-                        residual.unsafe_offset(at),
-                        n - j,
-                    )
-
-        var end = min((tiles * (t + 1) // tasks) * TILE, m)
-        for first in range((tiles * t // tasks) * TILE, end, TILES * TILE):
-            var rows = min(TILES * TILE, end - first)
+        for first in range(begin, end, GROUP):
+            var rows = min(GROUP, end - first)
             for i in range(rows):
                 var source = x.unsafe_offset((first + i) * k)
-                var target = bytes.unsafe_offset(i * k)
                 comptime if norm:
                     layer_norm_rows(normed, source, gamma, beta, 1, k)
-                    var affine = quantize_bytes(target, normed, k)
-                    units[i] = affine.unit
-                    zeros[i] = affine.zero
+                    quantized.put(i, normed, k)
                 else:
-                    var affine = quantize_bytes(target, source, k)
-                    units[i] = affine.unit
-                    zeros[i] = affine.zero
-            for block in range(0, blocks, 2):
-                var i = 0
-                while i + TILE <= rows:
-                    if block + 1 < blocks:
-                        tile[TILE, 2](i, first, block)
-                    else:
-                        tile[TILE, 1](i, first, block)
-                    i += TILE
-                while i < rows:
-                    tile[1, 1](i, first, block)
-                    if block + 1 < blocks:
-                        tile[1, 1](i, first, block + 1)
-                    i += 1
+                    quantized.put(i, source, k)
+            multiply_rows[epilogue](
+                y.unsafe_offset(first * n), quantized, w, scale, column_sums, bias,
+                residual.unsafe_offset(first * n), rows, n, k,
+            )
         _ = normed_list^
-        _ = byte_list^
 
-    sync_parallelize(task, tasks)
+    share_rows(run, m)
     _ = column_list^
 
 

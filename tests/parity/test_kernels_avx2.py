@@ -15,7 +15,7 @@ from mwc.runtime.errors import OptionError
 from mwc.runtime.platform import cpu_features
 
 FOLDER = Path(__file__).resolve().parent
-FILES = ("test_kernels.py", "test_attention_kernels.py")
+FILES = ("test_kernels.py", "test_int8_kernels.py", "test_attention_kernels.py")
 
 
 def test_every_kernel_is_right_as_avx2_code() -> None:
