@@ -13,6 +13,7 @@ from max.gpu.host import DeviceContext
 from std.math import exp
 
 from .attention_gpu import alignment_scores_gpu, cross_attention_gpu, self_attention_gpu
+from .linear import SERIAL_WORK
 from .parallel import share
 
 comptime F32 = DType.float32
@@ -217,7 +218,10 @@ struct SelfAttention:
                     scores.unsafe_ptr(), position + 1,
                 )
 
-        share(head_of_run, runs * heads)
+        var seen = 0
+        for i in range(n):
+            seen += Int(position_ptr[unsafe_offset=i]) + 1
+        share(head_of_run, runs * heads, serial=2 * seen * state < SERIAL_WORK)
         _ = starts^
 
 

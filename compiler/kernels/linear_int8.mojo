@@ -15,12 +15,14 @@ from .linear import (
     BIAS_GELU,
     BIAS_RESIDUAL,
     NONE,
-    SERIAL_WORK,
     WIDTH,
     gelu,
     layer_norm_rows,
 )
 from .quantized import COLUMNS, F32, STEP, TERMS, Sums, quantize_words, sum_words
+
+comptime SERIAL_WORK_INT8 = 1 << 20
+"""As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""
 
 
 @always_inline
@@ -67,18 +69,22 @@ def gelu_within_bytes(x: SIMD[F32, COLUMNS]) -> SIMD[F32, COLUMNS]:
 @always_inline
 def finish[epilogue: Int, *, within_bytes: Bool = False](
     y: Pointer[mut=True, Float32, _],
-    value: SIMD[F32, COLUMNS],
+    sums: Sums,
+    scale: SIMD[F32, COLUMNS],
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     count: Int,
 ):
-    """Apply the epilogue to `count` columns of one row and store them.
+    """Scale the sums of `count` columns of one row, apply the epilogue and store them.
 
+    The multiply-add is spelled out: left to the compiler, it could differ between tiles.
     `within_bytes`: whether the result is rounded to 8 bits next, and GELU need not be exact.
     """
-    var result = value
-    comptime if epilogue != NONE:
-        result += load_part(bias, count)
+    var result = sums.cast[F32]()
+    comptime if epilogue == NONE:
+        result *= scale
+    else:
+        result = result.fma(scale, load_part(bias, count))
     comptime if epilogue == BIAS_GELU:
         comptime if within_bytes:
             result = gelu_within_bytes(result)
@@ -122,11 +128,10 @@ def product_int8[epilogue: Int](
         )
         var scales = load_part(scale.unsafe_offset(j), n - j)
         comptime for a in range(rows):
-            var value = sums[a].cast[F32]() * (scales * unit_ptr[unsafe_offset=i + a])
             var at = (i + a) * n + j
             finish[epilogue](
-                y.unsafe_offset(at), value, bias.unsafe_offset(j), residual.unsafe_offset(at),
-                n - j,
+                y.unsafe_offset(at), sums[a], scales * unit_ptr[unsafe_offset=i + a],
+                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
             )
 
     @always_inline
@@ -146,7 +151,7 @@ def product_int8[epilogue: Int](
                 tile[1, 4](i, block)
 
     var blocks = (n + COLUMNS - 1) // COLUMNS
-    if m * n * k < SERIAL_WORK:
+    if m * n * k < SERIAL_WORK_INT8:
         blocks_of(0, blocks)
     else:
         var tasks = min(parallelism_level(), blocks)

@@ -126,7 +126,8 @@ def multiply_rows[epilogue: Int](
                 var at = (row + i) * n + j
                 finish[epilogue, within_bytes=True](
                     y.unsafe_offset(at),
-                    whole.cast[F32]() * (scales * units[unsafe_offset=row + i]),
+                    whole,
+                    scales * units[unsafe_offset=row + i],
                     bias.unsafe_offset(j),
                     residual.unsafe_offset(at),
                     n - j,
