@@ -7,6 +7,7 @@ kernels are held against what the machine gives now, with whatever else it is do
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ PEAK = Path(__file__).resolve().parent / "peak"
 KINDS = {"f32": (0, 16), "bf16": (1, 32), "int8": (2, 64)}
 """Kind -> its number in peak/, and multiply-adds per instruction."""
 CHAINS = 24
-SIZES = {"cache": 8 << 20, "memory": 256 << 20}
-"""What is read over and over to learn the bandwidth, in bytes."""
+READ_BYTES = 256 << 20
+"""What is read over and over to learn the bandwidth: more than any cache."""
 
 
 @dataclass(frozen=True)
@@ -29,39 +30,36 @@ class Ceiling:
 
     Attributes:
         flops: by kind "f32", "bf16", "int8": operations per second, two per multiply-add.
-        bandwidth: bytes per second read from 8 MiB ("cache") and from 256 MiB ("memory").
+        bandwidth: bytes per second read from memory.
     """
 
     flops: dict[str, float]
-    bandwidth: dict[str, float]
+    bandwidth: float
 
 
-def best_seconds(run: Callable[[], object], tries: int = 20) -> float:
-    """The shortest of several runs, after one that does not count."""
+def best_seconds(run: Callable[[], object], tries: int = 20) -> tuple[float, float]:
+    """The shortest of several runs after one that does not count, and the least CPU time of one."""
     run()
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(tries):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         run()
         seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+        cpu_seconds.append(time.process_time() - cpu_begin)
+    return min(seconds), min(cpu_seconds)
 
 
 def measure_ceiling(threads: int, kinds: tuple[str, ...]) -> Ceiling:
     """Measure on `threads` threads; `kinds` are those this CPU has instructions for."""
     graphs = _compile(threads, kinds)
-    rounds = 400_000
+    rounds = 100_000
     amount = Buffer.from_numpy(np.array([rounds], np.int32))
     flops = {}
     for kind in kinds:
-        graph, operations = graphs[kind], 2 * KINDS[kind][1] * CHAINS * rounds * threads
-        flops[kind] = operations / best_seconds(lambda graph=graph: graph.execute(amount), 5)
-    bandwidth = {}
-    read = graphs["reading"]
-    for name, size in SIZES.items():
-        data = Buffer.from_numpy(np.ones(size // 4, np.int32))
-        bandwidth[name] = size / best_seconds(lambda data=data: read.execute(data))
-    return Ceiling(flops, bandwidth)
+        run = partial(graphs[kind].execute, amount)
+        flops[kind] = 2 * KINDS[kind][1] * CHAINS * rounds * threads / best_seconds(run)[0]
+    data = Buffer.from_numpy(np.ones(READ_BYTES // 4, np.int32))
+    return Ceiling(flops, READ_BYTES / best_seconds(partial(graphs["reading"].execute, data))[0])
 
 
 def _compile(threads: int, kinds: tuple[str, ...]) -> dict:
@@ -83,11 +81,3 @@ def _compile(threads: int, kinds: tuple[str, ...]) -> dict:
     session = InferenceSession(devices=[CPU()])
     compiled = session.compile(module, custom_extensions=[kernels])
     return session.init_all(compiled, weights_registry={})
-
-
-if __name__ == "__main__":
-    found = measure_ceiling(2, tuple(KINDS))
-    for kind, value in found.flops.items():
-        print(f"{kind}: {value / 1e9:.0f} GFLOP/s")
-    for name, value in found.bandwidth.items():
-        print(f"{name}: {value / 1e9:.1f} GB/s")
