@@ -102,10 +102,11 @@ def test_encoder_attention_in_bf16(kernels: Kernels, length: int) -> None:
 
 
 def test_encoder_attention_in_bf16_follows_a_late_maximum(kernels: Kernels) -> None:
-    """A key of a later chunk whose score is hundreds above all before it takes all the weight."""
+    """Scores rise from chunk to chunk; the last, far above the others, takes all the weight."""
     qkv = fused(1, 1500)
     qkv[..., :STATE] = 1 / 8
-    qkv[0, :, STATE : 2 * STATE] = np.linspace(-60, 60, 1500, dtype=np.float32)[:, None]
+    qkv[0, :, STATE : 2 * STATE] = np.linspace(-60, 40, 1500, dtype=np.float32)[:, None]
+    qkv[0, -1, STATE : 2 * STATE] = 60
     last = np.broadcast_to(qkv[0, -1:, 2 * STATE :], (1500, STATE))
     assert_close(kernels.run("encoder_attention.bf16", qkv)[0], last, 0.02)
 
