@@ -42,7 +42,7 @@ BOUNDS = {
     "f32": Bounds(features=1e-4, layers=1e-4, encoder=1e-4, logits=1e-4, margin=1e-3),
     "f16": Bounds(features=1e-4, layers=2e-2, encoder=5e-1, logits=2e-2, margin=0.5),
     "bf16": Bounds(features=1e-4, layers=1.5e-1, encoder=5e-1, logits=6e-2, margin=1.0),
-    "int8": Bounds(features=1e-4, layers=1.5e-1, encoder=5e-1, logits=1e-1, margin=2.0),
+    "int8": Bounds(features=1e-4, layers=6e-1, encoder=1.5e-1, logits=1e-1, margin=1.0, rms=True),
 }
 """By the precision of the weights.
 

@@ -17,9 +17,9 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from tiny_layouts import to_bfloat16
 from tiny_model import tiny_model
 
-from mwc.compiler.graphs import layers
+from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.entry_points import load_kernels
-from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
+from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
 from mwc.runtime.decoder import (
     AUDIO_KEY_SHAPE,
     AUDIO_VALUE_SHAPE,
@@ -33,6 +33,7 @@ Build = Callable[..., Any]
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16")
 LAYERS, SLOTS, HEADS = 2, 3, 2
 STATE = 64 * HEADS
+MLP = 4 * STATE
 FRAMES = 26
 """Frames of the convolutions' input."""
 
@@ -75,6 +76,22 @@ def unpack_keys(packed: Array) -> Array:
     return packed.swapaxes(-1, -2).reshape(*outer, blocks * lanes, size)
 
 
+def _decoder_layer() -> dict[str, tuple[Any, ...]]:
+    """(dtype, *sizes) of a decoder layer's weights by name, in the order that the kernel takes."""
+    sizes = {"self_attn.qkv": (3 * STATE, STATE), "fc1": (MLP, STATE), "fc2": (STATE, MLP)}
+    types: dict[str, tuple[Any, ...]] = {}
+    for norm, *linears in layers_int8.DECODER_LAYER_PARTS:
+        types |= {f"{norm}.weight": ("float32", STATE), f"{norm}.bias": ("float32", STATE)}
+        for name in linears:
+            n, k = sizes.get(name, (STATE, STATE))
+            types[f"{name}.weight"] = ("int8", n // 16, k // 4, 16, 4)
+            types |= {f"{name}.scale": ("float32", n), f"{name}.bias": ("float32", n)}
+    return types
+
+
+DECODER_LAYER = _decoder_layer()
+
+
 class Kernels:
     """The compiled graphs: `kernels.run(name, *arrays)`; what a graph writes to is a Buffer."""
 
@@ -87,6 +104,7 @@ class Kernels:
             self._add_products(dtype)
             self._add_attention(dtype)
         self._add_int8()
+        self._add_decoder_layer()
         self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
         self._add("encoder_attention.bf16", attention_bf16, x3(3 * STATE))
@@ -173,7 +191,7 @@ class Kernels:
             return layers.linear(plan, x, Matrix(w, s), bias, residual=residual)
 
         def conv(stride: int) -> Build:
-            return lambda plan, x, w, s, bias: layers.conv_int8(
+            return lambda plan, x, w, s, bias: layers_int8.convolution(
                 plan, x, Matrix(w, s), bias, stride=stride
             )
 
@@ -201,6 +219,21 @@ class Kernels:
         wide = ("int8", "h_blocks", "k_quads", 16, 4), ("float32", "h"), ("float32", "h")
         self._add(
             "feed_forward.int8", feed_forward, x3("k"), column, column, *wide, *weight, vector
+        )
+
+    def _add_decoder_layer(self) -> None:
+        """A whole decoder layer: caches, x, rows, positions, windows, layer, its weights."""
+
+        def build(plan: Plan, sk: Any, sv: Any, ck: Any, cv: Any, x: Any, *rest: Any) -> Any:
+            weights = LayerWeights(tuple(DECODER_LAYER), rest[4:])
+            return layers_int8.decoder_layer(plan, (sk, sv, ck, cv), x, rest[:4], weights)
+
+        ids, weights = ("int32", "m"), DECODER_LAYER.values()
+        text = self._caches("float16", TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
+        audio = self._caches("float16", AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+        x = ("float32", "m", STATE)
+        self._add(
+            "decoder_layer.int8", build, *text, *audio, x, ids, ids, ids, ("int32", 1), *weights
         )
 
     def _add_attention(self, dtype: str) -> None:

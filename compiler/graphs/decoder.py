@@ -9,7 +9,7 @@ token, `prefill` a prompt, `logits` and `align` a whole transcript.
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
-from mwc.compiler.graphs import layers
+from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.encoder import cross_caches
 from mwc.compiler.graphs.scope import (
     LayerWeights,
@@ -261,6 +261,11 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
         x, rows, positions, windows, layer = (value.tensor for value in subgraph.inputs[:5])
         self_k, self_v, cross_k, cross_v = (value.buffer for value in subgraph.inputs[5:9])
         w = LayerWeights(names, outputs_of(subgraph.inputs[9 : len(input_types)]))
+        tokens = (rows, positions, windows, layer)
+        if w.matrix("fc1").scale is not None:
+            caches = (self_k, self_v, cross_k, cross_v)
+            subgraph.output(*layers_int8.decoder_layer(plan, caches, x, tokens, w))
+            return subgraph
         norm = w.norm("self_attn_layer_norm")
         qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
         mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer)

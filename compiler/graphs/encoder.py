@@ -7,7 +7,7 @@ not grow with depth. `trace` is the same computation with every stage as an outp
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
-from mwc.compiler.graphs import layers
+from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.scope import (
     DTYPES,
     LayerWeights,
@@ -151,8 +151,8 @@ def _convolutions(scope: Scope, x: TensorValue) -> TensorValue:
     positions = layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
     first, second = scope.linear("encoder.conv1"), scope.linear("encoder.conv2")
     if first[0].scale is not None:
-        x = layers.conv_int8(scope.plan, x, *first, stride=1)
-        return layers.conv_int8(scope.plan, x, *second, stride=2) + positions
+        x = layers_int8.convolution(scope.plan, x, *first, stride=1)
+        return layers_int8.convolution(scope.plan, x, *second, stride=2) + positions
     batch, frames, _ = x.shape
     x = _pad_frames(x)
     count = int(frames)

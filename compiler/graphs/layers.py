@@ -8,10 +8,8 @@ weights, whose sums are whole numbers. On a GPU products are MAX's own ops.
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
-from mwc.compiler.graphs.scope import DTYPES, Linear, Matrix, Plan
-
-Norm = tuple[TensorValue, TensorValue]
-"""A layer norm's weight and bias."""
+from mwc.compiler.graphs import layers_int8
+from mwc.compiler.graphs.scope import DTYPES, Linear, Matrix, Norm, Plan, custom
 
 LAYER_NORM_EPSILON = 1e-5
 """torch.nn.LayerNorm's default, which Whisper uses throughout (openai/whisper model.py)."""
@@ -36,76 +34,36 @@ def linear(
 
     Either `gelu` or `residual` may be given, and each only with a bias; int8 needs a bias.
     """
-    output = TensorType(DType.float32, [*x.shape[:2], weight.n_out], plan.device)
     if weight.scale is not None:
         assert bias is not None
-        return _linear_int8(
-            plan, x, [weight.values, weight.scale, bias], output, gelu, residual, norm
-        )
+        return layers_int8.linear(plan, x, weight, bias, gelu, residual, norm)
     x = x if norm is None else layer_norm(x, *norm)
     if plan.on_gpu:
         y = _matmul(x, weight.values, bias)
         y = ops.gelu(y) if gelu else y
         return y if residual is None else residual + y
+    output = TensorType(DType.float32, [*x.shape[:2], weight.n_out], plan.device)
     if bias is None:
-        return _custom("mwc_matmul", plan, [x, weight.values], output)
+        return custom("mwc_matmul", plan, [x, weight.values], output)
     if residual is not None:
-        return _custom("mwc_matmul_residual", plan, [x, weight.values, bias, residual], output)
-    return _custom("mwc_matmul_bias", plan, [x, weight.values, bias], output, activation=int(gelu))
+        return custom("mwc_matmul_residual", plan, [x, weight.values, bias, residual], output)
+    return custom("mwc_matmul_bias", plan, [x, weight.values, bias], output, activation=int(gelu))
 
 
 def feed_forward(
     plan: Plan, x: TensorValue, norm: Norm, first: Linear, second: Linear
 ) -> TensorValue:
     """x + second(GELU(first(norm(x)))) for many rows: [b, t, state] -> [b, t, state]."""
-    if first[0].scale is None:
-        hidden = linear(plan, x, *first, gelu=True, norm=norm)
-        return linear(plan, hidden, *second, residual=x)
-    parts = [*first[0].parts(), first[1], *second[0].parts(), second[1]]
-    output = TensorType(DType.float32, x.shape, plan.device)
-    return _custom("mwc_feed_forward_int8", plan, [x, *norm, *parts], output)
-
-
-def conv_int8(
-    plan: Plan, x: TensorValue, weight: Matrix, bias: TensorValue, *, stride: int
-) -> TensorValue:
-    """GELU of a convolution of width 3 and padding 1: [b, t, in] -> [b, t / stride, out]."""
-    batch, frames, _ = x.shape
-    shape = [batch, Dim(int(frames) // stride), weight.n_out]
-    output = TensorType(DType.float32, shape, plan.device)
-    return _custom("mwc_conv_int8", plan, [x, *weight.parts(), bias], output, stride=stride)
-
-
-def _linear_int8(
-    plan: Plan,
-    x: TensorValue,
-    layer: list[TensorValue],
-    output: TensorType,
-    gelu: bool,
-    residual: TensorValue | None,
-    norm: Norm | None,
-) -> TensorValue:
-    """`linear` with int8 weights: `layer` is values, scale, bias."""
-    if residual is not None:
-        x = x if norm is None else layer_norm(x, *norm)
-        return _custom("mwc_matmul_residual_int8", plan, [x, *layer, residual], output)
-    if norm is not None:
-        inputs = [x, *norm, *layer]
-        return _custom("mwc_norm_matmul_bias_int8", plan, inputs, output, activation=int(gelu))
-    return _custom("mwc_matmul_bias_int8", plan, [x, *layer], output, activation=int(gelu))
+    if first[0].scale is not None:
+        return layers_int8.feed_forward(plan, x, norm, first, second)
+    hidden = linear(plan, x, *first, gelu=True, norm=norm)
+    return linear(plan, hidden, *second, residual=x)
 
 
 def _matmul(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """x @ weight.T + bias by MAX's own ops, in x's dtype."""
     y = x @ ops.transpose(cast(weight, x.dtype), 0, 1)
     return y if bias is None else y + cast(bias, x.dtype)
-
-
-def _custom(
-    name: str, plan: Plan, inputs: list[TensorValue], output: TensorType, **parameters: int
-) -> TensorValue:
-    """One of mwc's kernels with one output."""
-    return ops.custom(name, plan.device, inputs, [output], parameters=parameters)[0].tensor
 
 
 def layer_norm(x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
@@ -129,7 +87,7 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     if not plan.on_gpu:
         output = TensorType(DType.float32, [batch, time, state], plan.device)
         bf16 = int(plan.bf16_attention)
-        return _custom("mwc_encoder_attention", plan, [qkv], output, bf16=bf16)
+        return custom("mwc_encoder_attention", plan, [qkv], output, bf16=bf16)
     heads = plan.model.n_audio_head
     q, k, v = (split_heads(part, heads) for part in ops.split(qkv, [state] * 3, -1))
     mixed = ops.softmax(q @ ops.transpose(k, 2, 3)) @ v
@@ -151,7 +109,7 @@ def norm_linear(
         return ops.gelu(y) if gelu else y
     output = TensorType(DType.float32, [x.shape[0], weight.n_out], plan.device)
     inputs = [x, *norm, *weight.parts(), bias]
-    return _custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))
+    return custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))
 
 
 def linear_residual(
@@ -162,7 +120,7 @@ def linear_residual(
         return residual + _matmul(x, weight.values, bias)
     output = TensorType(DType.float32, residual.shape, plan.device)
     inputs = [x, *weight.parts(), bias, residual]
-    return _custom(_kernel("mwc_linear_residual", weight), plan, inputs, output)
+    return custom(_kernel("mwc_linear_residual", weight), plan, inputs, output)
 
 
 def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> TensorValue:
@@ -171,7 +129,7 @@ def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> Te
         return cast(_matmul(layer_norm(x, *norm), embedding.values), DType.float32)
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
     inputs = [x, *norm, *embedding.parts()]
-    return _custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
+    return custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
 
 
 def embed(
@@ -185,7 +143,7 @@ def embed(
     if embedding.scale is not None:
         output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
         inputs = [tokens, positions, *embedding.parts(), table]
-        return _custom("mwc_embed_int8", plan, inputs, output)
+        return custom("mwc_embed_int8", plan, inputs, output)
     dtype = DTYPES[plan.activations]
     token_rows = cast(ops.gather(embedding.values, tokens, 0), dtype)
     return token_rows + cast(ops.gather(table, positions, 0), dtype)
@@ -205,7 +163,7 @@ def self_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
-    return ops.inplace_custom(
+    return ops.inplacecustom(
         "mwc_self_attention",
         plan.device,
         [*caches, qkv, rows, positions, layer],
@@ -221,7 +179,7 @@ def cross_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Attend to every audio position of each token's window: [n, s] -> [n, s]."""
-    return ops.inplace_custom(
+    return ops.inplacecustom(
         "mwc_cross_attention",
         plan.device,
         [*caches, q, windows, layer],
@@ -239,7 +197,7 @@ def alignment_scores(
 ) -> TensorValue:
     """Cross-attention scores before softmax of some heads: float32 [heads, n, n_audio_ctx]."""
     shape = [heads.shape[0], q.shape[0], Dim(plan.model.n_audio_ctx)]
-    return ops.inplace_custom(
+    return ops.inplacecustom(
         "mwc_alignment_scores",
         plan.device,
         [cross_k, q, windows, layer, heads],
@@ -255,7 +213,7 @@ def store_cross_kv(
     layer: TensorValue,
 ) -> None:
     """Put one layer's [b, n_audio_ctx, 2 * state] keys and values into the windows' slots."""
-    ops.inplace_custom("mwc_store_cross_kv", plan.device, [*caches, kv, windows, layer])
+    ops.inplacecustom("mwc_store_cross_kv", plan.device, [*caches, kv, windows, layer])
 
 
 def choose(
@@ -291,4 +249,4 @@ def copy_rows(
     lengths: TensorValue,
 ) -> None:
     """Copy the first positions of some rows' self-attention caches to other rows."""
-    ops.inplace_custom("mwc_copy_rows", plan.device, [*caches, sources, targets, lengths])
+    ops.inplacecustom("mwc_copy_rows", plan.device, [*caches, sources, targets, lengths])

@@ -66,6 +66,9 @@ class Matrix:
 Linear = tuple[Matrix, TensorValue]
 """A linear layer: its matrix and its bias [out]."""
 
+Norm = tuple[TensorValue, TensorValue]
+"""A layer norm: its weight and its bias."""
+
 
 class LayerWeights:
     """Weights by name, and the scales of those that are int8 matrices."""
@@ -84,7 +87,7 @@ class LayerWeights:
         """A linear layer."""
         return self.matrix(name), self._values[f"{name}.bias"]
 
-    def norm(self, name: str) -> tuple[TensorValue, TensorValue]:
+    def norm(self, name: str) -> Norm:
         """A layer norm's weight and bias."""
         return self._values[f"{name}.weight"], self._values[f"{name}.bias"]
 
@@ -195,3 +198,10 @@ def input_type(spec: TensorSpec, device: DeviceRef) -> TensorType | BufferType:
 def outputs_of(values: Sequence[Value]) -> list[TensorValue]:
     """The tensors an op or subgraph returned."""
     return [value.tensor for value in values]
+
+
+def custom(
+    name: str, plan: Plan, inputs: list[TensorValue], output: TensorType, **parameters: int
+) -> TensorValue:
+    """One of mwc's kernels with one output."""
+    return ops.custom(name, plan.device, inputs, [output], parameters=parameters)[0].tensor

@@ -11,10 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernel_graphs import FRAMES, Kernels
+from kernel_graphs import (
+    DECODER_LAYER,
+    FRAMES,
+    HEADS,
+    LAYERS,
+    SLOTS,
+    STATE,
+    Kernels,
+    from_buffer,
+    to_buffer,
+)
+from max.driver import Buffer
 from numpy_layers import gelu, layer_norm, normal
 
 from mwc.compiler.weights import pack_int8, quantize_int8
+from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
 
 Array = npt.NDArray[Any]
 
@@ -191,6 +203,58 @@ def test_feed_forward_is_its_two_products(kernels: Kernels, b: int, t: int) -> N
     expected = kernels.run("matmul_residual.int8", hidden, *w2.parts, bias2, x)
     ours = kernels.run("feed_forward.int8", x, gamma, beta, *w1.parts, bias1, *w2.parts, bias2)
     assert np.array_equal(ours, expected)
+
+
+def decoder_layer_weights() -> dict[str, Array]:
+    """Random weights of a decoder layer by name, as the kernels take them."""
+    weights: dict[str, Array] = {}
+    for i, (name, (dtype, *shape)) in enumerate(DECODER_LAYER.items()):
+        if dtype == "int8":
+            matrix = Int8Matrix(shape[0] * 16, shape[1] * 4)
+            weights[name], weights[name.replace("weight", "scale")] = matrix.parts
+        elif not name.endswith("scale"):
+            weights[name] = normal(*shape, seed=i) / 4 + name.endswith("norm.weight")
+    return {name: weights[name] for name in DECODER_LAYER}
+
+
+def caches_of(seed: int) -> list[Buffer]:
+    """Random self- and cross-attention caches in float16."""
+    shapes = (TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+    slots = (LAYERS, SLOTS, HEADS)
+    return [to_buffer(normal(*slots, *shape, seed=seed), "float16") for shape in shapes]
+
+
+@pytest.mark.parametrize("m", [1, 3, 9])
+def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
+    x, weights, layer = normal(m, STATE), decoder_layer_weights(), np.array([1])
+    rows, positions = np.full(m, 2), 20 + np.arange(m)
+    windows = np.zeros(m) if m == 9 else np.arange(m) % SLOTS
+    together, apart = caches_of(seed=7), caches_of(seed=7)
+    y, queries = kernels.run(
+        "decoder_layer.int8", *together, x, rows, positions, windows, layer, *weights.values()
+    )
+
+    def linear(name: str) -> list[Array]:
+        return [weights[f"{name}.{part}"] for part in ("weight", "scale", "bias")]
+
+    def normed(graph: str, x: Array, norm: str, name: str) -> Array:
+        gamma, beta = weights[f"{norm}.weight"], weights[f"{norm}.bias"]
+        return kernels.run(graph, x, *linear(name), gamma, beta)
+
+    def closed(mixed: Array, name: str, x: Array) -> Array:
+        return kernels.run("linear_residual.int8", mixed, *linear(name), x)
+
+    qkv = normed("norm_linear.int8", x, "self_attn_layer_norm", "self_attn.qkv")
+    mixed = kernels.run("self_attention.float16", *apart[:2], qkv, rows, positions, layer)
+    x = closed(mixed, "self_attn.out_proj", x)
+    q = normed("norm_linear.int8", x, "encoder_attn_layer_norm", "encoder_attn.q_proj")
+    mixed = kernels.run("cross_attention.float16", *apart[2:], q, windows, layer)
+    x = closed(mixed, "encoder_attn.out_proj", x)
+    hidden = normed("norm_linear_gelu.int8", x, "final_layer_norm", "fc1")
+    assert np.array_equal(queries, q)
+    assert np.array_equal(y, closed(hidden, "fc2", x))
+    for ours, theirs in zip(together, apart, strict=True):
+        assert np.array_equal(from_buffer(ours), from_buffer(theirs))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
