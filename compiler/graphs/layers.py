@@ -163,7 +163,7 @@ def self_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
-    return ops.inplacecustom(
+    return ops.inplace_custom(
         "mwc_self_attention",
         plan.device,
         [*caches, qkv, rows, positions, layer],
@@ -179,7 +179,7 @@ def cross_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Attend to every audio position of each token's window: [n, s] -> [n, s]."""
-    return ops.inplacecustom(
+    return ops.inplace_custom(
         "mwc_cross_attention",
         plan.device,
         [*caches, q, windows, layer],
@@ -197,7 +197,7 @@ def alignment_scores(
 ) -> TensorValue:
     """Cross-attention scores before softmax of some heads: float32 [heads, n, n_audio_ctx]."""
     shape = [heads.shape[0], q.shape[0], Dim(plan.model.n_audio_ctx)]
-    return ops.inplacecustom(
+    return ops.inplace_custom(
         "mwc_alignment_scores",
         plan.device,
         [cross_k, q, windows, layer, heads],
@@ -213,7 +213,7 @@ def store_cross_kv(
     layer: TensorValue,
 ) -> None:
     """Put one layer's [b, n_audio_ctx, 2 * state] keys and values into the windows' slots."""
-    ops.inplacecustom("mwc_store_cross_kv", plan.device, [*caches, kv, windows, layer])
+    ops.inplace_custom("mwc_store_cross_kv", plan.device, [*caches, kv, windows, layer])
 
 
 def choose(
@@ -249,4 +249,4 @@ def copy_rows(
     lengths: TensorValue,
 ) -> None:
     """Copy the first positions of some rows' self-attention caches to other rows."""
-    ops.inplacecustom("mwc_copy_rows", plan.device, [*caches, sources, targets, lengths])
+    ops.inplace_custom("mwc_copy_rows", plan.device, [*caches, sources, targets, lengths])
