@@ -29,7 +29,7 @@ class CompileJob:
 
     Attributes:
         spec: the model.
-        precision: "f32", "bf16" or "f16".
+        precision: "f32", "bf16", "f16" or "int8".
         target: what for.
         mef: the file to write.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mwc.compiler.compile import CompileJob, read_job, write_signatures
 from mwc.compiler.target import Target
-from mwc.compiler.weights import PRECISIONS, weight_specs
+from mwc.compiler.weights import CACHES, PRECISIONS, weight_specs
 from mwc.runtime.errors import CompileError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def make_plan(job: CompileJob) -> "Plan":
     """The dtypes and device that the graphs are built for.
 
     A CPU computes in float32 whatever the weights' precision; a GPU in the weights' own. Caches
-    hold what the weights hold.
+    hold what the weights hold, with int8 weights float16.
     """
     from max.graph import DeviceRef
 
@@ -68,7 +68,7 @@ def make_plan(job: CompileJob) -> "Plan":
         device=DeviceRef.CPU() if on_cpu else DeviceRef.GPU(),
         weights=weight_specs(job.spec, job.precision),
         activations="float32" if on_cpu else dtype,
-        cache=dtype,
+        cache=CACHES[job.precision],
     )
 
 

@@ -22,7 +22,7 @@ from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import PRECISIONS, mapped_weights
+from mwc.compiler.weights import CACHES, PRECISIONS, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,
@@ -47,12 +47,13 @@ class ConvertOptions:
     """How to convert.
 
     Attributes:
-        precision: "f32", "bf16" or "f16": dtype of the stored matrices and the caches.
+        precision: "f32", "bf16" or "f16": dtype of the stored matrices and the caches; or "int8",
+            for CPUs: int8 matrices, 16- and 8-bit activations, float16 caches.
         targets: what to compile for, as `target.parse_target` reads them.
         revision: branch, tag or commit of a Hub id.
         tokenizer: where the vocabulary is, for checkpoints that hold none.
         verify: compare every stage with a reference before the artifact is put in place.
-        force: replace an artifact that is there.
+        force: replace an artifact that is there; with int8, keep one beyond its error bounds.
     """
 
     precision: str = "f32"
@@ -161,7 +162,7 @@ def convert(
                 report = _verify(writer.preview(**parts), reference.result(), progress)
             verified = report.targets if report else ()
             if report:
-                _refuse_if_wrong(report)
+                notes += _refuse_if_wrong(report, options)
                 writer.path(PARITY_NAME).write_text(json.dumps(report.to_json(), indent=1) + "\n")
             notes += tuple(
                 f"{target.name} is not verified: it cannot run on this machine"
@@ -217,6 +218,7 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
     if parsed.name in held:
         raise OptionError(f"{path} already holds the target {parsed.name} ({', '.join(held)}).")
     precision = artifact.manifest.weights[0].precision
+    _check_precision(parsed, precision)
     with TemporaryDirectory(prefix="mwc-target-") as folder:
         mef = Path(folder, "whisper.mef")
         job = CompileJob(artifact.manifest.spec, precision, parsed, str(mef))
@@ -234,11 +236,22 @@ def _check_options(options: ConvertOptions) -> tuple[Target, ...]:
     if not options.targets:
         raise OptionError("there is no target to compile for; give at least one, such as cpu.")
     targets = tuple(parse_target(text) for text in options.targets)
+    for target in targets:
+        _check_precision(target, options.precision)
     names = [target.name for target in targets]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise OptionError(f"target {', '.join(twice)} is given twice.")
     return targets
+
+
+def _check_precision(target: Target, precision: str) -> None:
+    """Refuse int8 on a GPU, which has no kernels for it."""
+    if precision == "int8" and target.device != "cpu":
+        raise OptionError(
+            f"precision int8 is for CPUs, and {target.name} is not one; "
+            "convert with --precision f16 or bf16 for it."
+        )
 
 
 def _entry(
@@ -251,7 +264,7 @@ def _entry(
         cpu_features=target.cpu_features,
         cpu_model=target.cpu_model,
         precision=precision,
-        kv_dtype=PRECISIONS[precision],
+        kv_dtype=CACHES[precision],
         mef=mef,
         graphs=signatures,
     )
@@ -297,13 +310,20 @@ def _verify(artifact: Artifact, reference: Reference, progress: Progress) -> Par
     return merge_reports(reports)
 
 
-def _refuse_if_wrong(report: ParityReport) -> None:
-    if not report.ok:
-        raise VerificationError(
-            "The compiled model does not compute what its checkpoint computes:\n"
-            + "\n".join(report.summary())
-            + "\nNothing was written; --no-verify would skip the comparison."
-        )
+def _refuse_if_wrong(report: ParityReport, options: ConvertOptions) -> tuple[str, ...]:
+    """Raise VerificationError on a wrong model; where it is kept all the same, say so in a note."""
+    if report.ok:
+        return ()
+    if options.precision == "int8" and options.force:
+        return ("int8 is further from the checkpoint than its bounds allow; --force kept it",)
+    remedy = "--no-verify would skip the comparison"
+    if options.precision == "int8":
+        remedy = "--precision bf16, f16 or f32 is closer, --force would keep it as it is"
+    raise VerificationError(
+        "The compiled model does not compute what its checkpoint computes:\n"
+        + "\n".join(report.summary())
+        + f"\nNothing was written; {remedy}."
+    )
 
 
 def _first_difference(ours: WhisperSpec, theirs: WhisperSpec) -> str:

@@ -206,10 +206,11 @@ def _encoder_stages(
     missing = [name for name in theirs if name not in ours]
     if missing:
         raise VerificationError(f"The compiled model does not show {', '.join(missing)}.")
-    return [
-        compare(name, ours[name][0], value, bounds.encoder if name == "encoder" else bounds.layers)
-        for name, value in theirs.items()
-    ]
+    stages = []
+    for name, value in theirs.items():
+        bound = bounds.encoder if name == "encoder" else bounds.layers
+        stages.append(compare(name, ours[name][0], value, bound, rms=bounds.rms))
+    return stages
 
 
 def _cross_kv_stages(
@@ -225,7 +226,9 @@ def _cross_kv_stages(
     stages = []
     for layer, pairs in enumerate(zip(ours, theirs, strict=True)):
         name = f"cross_kv.layers.{layer}"
-        errors = [compare(name, a, b, bounds.encoder) for a, b in zip(*pairs, strict=True)]
+        errors = [
+            compare(name, a, b, bounds.encoder, rms=bounds.rms) for a, b in zip(*pairs, strict=True)
+        ]
         stages.append(worst_of(name, errors))
     return stages
 

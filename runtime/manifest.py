@@ -45,7 +45,7 @@ class TargetEntry:
         arch: "host", a CPU level ("x86-64-v3"), or a GPU architecture ("sm_90a").
         cpu_features: /proc/cpuinfo flags the code needs; empty for a GPU.
         cpu_model: the CPU a "host" target was compiled on, for people; it is not checked.
-        precision: "f32", "bf16", "f16": names the weights it takes.
+        precision: "f32", "bf16", "f16", "int8": names the weights it takes.
         kv_dtype: element type of its attention caches, for example "float32".
         mef: path of the compiled file, relative to the artifact.
         graphs: its entry points.

@@ -5,6 +5,7 @@ of the models are used to call the kernels, with caches of 2 layers, 3 slots and
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from tiny_layouts import to_bfloat16
 from tiny_model import tiny_model
 
-from mwc.compiler.graphs import layers, vad
+from mwc.compiler.graphs import layers, layers_int8, vad
 from mwc.compiler.graphs.entry_points import load_kernels
-from mwc.compiler.graphs.scope import DTYPES, KERNELS, Plan
+from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.decoder import (
     AUDIO_KEY_SHAPE,
@@ -33,6 +34,9 @@ Build = Callable[..., Any]
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16")
 LAYERS, SLOTS, HEADS = 2, 3, 2
 STATE = 64 * HEADS
+MLP = 4 * STATE
+FRAMES = 26
+"""Frames of the convolutions' input."""
 
 SPEC = tiny_model(heads=HEADS, layers=LAYERS).spec
 
@@ -73,6 +77,22 @@ def unpack_keys(packed: Array) -> Array:
     return packed.swapaxes(-1, -2).reshape(*outer, blocks * lanes, size)
 
 
+def _decoder_layer() -> dict[str, tuple[Any, ...]]:
+    """(dtype, *sizes) of a decoder layer's weights by name, in the order that the kernel takes."""
+    sizes = {"self_attn.qkv": (3 * STATE, STATE), "fc1": (MLP, STATE), "fc2": (STATE, MLP)}
+    types: dict[str, tuple[Any, ...]] = {}
+    for norm, *linears in layers_int8.DECODER_LAYER_PARTS:
+        types |= {f"{norm}.weight": ("float32", STATE), f"{norm}.bias": ("float32", STATE)}
+        for name in linears:
+            n, k = sizes.get(name, (STATE, STATE))
+            types[f"{name}.weight"] = ("int8", n // 16, k // 4, 16, 4)
+            types |= {f"{name}.scale": ("float32", n), f"{name}.bias": ("float32", n)}
+    return types
+
+
+DECODER_LAYER = _decoder_layer()
+
+
 class Kernels:
     """The compiled graphs: `kernels.run(name, *arrays)`; what a graph writes to is a Buffer."""
 
@@ -84,8 +104,11 @@ class Kernels:
         for dtype in WEIGHT_DTYPES:
             self._add_products(dtype)
             self._add_attention(dtype)
-        self._add("matmul", layers.linear, x3("k"), ("float32", "n", "k"))
+        self._add_int8()
+        self._add_decoder_layer()
+        self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
+        self._add("encoder_attention.bf16", attention_bf16, x3(3 * STATE))
         vocab = SPEC.model.n_vocab
         self._add(
             "choose", layers.choose,
@@ -112,26 +135,108 @@ class Kernels:
 
         def norm_linear(gelu: bool) -> Build:
             return lambda plan, x, g, b, w, bias: layers.norm_linear(
-                plan, x, (g, b), w, bias, gelu=gelu
+                plan, x, (g, b), Matrix(w), bias, gelu=gelu
             )
 
         def norm_logits(plan: Plan, x: Any, g: Any, b: Any, w: Any) -> Any:
-            return layers.norm_logits(plan, x, (g, b), w)
+            return layers.norm_logits(plan, x, (g, b), Matrix(w))
+
+        def linear_residual(plan: Plan, x: Any, w: Any, bias: Any, residual: Any) -> Any:
+            return layers.linear_residual(plan, x, Matrix(w), bias, residual)
 
         def with_residual(plan: Plan, x: Any, w: Any, bias: Any, residual: Any) -> Any:
-            return layers.linear(plan, x, w, bias, residual=residual)
+            return layers.linear(plan, x, Matrix(w), bias, residual=residual)
+
+        def with_bias(plan: Plan, x: Any, w: Any, bias: Any) -> Any:
+            return layers.linear(plan, x, Matrix(w), bias)
 
         def with_gelu(plan: Plan, x: Any, w: Any, bias: Any) -> Any:
-            return layers.linear(plan, x, w, bias, gelu=True)
+            return layers.linear(plan, x, Matrix(w), bias, gelu=True)
 
         normed = (x, vector, vector, weight, bias)
         self._add(f"norm_linear.{dtype}", norm_linear(gelu=False), *normed)
         self._add(f"norm_linear_gelu.{dtype}", norm_linear(gelu=True), *normed)
-        self._add(f"linear_residual.{dtype}", layers.linear_residual, x, weight, bias, residual)
+        self._add(f"linear_residual.{dtype}", linear_residual, x, weight, bias, residual)
         self._add(f"norm_logits.{dtype}", norm_logits, x, vector, vector, weight)
-        self._add(f"matmul_bias.{dtype}", layers.linear, x3("k"), weight, bias)
+        self._add(f"matmul_bias.{dtype}", with_bias, x3("k"), weight, bias)
         self._add(f"matmul_gelu.{dtype}", with_gelu, x3("k"), weight, bias)
         self._add(f"matmul_residual.{dtype}", with_residual, x3("k"), weight, bias, x3("n"))
+
+    def _add_int8(self) -> None:
+        """The products with int8 weights: x, packed values, scale [n], then the rest."""
+        vector, column = ("float32", "n"), ("float32", "k")
+        weight = ("int8", "blocks", "quads", 16, 4), vector
+
+        def norm_linear(gelu: bool) -> Build:
+            return lambda plan, x, w, s, bias, g, b: layers.norm_linear(
+                plan, x, (g, b), Matrix(w, s), bias, gelu=gelu
+            )
+
+        def norm_logits(plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any) -> Any:
+            return layers.norm_logits(plan, x, (g, b), Matrix(w, s, c))
+
+        def embed(plan: Plan, t: Any, p: Any, w: Any, s: Any, c: Any, table: Any) -> Any:
+            return layers.embed(plan, t, p, Matrix(w, s, c), table)
+
+        def linear_residual(plan: Plan, x: Any, w: Any, s: Any, bias: Any, residual: Any) -> Any:
+            return layers.linear_residual(plan, x, Matrix(w, s), bias, residual)
+
+        def linear(gelu: bool) -> Build:
+            return lambda plan, x, w, s, bias: layers.linear(plan, x, Matrix(w, s), bias, gelu=gelu)
+
+        def with_norm(gelu: bool) -> Build:
+            return lambda plan, x, w, s, bias, g, b: layers.linear(
+                plan, x, Matrix(w, s), bias, gelu=gelu, norm=(g, b)
+            )
+
+        def with_residual(plan: Plan, x: Any, w: Any, s: Any, bias: Any, residual: Any) -> Any:
+            return layers.linear(plan, x, Matrix(w, s), bias, residual=residual)
+
+        def conv(stride: int) -> Build:
+            return lambda plan, x, w, s, bias: layers_int8.convolution(
+                plan, x, Matrix(w, s), bias, stride=stride
+            )
+
+        def feed_forward(plan: Plan, x: Any, g: Any, b: Any, *layer: Any) -> Any:
+            w1, s1, bias1, w2, s2, bias2 = layer
+            first, second = (Matrix(w1, s1), bias1), (Matrix(w2, s2), bias2)
+            return layers.feed_forward(plan, x, (g, b), first, second)
+
+        few, many = (("float32", "m", "k"), *weight), (x3("k"), *weight)
+        normed = (vector, column, column)
+        self._add("norm_linear.int8", norm_linear(gelu=False), *few, *normed)
+        self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, *normed)
+        self._add("linear_residual.int8", linear_residual, *few, vector, ("float32", "m", "n"))
+        self._add("norm_logits.int8", norm_logits, *few, column, column, column)
+        ids = ("int32", "m")
+        self._add("embed.int8", embed, ids, ids, *weight, column, ("float32", "rows", "k"))
+        self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
+        self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)
+        self._add("norm_matmul.int8", with_norm(gelu=False), *many, *normed)
+        self._add("norm_matmul_gelu.int8", with_norm(gelu=True), *many, *normed)
+        self._add("matmul_residual.int8", with_residual, *many, vector, x3("n"))
+        for stride in (1, 2):
+            frames = ("float32", "b", FRAMES, "k")
+            self._add(f"conv{stride}.int8", conv(stride), frames, *weight, vector)
+        wide = ("int8", "h_blocks", "k_quads", 16, 4), ("float32", "h"), ("float32", "h")
+        self._add(
+            "feed_forward.int8", feed_forward, x3("k"), column, column, *wide, *weight, vector
+        )
+
+    def _add_decoder_layer(self) -> None:
+        """A whole decoder layer: caches, x, rows, positions, windows, layer, its weights."""
+
+        def build(plan: Plan, sk: Any, sv: Any, ck: Any, cv: Any, x: Any, *rest: Any) -> Any:
+            weights = LayerWeights(tuple(DECODER_LAYER), rest[4:])
+            return layers_int8.decoder_layer(plan, (sk, sv, ck, cv), x, rest[:4], weights)
+
+        ids, weights = ("int32", "m"), DECODER_LAYER.values()
+        text = self._caches("float16", TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
+        audio = self._caches("float16", AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+        x = ("float32", "m", STATE)
+        self._add(
+            "decoder_layer.int8", build, *text, *audio, x, ids, ids, ids, ("int32", 1), *weights
+        )
 
     def _add_attention(self, dtype: str) -> None:
         text = self._caches(dtype, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
@@ -195,6 +300,16 @@ class Kernels:
             ]
             result = build(self._plan, *values)
             graph.output(*(result if isinstance(result, tuple) else (result,)))
+
+
+def matmul(plan: Plan, x: Any, w: Any) -> Any:
+    """A product for many rows without a bias."""
+    return layers.linear(plan, x, Matrix(w))
+
+
+def attention_bf16(plan: Plan, qkv: Any) -> Any:
+    """The encoder's attention as artifacts of less than float32 have it."""
+    return layers.encoder_attention(replace(plan, cache="float16"), qkv)
 
 
 def x3(width: str | int) -> tuple[str | int, ...]:

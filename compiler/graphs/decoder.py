@@ -9,10 +9,10 @@ token, `prefill` a prompt, `logits` and `align` a whole transcript.
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
-from mwc.compiler.graphs import layers
+from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.encoder import cross_caches
 from mwc.compiler.graphs.scope import (
-    DTYPES,
+    LayerWeights,
     Plan,
     Scope,
     input_type,
@@ -218,21 +218,21 @@ def _choose(scope: Scope, logits: TensorValue, values: dict[str, Value]) -> list
 
 def _logits(scope: Scope, x: TensorValue) -> TensorValue:
     norm = scope.weight("decoder.layer_norm.weight"), scope.weight("decoder.layer_norm.bias")
-    return layers.norm_logits(scope.plan, x, norm, scope.weight("decoder.embed_tokens.weight"))
+    return layers.norm_logits(scope.plan, x, norm, scope.matrix("decoder.embed_tokens"))
 
 
 def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:
     """Embed and run every layer: last hidden states, and each layer's cross-attention queries."""
     tokens, rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS)
     caches = [values[spec.name].buffer for spec in _caches(scope.plan)]
-    dtype = DTYPES[scope.plan.activations]
-    token_rows = ops.gather(scope.weight("decoder.embed_tokens.weight"), tokens, 0)
-    position_rows = ops.gather(scope.weight("decoder.embed_positions.weight"), positions, 0)
-    x = layers.cast(token_rows, dtype) + layers.cast(position_rows, dtype)
+    table = scope.weight("decoder.embed_positions.weight")
+    embedding = scope.matrix("decoder.embed_tokens")
+    x = layers.embed(scope.plan, tokens, positions, embedding, table)
     layer_graph = _layer_subgraph(scope, x.type)
     queries = []
     for i in range(scope.plan.model.n_text_layer):
-        weights = scope.layer_weights(f"decoder.layers.{i}", LAYER_WEIGHTS)
+        prefix = f"decoder.layers.{i}"
+        weights = scope.layer_weights(prefix, scope.plan.with_scales(prefix, LAYER_WEIGHTS))
         layer = scope.constant_ids([i])
         called = ops.call(layer_graph, x, rows, positions, windows, layer, *caches, *weights)
         x, query = outputs_of(called)
@@ -242,14 +242,15 @@ def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, li
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
-    plan = scope.plan
+    plan, prefix = scope.plan, "decoder.layers.0"
+    names = plan.with_scales(prefix, LAYER_WEIGHTS)
     per_token = [tensor_type(spec, plan.device) for spec in TOKEN_INPUTS[1:]]
     input_types = [
         x_type,
         *per_token,
         TensorType(DType.int32, [1], plan.device),
         *(input_type(spec, plan.device) for spec in _caches(plan)),
-        *(tensor_type(plan.weights[f"decoder.layers.0.{w}"], plan.device) for w in LAYER_WEIGHTS),
+        *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
     ]
     with scope.graph.add_subgraph(
         f"{scope.graph.name}_decoder_layer",
@@ -259,20 +260,21 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
     ) as subgraph:
         x, rows, positions, windows, layer = (value.tensor for value in subgraph.inputs[:5])
         self_k, self_v, cross_k, cross_v = (value.buffer for value in subgraph.inputs[5:9])
-        weights = outputs_of(subgraph.inputs[9 : len(input_types)])
-        w = dict(zip(LAYER_WEIGHTS, weights, strict=True))
-
-        def pair(name: str) -> tuple[TensorValue, TensorValue]:
-            return w[f"{name}.weight"], w[f"{name}.bias"]
-
-        qkv = layers.norm_linear(plan, x, pair("self_attn_layer_norm"), *pair("self_attn.qkv"))
+        w = LayerWeights(names, outputs_of(subgraph.inputs[9 : len(input_types)]))
+        tokens = (rows, positions, windows, layer)
+        if w.matrix("fc1").scale is not None:
+            caches = (self_k, self_v, cross_k, cross_v)
+            subgraph.output(*layers_int8.decoder_layer(plan, caches, x, tokens, w))
+            return subgraph
+        norm = w.norm("self_attn_layer_norm")
+        qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
         mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer)
-        x = layers.linear_residual(plan, mixed, *pair("self_attn.out_proj"), x)
-        query = layers.norm_linear(
-            plan, x, pair("encoder_attn_layer_norm"), *pair("encoder_attn.q_proj")
-        )
+        x = layers.linear_residual(plan, mixed, *w.linear("self_attn.out_proj"), x)
+        norm = w.norm("encoder_attn_layer_norm")
+        query = layers.norm_linear(plan, x, norm, *w.linear("encoder_attn.q_proj"))
         mixed = layers.cross_attention(plan, (cross_k, cross_v), query, windows, layer)
-        x = layers.linear_residual(plan, mixed, *pair("encoder_attn.out_proj"), x)
-        hidden = layers.norm_linear(plan, x, pair("final_layer_norm"), *pair("fc1"), gelu=True)
-        subgraph.output(layers.linear_residual(plan, hidden, *pair("fc2"), x), query)
+        x = layers.linear_residual(plan, mixed, *w.linear("encoder_attn.out_proj"), x)
+        norm = w.norm("final_layer_norm")
+        hidden = layers.norm_linear(plan, x, norm, *w.linear("fc1"), gelu=True)
+        subgraph.output(layers.linear_residual(plan, hidden, *w.linear("fc2"), x), query)
     return subgraph

@@ -7,8 +7,15 @@ not grow with depth. `trace` is the same computation with every stage as an outp
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
-from mwc.compiler.graphs import layers
-from mwc.compiler.graphs.scope import DTYPES, Plan, Scope, outputs_of, tensor_type
+from mwc.compiler.graphs import layers, layers_int8
+from mwc.compiler.graphs.scope import (
+    DTYPES,
+    LayerWeights,
+    Plan,
+    Scope,
+    outputs_of,
+    tensor_type,
+)
 from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE
 from mwc.runtime.spec import TensorSpec
 
@@ -92,9 +99,7 @@ def build_encode(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     windows = values["windows"].tensor
     caches: tuple[BufferValue, BufferValue] = (values["cross_k"].buffer, values["cross_v"].buffer)
     for i in range(scope.plan.model.n_text_layer):
-        prefix = f"decoder.layers.{i}.encoder_attn.kv"
-        weight, bias = scope.layer_weights(prefix, ("weight", "bias"))
-        kv = layers.linear(scope.plan, states, weight, bias)
+        kv = layers.linear(scope.plan, states, *scope.linear(f"decoder.layers.{i}.encoder_attn.kv"))
         layer = scope.constant_ids([i])
         layers.store_cross_kv(scope.plan, caches, kv, windows, layer)
     return [layers.cast(states, DType.float32)]
@@ -112,7 +117,8 @@ def _stages(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     stages = [log_mel, x]
     layer = _layer_subgraph(scope, x.type)
     for i in range(scope.plan.model.n_audio_layer):
-        weights = scope.layer_weights(f"encoder.layers.{i}", LAYER_WEIGHTS)
+        prefix = f"encoder.layers.{i}"
+        weights = scope.layer_weights(prefix, scope.plan.with_scales(prefix, LAYER_WEIGHTS))
         x = outputs_of(ops.call(layer, x, *weights))[0]
         stages.append(x)
     norm = scope.layer_weights("encoder.layer_norm", ("weight", "bias"))
@@ -142,24 +148,23 @@ def _convolutions(scope: Scope, x: TensorValue) -> TensorValue:
     Each is one matmul over three neighbouring frames side by side; the weights are stored as
     [out, 3 * in], tap by tap.
     """
+    positions = layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
+    first, second = scope.linear("encoder.conv1"), scope.linear("encoder.conv2")
+    if first[0].scale is not None:
+        x = layers_int8.convolution(scope.plan, x, *first, stride=1)
+        return layers_int8.convolution(scope.plan, x, *second, stride=2) + positions
     batch, frames, _ = x.shape
     x = _pad_frames(x)
     count = int(frames)
     taps = [x[:, tap : tap + count, :] for tap in range(3)]
-    x = _conv_matmul(scope, ops.concat(taps, axis=-1), "encoder.conv1")
+    x = layers.linear(scope.plan, ops.concat(taps, axis=-1), *first, gelu=True)
 
     # Stride 2: taps 0 and 1 of output t are frames 2t, 2t + 1, which lie together in memory.
     state = int(x.shape[-1])
     half = count // 2
     pairs = ops.reshape(_pad_frames(x), [batch, half + 1, 2 * state])
     triples = ops.concat([pairs[:, :half, :], pairs[:, 1:, :state]], axis=-1)
-    x = _conv_matmul(scope, triples, "encoder.conv2")
-    return x + layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
-
-
-def _conv_matmul(scope: Scope, taps: TensorValue, name: str) -> TensorValue:
-    weight, bias = scope.layer_weights(name, ("weight", "bias"))
-    return layers.linear(scope.plan, taps, weight, bias, gelu=True)
+    return layers.linear(scope.plan, triples, *second, gelu=True) + positions
 
 
 def _pad_frames(x: TensorValue) -> TensorValue:
@@ -168,11 +173,12 @@ def _pad_frames(x: TensorValue) -> TensorValue:
 
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
-    """One encoder layer as a subgraph: (x, *LAYER_WEIGHTS) -> x."""
-    plan = scope.plan
+    """One encoder layer as a subgraph: (x, weights, their scales) -> x."""
+    plan, prefix = scope.plan, "encoder.layers.0"
+    names = plan.with_scales(prefix, LAYER_WEIGHTS)
     input_types = [
         x_type,
-        *(tensor_type(plan.weights[f"encoder.layers.0.{w}"], plan.device) for w in LAYER_WEIGHTS),
+        *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
     ]
     with scope.graph.add_subgraph(
         f"{scope.graph.name}_encoder_layer",
@@ -181,16 +187,11 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
         devices=[plan.device],
     ) as subgraph:
         x, *weights = outputs_of(subgraph.inputs[: len(input_types)])
-        w = dict(zip(LAYER_WEIGHTS, weights, strict=True))
-
-        def pair(name: str) -> tuple[TensorValue, TensorValue]:
-            return w[f"{name}.weight"], w[f"{name}.bias"]
-
-        normed = layers.layer_norm(x, *pair("self_attn_layer_norm"))
-        qkv = layers.linear(plan, normed, *pair("self_attn.qkv"))
+        w = LayerWeights(names, weights)
+        norm = w.norm("self_attn_layer_norm")
+        qkv = layers.linear(plan, x, *w.linear("self_attn.qkv"), norm=norm)
         mixed = layers.encoder_attention(plan, qkv)
-        x = layers.linear(plan, mixed, *pair("self_attn.out_proj"), residual=x)
-        normed = layers.layer_norm(x, *pair("final_layer_norm"))
-        hidden = layers.linear(plan, normed, *pair("fc1"), gelu=True)
-        subgraph.output(layers.linear(plan, hidden, *pair("fc2"), residual=x))
+        x = layers.linear(plan, mixed, *w.linear("self_attn.out_proj"), residual=x)
+        norm = w.norm("final_layer_norm")
+        subgraph.output(layers.feed_forward(plan, x, norm, w.linear("fc1"), w.linear("fc2")))
     return subgraph

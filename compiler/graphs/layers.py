@@ -1,14 +1,15 @@
 """The layers of Whisper, each once, for CPU and GPU: what differs between devices is only here.
 
 On a CPU matrix products and attention are mwc's kernels, which sum in f32 whatever the weight's
-dtype: one kind for many rows (the encoder), one for few (decoding). On a GPU products are MAX's
-own ops. Weights are [out, in] as in the checkpoint.
+dtype: one kind for many rows (the encoder), one for few (decoding), both once more for int8
+weights, whose sums are whole numbers. On a GPU products are MAX's own ops.
 """
 
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
-from mwc.compiler.graphs.scope import Plan
+from mwc.compiler.graphs import layers_int8
+from mwc.compiler.graphs.scope import DTYPES, Linear, Matrix, Norm, Plan, custom
 
 LAYER_NORM_EPSILON = 1e-5
 """torch.nn.LayerNorm's default, which Whisper uses throughout (openai/whisper model.py)."""
@@ -22,39 +23,47 @@ def cast(x: TensorValue, dtype: DType) -> TensorValue:
 def linear(
     plan: Plan,
     x: TensorValue,
-    weight: TensorValue,
+    weight: Matrix,
     bias: TensorValue | None = None,
     *,
     gelu: bool = False,
     residual: TensorValue | None = None,
+    norm: Norm | None = None,
 ) -> TensorValue:
-    """act(x @ weight.T + bias) + residual for many rows: [b, t, in] -> [b, t, out].
+    """act(norm(x) @ weight.T + bias) + residual for many rows: [b, t, in] -> [b, t, out].
 
-    Either `gelu` or `residual` may be given, and each only with a bias.
+    Either `gelu` or `residual` may be given, and each only with a bias; int8 needs a bias.
     """
+    if weight.scale is not None:
+        assert bias is not None
+        return layers_int8.linear(plan, x, weight, bias, gelu, residual, norm)
+    x = x if norm is None else layer_norm(x, *norm)
     if plan.on_gpu:
-        y = _matmul(x, weight, bias)
+        y = _matmul(x, weight.values, bias)
         y = ops.gelu(y) if gelu else y
         return y if residual is None else residual + y
-    output = TensorType(DType.float32, [*x.shape[:2], weight.shape[0]], plan.device)
+    output = TensorType(DType.float32, [*x.shape[:2], weight.n_out], plan.device)
     if bias is None:
-        return _custom("mwc_matmul", plan, [x, weight], output)
+        return custom("mwc_matmul", plan, [x, weight.values], output)
     if residual is not None:
-        return _custom("mwc_matmul_residual", plan, [x, weight, bias, residual], output)
-    return _custom("mwc_matmul_bias", plan, [x, weight, bias], output, activation=int(gelu))
+        return custom("mwc_matmul_residual", plan, [x, weight.values, bias, residual], output)
+    return custom("mwc_matmul_bias", plan, [x, weight.values, bias], output, activation=int(gelu))
+
+
+def feed_forward(
+    plan: Plan, x: TensorValue, norm: Norm, first: Linear, second: Linear
+) -> TensorValue:
+    """x + second(GELU(first(norm(x)))) for many rows: [b, t, state] -> [b, t, state]."""
+    if first[0].scale is not None:
+        return layers_int8.feed_forward(plan, x, norm, first, second)
+    hidden = linear(plan, x, *first, gelu=True, norm=norm)
+    return linear(plan, hidden, *second, residual=x)
 
 
 def _matmul(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """x @ weight.T + bias by MAX's own ops, in x's dtype."""
     y = x @ ops.transpose(cast(weight, x.dtype), 0, 1)
     return y if bias is None else y + cast(bias, x.dtype)
-
-
-def _custom(
-    name: str, plan: Plan, inputs: list[TensorValue], output: TensorType, **parameters: int
-) -> TensorValue:
-    """One of mwc's kernels with one output."""
-    return ops.custom(name, plan.device, inputs, [output], parameters=parameters)[0].tensor
 
 
 def layer_norm(x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
@@ -77,7 +86,8 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     state = int(width) // 3
     if not plan.on_gpu:
         output = TensorType(DType.float32, [batch, time, state], plan.device)
-        return _custom("mwc_encoder_attention", plan, [qkv], output)
+        bf16 = int(plan.bf16_attention)
+        return custom("mwc_encoder_attention", plan, [qkv], output, bf16=bf16)
     heads = plan.model.n_audio_head
     q, k, v = (split_heads(part, heads) for part in ops.split(qkv, [state] * 3, -1))
     mixed = ops.softmax(q @ ops.transpose(k, 2, 3)) @ v
@@ -87,39 +97,61 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
 def norm_linear(
     plan: Plan,
     x: TensorValue,
-    norm: tuple[TensorValue, TensorValue],
-    weight: TensorValue,
+    norm: Norm,
+    weight: Matrix,
     bias: TensorValue,
     *,
     gelu: bool = False,
 ) -> TensorValue:
     """act(layer_norm(x) @ weight.T + bias) for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        y = _matmul(layer_norm(x, *norm), weight, bias)
+        y = _matmul(layer_norm(x, *norm), weight.values, bias)
         return ops.gelu(y) if gelu else y
-    output = TensorType(DType.float32, [x.shape[0], weight.shape[0]], plan.device)
-    inputs = [x, *norm, weight, bias]
-    return _custom("mwc_norm_linear", plan, inputs, output, activation=int(gelu))
+    output = TensorType(DType.float32, [x.shape[0], weight.n_out], plan.device)
+    inputs = [x, *norm, *weight.parts(), bias]
+    return custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))
 
 
 def linear_residual(
-    plan: Plan, x: TensorValue, weight: TensorValue, bias: TensorValue, residual: TensorValue
+    plan: Plan, x: TensorValue, weight: Matrix, bias: TensorValue, residual: TensorValue
 ) -> TensorValue:
     """residual + x @ weight.T + bias for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        return residual + _matmul(x, weight, bias)
+        return residual + _matmul(x, weight.values, bias)
     output = TensorType(DType.float32, residual.shape, plan.device)
-    return _custom("mwc_linear_residual", plan, [x, weight, bias, residual], output)
+    inputs = [x, *weight.parts(), bias, residual]
+    return custom(_kernel("mwc_linear_residual", weight), plan, inputs, output)
 
 
-def norm_logits(
-    plan: Plan, x: TensorValue, norm: tuple[TensorValue, TensorValue], embedding: TensorValue
-) -> TensorValue:
+def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> TensorValue:
     """The LM head, tied to the token embedding: [n, state] -> float32 [n, n_vocab]."""
     if plan.on_gpu:
-        return cast(_matmul(layer_norm(x, *norm), embedding), DType.float32)
-    output = TensorType(DType.float32, [x.shape[0], embedding.shape[0]], plan.device)
-    return _custom("mwc_norm_logits", plan, [x, *norm, embedding], output)
+        return cast(_matmul(layer_norm(x, *norm), embedding.values), DType.float32)
+    output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
+    inputs = [x, *norm, *embedding.parts()]
+    return custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
+
+
+def embed(
+    plan: Plan,
+    tokens: TensorValue,
+    positions: TensorValue,
+    embedding: Matrix,
+    table: TensorValue,
+) -> TensorValue:
+    """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
+    if embedding.scale is not None:
+        output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
+        inputs = [tokens, positions, *embedding.parts(), table]
+        return custom("mwc_embed_int8", plan, inputs, output)
+    dtype = DTYPES[plan.activations]
+    token_rows = cast(ops.gather(embedding.values, tokens, 0), dtype)
+    return token_rows + cast(ops.gather(table, positions, 0), dtype)
+
+
+def _kernel(name: str, weight: Matrix) -> str:
+    """The kernel of that name for the matrix's kind."""
+    return name if weight.scale is None else f"{name}_int8"
 
 
 def self_attention(

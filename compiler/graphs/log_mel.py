@@ -12,7 +12,7 @@ from max.dtype import DType
 from max.graph import TensorValue, Value, ops
 
 from mwc.compiler.graphs import layers
-from mwc.compiler.graphs.scope import Plan, Scope
+from mwc.compiler.graphs.scope import Matrix, Plan, Scope
 from mwc.runtime.decoder import PIECE_FRAMES, PIECE_SAMPLES
 from mwc.runtime.spec import TensorSpec, exact_div
 
@@ -46,10 +46,10 @@ def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
         ],
         axis=-1,
     )
-    spectrum = layers.linear(scope.plan, frames, scope.weight("log_mel.dft"))
+    spectrum = layers.linear(scope.plan, frames, Matrix(scope.weight("log_mel.dft")))
     bins = exact_div(int(spectrum.shape[-1]), 2)
     real, imaginary = ops.split(spectrum, [bins, bins], -1)
     power = real * real + imaginary * imaginary
-    mel = layers.linear(scope.plan, power, scope.weight("log_mel.filters"))
+    mel = layers.linear(scope.plan, power, Matrix(scope.weight("log_mel.filters")))
     floored = ops.max(mel, scope.constant(MEL_FLOOR, DType.float32))
     return [ops.log(floored) * scope.constant(1.0 / math.log(10.0), DType.float32)]

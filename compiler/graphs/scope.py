@@ -11,8 +11,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from max.dtype import DType
-from max.graph import BufferType, DeviceRef, Graph, TensorType, TensorValue, Value, Weight, ops
+from max.graph import (
+    BufferType,
+    DeviceRef,
+    Dim,
+    Graph,
+    TensorType,
+    TensorValue,
+    Value,
+    Weight,
+    ops,
+)
 
+from mwc.compiler.weights import scale_name
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
@@ -23,7 +34,62 @@ DTYPES = {
     "bfloat16": DType.bfloat16,
     "float16": DType.float16,
     "int32": DType.int32,
+    "int8": DType.int8,
 }
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The weights of a linear layer.
+
+    Attributes:
+        values: [out, in] as in the checkpoint; or int8, packed as `weights.pack_int8` does.
+        scale: float32 [out] where the values are int8, else None.
+        column_scale: float32 [in] where they have one too: what each input is multiplied by.
+    """
+
+    values: TensorValue
+    scale: TensorValue | None = None
+    column_scale: TensorValue | None = None
+
+    def parts(self) -> list[TensorValue]:
+        """The matrix as its kernel takes it."""
+        given = (self.values, self.scale, self.column_scale)
+        return [part for part in given if part is not None]
+
+    @property
+    def n_out(self) -> Dim:
+        """How many outputs the layer has."""
+        return (self.values if self.scale is None else self.scale).shape[0]
+
+
+Linear = tuple[Matrix, TensorValue]
+"""A linear layer: its matrix and its bias [out]."""
+
+Norm = tuple[TensorValue, TensorValue]
+"""A layer norm: its weight and its bias."""
+
+
+class LayerWeights:
+    """Weights by name, and the scales of those that are int8 matrices."""
+
+    def __init__(self, names: Sequence[str], values: Sequence[TensorValue]) -> None:
+        self._values = dict(zip(names, values, strict=True))
+
+    def matrix(self, name: str) -> Matrix:
+        """The matrix of a layer, for example "fc1"."""
+        kinds = ("scale", "column_scale")
+        return Matrix(
+            self._values[f"{name}.weight"], *(self._values.get(f"{name}.{k}") for k in kinds)
+        )
+
+    def linear(self, name: str) -> Linear:
+        """A linear layer."""
+        return self.matrix(name), self._values[f"{name}.bias"]
+
+    def norm(self, name: str) -> Norm:
+        """A layer norm's weight and bias."""
+        return self._values[f"{name}.weight"], self._values[f"{name}.bias"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +122,16 @@ class Plan:
         """Whether the graphs run on a GPU."""
         return bool(self.device.is_gpu())
 
+    @property
+    def bf16_attention(self) -> bool:
+        """Whether the encoder's attention may multiply in bf16: with weights of less than f32."""
+        return self.cache != "float32"
+
+    def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:
+        """`names`, and the scales of those that are int8 matrices."""
+        scales = [scale_name(name, k) for name in names for k in ("scale", "column_scale")]
+        return (*names, *(s for s in scales if f"{prefix}.{s}" in self.weights))
+
 
 class Scope:
     """One graph under construction, inside its `with Graph(...)` block."""
@@ -83,6 +159,21 @@ class Scope:
         """The weights `prefix.name` for each of `names`."""
         return [self.weight(f"{prefix}.{name}") for name in names]
 
+    def weights(self, prefix: str, names: Sequence[str]) -> LayerWeights:
+        """The weights `prefix.name` for each of `names`, and their scales."""
+        names = self.plan.with_scales(prefix, names)
+        return LayerWeights(names, self.layer_weights(prefix, names))
+
+    def matrix(self, name: str) -> Matrix:
+        """The matrix of one layer, for example "decoder.embed_tokens"."""
+        prefix, _, last = name.rpartition(".")
+        return self.weights(prefix, (f"{last}.weight",)).matrix(last)
+
+    def linear(self, name: str) -> Linear:
+        """One linear layer."""
+        prefix, _, last = name.rpartition(".")
+        return self.weights(prefix, (f"{last}.weight", f"{last}.bias")).linear(last)
+
     def constant(self, value: npt.NDArray[np.generic] | float | int, dtype: DType) -> TensorValue:
         """A constant on the plan's device."""
         return ops.constant(value, dtype, self.plan.device)
@@ -107,3 +198,10 @@ def input_type(spec: TensorSpec, device: DeviceRef) -> TensorType | BufferType:
 def outputs_of(values: Sequence[Value]) -> list[TensorValue]:
     """The tensors an op or subgraph returned."""
     return [value.tensor for value in values]
+
+
+def custom(
+    name: str, plan: Plan, inputs: list[TensorValue], output: TensorType, **parameters: int
+) -> TensorValue:
+    """One of mwc's kernels with one output."""
+    return ops.custom(name, plan.device, inputs, [output], parameters=parameters)[0].tensor

@@ -5,8 +5,12 @@ Compiled into every artifact; nothing here is needed to run one.
 """
 
 from .linear import *
+from .linear_int8 import *
 from .matmul import *
-from .attention import *
+from .attention_ops import *
+from .decoder_layer_int8 import *
+from .matmul_int8 import *
+from .encoder_int8 import *
 from .encoder_attention import *
 from .cross_kv import *
 from .copy_rows import *

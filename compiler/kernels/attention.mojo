@@ -6,13 +6,9 @@ out of one chain of multiply-adds, and values [layer, slot, head, time, 64]. A t
 row stand together, in ascending positions. Queries arrive scaled by 1/8 = 64^-0.5.
 """
 
-import extensibility
-from extensibility import InputTensor, OutputTensor
-from extensibility import _MutableInputTensor as MutableInputTensor
-from max.gpu.host import DeviceContext
 from std.math import exp
 
-from .attention_gpu import alignment_scores_gpu, cross_attention_gpu, self_attention_gpu
+from .linear import SERIAL_WORK
 from .parallel import share
 
 comptime F32 = DType.float32
@@ -24,68 +20,122 @@ comptime KEY_BLOCK = HEAD * LANES
 comptime Vector = SIMD[F32, LANES]
 comptime MASKED = Float32(-1e30)
 """Score of a position that does not exist."""
+comptime TOGETHER = 4
+"""Tokens of one window that attend together."""
 comptime MAX_POSITIONS = 1504
 """1500 audio positions rounded up to whole blocks; text positions (448) are fewer."""
 
 
 @always_inline
-def scores_of[KV: DType](
+def scores_of[KV: DType, rows: Int](
     q: Pointer[Float32, _],
+    stride: Int,
     keys: Pointer[Scalar[KV], _],
     block: Int,
-) -> Vector:
-    """Scores of q[64] against the 16 keys of one block."""
+) -> Array[Vector, rows]:
+    """Scores of q[rows, 64], `stride` apart, against the 16 keys of one block."""
     var packed = keys.unsafe_offset(block * KEY_BLOCK)
-    var sums = Array[Vector, length=4](fill=Vector(0))
+    var sums = Array[Vector, length=4 * rows](fill=Vector(0))
     comptime for d in range(HEAD):
         var key = packed.unsafe_load[width=LANES](d * LANES).cast[F32]()
-        sums[d % 4] = key.fma(Vector(q[unsafe_offset=d]), sums[d % 4])
-    return (sums[0] + sums[1]) + (sums[2] + sums[3])
+        comptime for r in range(rows):
+            comptime j = 4 * r + d % 4
+            sums[j] = key.fma(Vector(q[unsafe_offset=r * stride + d]), sums[j])
+    var scores = Array[Vector, length=rows](fill=Vector(0))
+    comptime for r in range(rows):
+        scores[r] = (sums[4 * r] + sums[4 * r + 1]) + (sums[4 * r + 2] + sums[4 * r + 3])
+    return scores^
 
 
 @always_inline
-def attend[KV: DType](
+def mix_values[KV: DType, rows: Int, first: Int, width: Int](
+    mixed: Pointer[mut=True, Float32, _],
+    stride: Int,
+    values: Pointer[Scalar[KV], _],
+    scores: Pointer[Float32, _],
+    scale: Array[Float32, rows],
+    n: Int,
+):
+    """Part of `attend`: `width` registers of the head's 4, from `first` on.
+
+    Even and odd positions accumulate apart: two chains hide the latency of the multiply-adds.
+    """
+    var even = Array[Vector, length=rows * width](fill=Vector(0))
+    var odd = Array[Vector, length=rows * width](fill=Vector(0))
+    for t in range(0, n - 1, 2):
+        var value = values.unsafe_offset(t * HEAD + first * LANES)
+        comptime for i in range(width):
+            var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
+            var v_next = value.unsafe_load[width=LANES](HEAD + i * LANES).cast[F32]()
+            comptime for r in range(rows):
+                comptime j = r * width + i
+                even[j] = v.fma(Vector(scores[unsafe_offset=r * MAX_POSITIONS + t]), even[j])
+                odd[j] = v_next.fma(Vector(scores[unsafe_offset=r * MAX_POSITIONS + t + 1]), odd[j])
+    if n % 2 == 1:
+        var value = values.unsafe_offset((n - 1) * HEAD + first * LANES)
+        comptime for i in range(width):
+            var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
+            comptime for r in range(rows):
+                comptime j = r * width + i
+                even[j] = v.fma(Vector(scores[unsafe_offset=r * MAX_POSITIONS + n - 1]), even[j])
+    comptime for r in range(rows):
+        comptime for i in range(width):
+            comptime j = r * width + i
+            mixed.unsafe_store(r * stride + (first + i) * LANES, (even[j] + odd[j]) * scale[r])
+
+
+@always_inline
+def attend[KV: DType, rows: Int](
     mixed: Pointer[mut=True, Float32, _],
     q: Pointer[Float32, _],
+    stride: Int,
     keys: Pointer[Scalar[KV], _],
     values: Pointer[Scalar[KV], _],
     scores: Pointer[mut=True, Float32, _],
     n: Int,
 ):
-    """mixed[64] = softmax(q[64] · keysᵀ) · values over the first n positions of one head."""
-    var blocks = (n + LANES - 1) // LANES
-    var highest = Vector(MASKED)
-    for block in range(blocks):
-        var s = scores_of[KV](q, keys, block)
-        for lane in range(n - block * LANES, LANES):
-            s[lane] = MASKED
-        highest = max(highest, s)
-        scores.unsafe_store(block * LANES, s)
-    var top = highest.reduce_max()
-    var totals = Vector(0)
-    for block in range(blocks):
-        var e = exp(scores.unsafe_load[width=LANES](block * LANES) - top)
-        totals += e
-        scores.unsafe_store(block * LANES, e)
-    var scale = 1.0 / totals.reduce_add()
+    """mixed[rows, 64] = softmax(q[rows, 64] · keysᵀ) · values over the first n positions of a head.
 
-    # Even and odd positions accumulate apart: two chains hide the latency of the multiply-adds.
-    var even = Array[Vector, length=4](fill=Vector(0))
-    var odd = Array[Vector, length=4](fill=Vector(0))
-    for t in range(0, n - 1, 2):
-        var value = values.unsafe_offset(t * HEAD)
-        var p = Vector(scores[unsafe_offset=t])
-        var p_next = Vector(scores[unsafe_offset=t + 1])
-        comptime for i in range(4):
-            even[i] = value.unsafe_load[width=LANES](i * LANES).cast[F32]().fma(p, even[i])
-            odd[i] = value.unsafe_load[width=LANES](HEAD + i * LANES).cast[F32]().fma(p_next, odd[i])
-    if n % 2 == 1:
-        var value = values.unsafe_offset((n - 1) * HEAD)
-        var p = Vector(scores[unsafe_offset=n - 1])
-        comptime for i in range(4):
-            even[i] = value.unsafe_load[width=LANES](i * LANES).cast[F32]().fma(p, even[i])
-    comptime for i in range(4):
-        mixed.unsafe_store(i * LANES, (even[i] + odd[i]) * scale)
+    Rows of q and of mixed are `stride` apart; scores has room for [rows, MAX_POSITIONS]. A row's
+    sums do not depend on how many rows share the keys.
+    """
+    var blocks = (n + LANES - 1) // LANES
+    var highest = Array[Vector, length=rows](fill=Vector(MASKED))
+    for block in range(blocks):
+        var s = scores_of[KV, rows](q, stride, keys, block)
+        comptime for r in range(rows):
+            for lane in range(n - block * LANES, LANES):
+                s[r][lane] = MASKED
+            highest[r] = max(highest[r], s[r])
+            scores.unsafe_store(r * MAX_POSITIONS + block * LANES, s[r])
+    var scale = Array[Float32, length=rows](fill=0)
+    comptime for r in range(rows):
+        var top = highest[r].reduce_max()
+        var totals = Vector(0)
+        for block in range(blocks):
+            var at = r * MAX_POSITIONS + block * LANES
+            var e = exp(scores.unsafe_load[width=LANES](at) - top)
+            totals += e
+            scores.unsafe_store(at, e)
+        scale[r] = 1.0 / totals.reduce_add()
+    comptime if rows == 1:
+        mix_values[KV, rows, 0, 4](mixed, stride, values, scores, scale, n)
+    else:
+        mix_values[KV, rows, 0, 2](mixed, stride, values, scores, scale, n)
+        mix_values[KV, rows, 2, 2](mixed, stride, values, scores, scale, n)
+
+
+@always_inline
+def runs_of(ids: Pointer[Int32, _], n: Int, longest: Int) -> List[Int]:
+    """Where runs of at most `longest` equal neighbours begin in ids [n]; then n."""
+    var starts = List[Int]()
+    var begin = 0
+    for i in range(n):
+        if i == 0 or ids[unsafe_offset=i] != ids[unsafe_offset=i - 1] or i - begin == longest:
+            starts.append(i)
+            begin = i
+    starts.append(n)
+    return starts^
 
 
 @always_inline
@@ -103,170 +153,116 @@ def write_value[KV: DType](values: Pointer[mut=True, Scalar[KV], _], v: Pointer[
         values.unsafe_store(t * HEAD + i * LANES, v.unsafe_load[width=LANES](i * LANES).cast[KV]())
 
 
-@extensibility.register("mwc_self_attention")
-struct SelfAttention:
-    """Write each token's key and value at its position of its row, then attend up to it.
+@fieldwise_init
+struct CacheShape(Copyable, Movable):
+    """One layer of a pair of caches: elements of a slot's head in each, and the first slot's index.
 
-    Inputs: self_k, self_v (caches), qkv f32 [n, 3 * state], rows and positions int32 [n], layer
-    int32 [1]. Output f32 [n, state]. One task is one head of one run of tokens of the same row:
-    the run is causal in itself and touches nothing else.
+    `first`: how many slots the layers before it hold.
     """
 
-    @staticmethod
-    def execute[target: StaticString, KV: DType, ACT: DType](
-        output: OutputTensor[dtype=ACT, rank=2, ...],
-        self_k: MutableInputTensor[dtype=KV, rank=6, ...],
-        self_v: MutableInputTensor[dtype=KV, rank=5, ...],
-        qkv: InputTensor[dtype=ACT, rank=2, ...],
-        rows: InputTensor[dtype=DType.int32, rank=1, ...],
-        positions: InputTensor[dtype=DType.int32, rank=1, ...],
-        layer: InputTensor[dtype=DType.int32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        comptime if target == "gpu":
-            self_attention_gpu(output, self_k, self_v, qkv, rows, positions, layer, ctx)
-            return
-        var n = qkv.dim_size(0)
-        var heads = self_k.dim_size(2)
-        var state = heads * HEAD
-        var slots = self_k.dim_size(1)
-        var key_size = self_k.dim_size(3) * KEY_BLOCK
-        var value_size = self_v.dim_size(3) * HEAD
-        var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * slots
-        var out_ptr = output.unsafe_ptr().bitcast[Float32]()
-        var key_ptr = self_k.unsafe_ptr()
-        var value_ptr = self_v.unsafe_ptr()
-        var qkv_ptr = qkv.unsafe_ptr().bitcast[Float32]()
-        var row_ptr = rows.unsafe_ptr()
-        var position_ptr = positions.unsafe_ptr()
-
-        var starts = List[Int]()
-        for i in range(n):
-            if i == 0 or row_ptr[unsafe_offset=i] != row_ptr[unsafe_offset=i - 1]:
-                starts.append(i)
-        var runs = len(starts)
-        starts.append(n)
-        var start_ptr = starts.unsafe_ptr()
-
-        def head_of_run(item: Int) {var first, var heads, var state, var key_size, var value_size, var out_ptr, var key_ptr, var value_ptr, var qkv_ptr, var row_ptr, var position_ptr, var start_ptr}:
-            var run = item // heads
-            var head = item % heads
-            var begin = start_ptr[unsafe_offset=run]
-            var end = start_ptr[unsafe_offset=run + 1]
-            var slot = (first + Int(row_ptr[unsafe_offset=begin])) * heads + head
-            var keys = key_ptr.unsafe_offset(slot * key_size)
-            var values = value_ptr.unsafe_offset(slot * value_size)
-            var scores = Array[Float32, length=MAX_POSITIONS](fill=0)
-            for i in range(begin, end):
-                var q = qkv_ptr.unsafe_offset(i * 3 * state + head * HEAD)
-                var position = Int(position_ptr[unsafe_offset=i])
-                write_key[KV](keys, q.unsafe_offset(state), position)
-                write_value[KV](values, q.unsafe_offset(2 * state), position)
-                attend[KV](
-                    out_ptr.unsafe_offset(i * state + head * HEAD), q, keys, values,
-                    scores.unsafe_ptr(), position + 1,
-                )
-
-        share(head_of_run, runs * heads)
-        _ = starts^
+    var heads: Int
+    var key_size: Int
+    var value_size: Int
+    var first: Int
 
 
-@extensibility.register("mwc_cross_attention")
-struct CrossAttention:
-    """Attend to all 1500 positions of each token's window.
+@always_inline
+def self_attend[KV: DType](
+    mixed: Pointer[mut=True, Float32, _],
+    keys: Pointer[mut=True, Scalar[KV], _],
+    values: Pointer[mut=True, Scalar[KV], _],
+    qkv: Pointer[Float32, _],
+    rows: Pointer[Int32, _],
+    positions: Pointer[Int32, _],
+    n: Int,
+    cache: CacheShape,
+) raises:
+    """Write n tokens' keys and values of qkv[n, 3 * state] into their rows, attend up to each.
 
-    Inputs: cross_k, cross_v (caches), q f32 [n, state], windows int32 [n], layer int32 [1].
-    Output f32 [n, state].
+    One item of work is one head of one run of tokens of the same row: the run is causal in itself
+    and touches nothing else.
     """
+    var heads = cache.heads
+    var key_size = cache.key_size
+    var value_size = cache.value_size
+    var first = cache.first
+    var state = heads * HEAD
+    var starts = runs_of(rows, n, n)
+    var runs = len(starts) - 1
+    var start_ptr = starts.unsafe_ptr()
 
-    @staticmethod
-    def execute[target: StaticString, KV: DType, ACT: DType](
-        output: OutputTensor[dtype=ACT, rank=2, ...],
-        cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
-        cross_v: MutableInputTensor[dtype=KV, rank=5, ...],
-        q: InputTensor[dtype=ACT, rank=2, ...],
-        windows: InputTensor[dtype=DType.int32, rank=1, ...],
-        layer: InputTensor[dtype=DType.int32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        comptime if target == "gpu":
-            cross_attention_gpu(output, cross_k, cross_v, q, windows, layer, ctx)
-            return
-        var n = q.dim_size(0)
-        var heads = cross_k.dim_size(2)
-        var state = heads * HEAD
-        var length = cross_v.dim_size(3)
-        var key_size = cross_k.dim_size(3) * KEY_BLOCK
-        var value_size = length * HEAD
-        var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
-        var out_ptr = output.unsafe_ptr().bitcast[Float32]()
-        var key_ptr = cross_k.unsafe_ptr()
-        var value_ptr = cross_v.unsafe_ptr()
-        var q_ptr = q.unsafe_ptr().bitcast[Float32]()
-        var window_ptr = windows.unsafe_ptr()
-
-        def head_of_token(item: Int) {var n, var first, var heads, var state, var length, var key_size, var value_size, var out_ptr, var key_ptr, var value_ptr, var q_ptr, var window_ptr}:
-            # Tokens vary fastest: those of one window find its keys still in cache.
-            var head = item // n
-            var i = item % n
-            var slot = (first + Int(window_ptr[unsafe_offset=i])) * heads + head
-            var scores = Array[Float32, length=MAX_POSITIONS](fill=0)
-            attend[KV](
-                out_ptr.unsafe_offset(i * state + head * HEAD),
-                q_ptr.unsafe_offset(i * state + head * HEAD),
-                key_ptr.unsafe_offset(slot * key_size),
-                value_ptr.unsafe_offset(slot * value_size),
-                scores.unsafe_ptr(), length,
+    def head_of_run(item: Int) {var first, var heads, var state, var key_size, var value_size, var mixed, var keys, var values, var qkv, var rows, var positions, var start_ptr}:
+        var run = item // heads
+        var head = item % heads
+        var begin = start_ptr[unsafe_offset=run]
+        var end = start_ptr[unsafe_offset=run + 1]
+        var slot = (first + Int(rows[unsafe_offset=begin])) * heads + head
+        var head_keys = keys.unsafe_offset(slot * key_size)
+        var head_values = values.unsafe_offset(slot * value_size)
+        var scores = Array[Float32, length=MAX_POSITIONS](uninitialized=True)
+        for i in range(begin, end):
+            var q = qkv.unsafe_offset(i * 3 * state + head * HEAD)
+            var position = Int(positions[unsafe_offset=i])
+            write_key[KV](head_keys, q.unsafe_offset(state), position)
+            write_value[KV](head_values, q.unsafe_offset(2 * state), position)
+            attend[KV, 1](
+                mixed.unsafe_offset(i * state + head * HEAD), q, state, head_keys, head_values,
+                scores.unsafe_ptr(), position + 1,
             )
 
-        share(head_of_token, n * heads)
+    var seen = 0
+    for i in range(n):
+        seen += Int(positions[unsafe_offset=i]) + 1
+    share(head_of_run, runs * heads, serial=2 * seen * state < SERIAL_WORK)
+    _ = starts^
 
 
-@extensibility.register("mwc_alignment_scores")
-struct AlignmentScores:
-    """Scores before softmax of some heads: q · keysᵀ for every audio position.
+@always_inline
+def cross_attend[KV: DType](
+    mixed: Pointer[mut=True, Float32, _],
+    keys: Pointer[Scalar[KV], _],
+    values: Pointer[Scalar[KV], _],
+    q: Pointer[Float32, _],
+    windows: Pointer[Int32, _],
+    n: Int,
+    length: Int,
+    cache: CacheShape,
+) raises:
+    """Attend with q[n, state] to the `length` positions of each token's window.
 
-    Inputs: cross_k (cache), q f32 [n, state], windows int32 [n], layer int32 [1], heads int32 [h].
-    Output f32 [h, n, length] for the first `length` positions.
+    Neighbouring tokens of one window (a prompt, a beam) share the reading of its keys and values.
     """
+    var heads = cache.heads
+    var key_size = cache.key_size
+    var value_size = cache.value_size
+    var first = cache.first
+    var state = heads * HEAD
+    var starts = runs_of(windows, n, TOGETHER)
+    var runs = len(starts) - 1
+    var start_ptr = starts.unsafe_ptr()
 
-    @staticmethod
-    def execute[target: StaticString, KV: DType, ACT: DType](
-        output: OutputTensor[dtype=F32, rank=3, ...],
-        cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
-        q: InputTensor[dtype=ACT, rank=2, ...],
-        windows: InputTensor[dtype=DType.int32, rank=1, ...],
-        layer: InputTensor[dtype=DType.int32, rank=1, ...],
-        heads: InputTensor[dtype=DType.int32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        comptime if target == "gpu":
-            alignment_scores_gpu(output, cross_k, q, windows, layer, heads, ctx)
+    def head_of_run(item: Int) {var runs, var first, var heads, var state, var length, var key_size, var value_size, var mixed, var keys, var values, var q, var windows, var start_ptr}:
+        # Runs vary fastest: those of one window find its keys still in cache.
+        var head = item // runs
+        var i = start_ptr[unsafe_offset=item % runs]
+        var end = start_ptr[unsafe_offset=item % runs + 1]
+        var slot = (first + Int(windows[unsafe_offset=i])) * heads + head
+        var head_keys = keys.unsafe_offset(slot * key_size)
+        var head_values = values.unsafe_offset(slot * value_size)
+        var scores = Array[Float32, length=TOGETHER * MAX_POSITIONS](uninitialized=True)
+        if end - i == TOGETHER:
+            attend[KV, TOGETHER](
+                mixed.unsafe_offset(i * state + head * HEAD),
+                q.unsafe_offset(i * state + head * HEAD),
+                state, head_keys, head_values, scores.unsafe_ptr(), length,
+            )
             return
-        var n = q.dim_size(0)
-        var n_heads = cross_k.dim_size(2)
-        var state = n_heads * HEAD
-        var length = output.dim_size(2)
-        var key_size = cross_k.dim_size(3) * KEY_BLOCK
-        var first = Int(layer.unsafe_ptr()[unsafe_offset=0]) * cross_k.dim_size(1)
-        var out_ptr = output.unsafe_ptr()
-        var key_ptr = cross_k.unsafe_ptr()
-        var q_ptr = q.unsafe_ptr().bitcast[Float32]()
-        var window_ptr = windows.unsafe_ptr()
-        var head_ptr = heads.unsafe_ptr()
+        for token in range(i, end):
+            attend[KV, 1](
+                mixed.unsafe_offset(token * state + head * HEAD),
+                q.unsafe_offset(token * state + head * HEAD),
+                state, head_keys, head_values, scores.unsafe_ptr(), length,
+            )
 
-        def token_of_head(item: Int) {var n, var first, var n_heads, var state, var length, var key_size, var out_ptr, var key_ptr, var q_ptr, var window_ptr, var head_ptr}:
-            var i = item % n
-            var head = Int(head_ptr[unsafe_offset=item // n])
-            var slot = (first + Int(window_ptr[unsafe_offset=i])) * n_heads + head
-            var keys = key_ptr.unsafe_offset(slot * key_size)
-            var scores = out_ptr.unsafe_offset(item * length)
-            for block in range((length + LANES - 1) // LANES):
-                var s = scores_of[KV](q_ptr.unsafe_offset(i * state + head * HEAD), keys, block)
-                if block * LANES + LANES <= length:
-                    scores.unsafe_store(block * LANES, s)
-                else:
-                    for lane in range(length - block * LANES):
-                        scores[unsafe_offset=block * LANES + lane] = s[lane]
-
-        share(token_of_head, heads.dim_size(0) * n)
+    share(head_of_run, runs * heads)
+    _ = starts^

@@ -60,6 +60,8 @@ def best_of(scores: Scores[_, _], first: Int, last: Int) -> Best:
     if top <= LOWEST:
         return Best(-1, LOWEST, 0)
     var id = first
+    while id + LANES <= last and scores.lanes(id).reduce_max() != top:
+        id += LANES
     while scores.at(id) != top:
         id += 1
     return Best(id, top, mass(scores, first, last, top, 1.0))

@@ -13,6 +13,7 @@ from std.math import exp
 from std.runtime import parallelism_level
 
 from .attention import HEAD, MASKED
+from .encoder_attention_bf16 import BF16_DOTS, attend_windows_bf16
 from .linear import WIDTH
 from .matmul import PANEL, TILE
 
@@ -125,10 +126,13 @@ def pack_head(
 
 @extensibility.register("mwc_encoder_attention")
 struct EncoderAttention:
-    """mixed[b, t, state] = attention of qkv[b, t, 3 * state] (queries, keys, values)."""
+    """mixed[b, t, state] = attention of qkv[b, t, 3 * state] (queries, keys, values).
+
+    Products are of f32, or of bf16 where `bf16` is 1 and the CPU has them.
+    """
 
     @staticmethod
-    def execute[target: StaticString](
+    def execute[target: StaticString, bf16: Int](
         mixed: OutputTensor[dtype=F32, rank=3, ...],
         qkv: InputTensor[dtype=F32, rank=3, ...],
         ctx: DeviceContext,
@@ -136,6 +140,11 @@ struct EncoderAttention:
         var length = qkv.dim_size(1)
         var stride = qkv.dim_size(2)
         var state = stride // 3
+        comptime if bf16 == 1 and BF16_DOTS:
+            attend_windows_bf16(
+                mixed.unsafe_ptr(), qkv.unsafe_ptr(), qkv.dim_size(0), length, state
+            )
+            return
         var heads = state // HEAD
         var padded = (length + PANEL - 1) // PANEL * PANEL
         var pairs = qkv.dim_size(0) * heads

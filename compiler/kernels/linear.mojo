@@ -19,8 +19,8 @@ comptime WIDTH = 16 if CompilationTarget.has_avx512f() else 8
 """Lanes of one vector register."""
 comptime BLOCK = 8
 """Output columns computed together."""
-comptime SERIAL_WORK = 65536
-"""Below this many multiply-adds, waking other threads costs more than it saves."""
+comptime SERIAL_WORK = 1 << 18
+"""Below this many multiply-adds, waking other threads (about 10 µs) costs more than it saves."""
 comptime LAYER_NORM_EPSILON = 1e-5
 """torch.nn.LayerNorm's default, which Whisper uses throughout."""
 

@@ -5,9 +5,14 @@ from std.runtime import parallelism_level
 
 
 @always_inline
-def share[WorkType: def(Int) raises -> None](work: WorkType, items: Int) raises:
-    """Call work(item) for every item in [0, items), in contiguous runs, one run per thread."""
-    var tasks = min(parallelism_level(), items)
+def share[WorkType: def(Int) raises -> None](
+    work: WorkType, items: Int, *, serial: Bool = False
+) raises:
+    """Call work(item) for every item in [0, items), in contiguous runs, one run per thread.
+
+    `serial`: whether it is so little that waking the threads (about 10 µs) would cost more.
+    """
+    var tasks = 1 if serial else min(parallelism_level(), items)
     if tasks <= 1:
         for item in range(items):
             work(item)

@@ -86,6 +86,31 @@ def test_encoder_attention_of_scores_in_the_hundreds(kernels: Kernels) -> None:
     assert_close(kernels.run("encoder_attention", qkv), exact, 1e-3)
 
 
+@pytest.mark.parametrize("length", [1, 5, 33, 300, 512, 513, 1500])
+def test_encoder_attention_in_bf16(kernels: Kernels, length: int) -> None:
+    """Within what rounding queries, keys, weights and values to 8 bits of mantissa costs."""
+    qkv = fused(2, length)
+    qkv[..., :STATE] *= 4
+    q, k, v = (heads_of(part) for part in np.split(qkv, 3, axis=-1))
+    exact = np.moveaxis(attention(q, k, v), -3, -2).reshape(2, length, STATE)
+    ours = kernels.run("encoder_attention.bf16", qkv)
+    assert_close(ours, exact, 0.05)
+    assert np.sqrt(np.mean((ours - exact) ** 2)) < 0.01 * np.sqrt(np.mean(exact**2))
+    for i in range(2):
+        alone = kernels.run("encoder_attention.bf16", qkv[i : i + 1])
+        assert np.array_equal(ours[i], alone[0])
+
+
+def test_encoder_attention_in_bf16_follows_a_late_maximum(kernels: Kernels) -> None:
+    """Scores rise from chunk to chunk; the last, far above the others, takes all the weight."""
+    qkv = fused(1, 1500)
+    qkv[..., :STATE] = 1 / 8
+    qkv[0, :, STATE : 2 * STATE] = np.linspace(-60, 40, 1500, dtype=np.float32)[:, None]
+    qkv[0, -1, STATE : 2 * STATE] = 60
+    last = np.broadcast_to(qkv[0, -1:, 2 * STATE :], (1500, STATE))
+    assert_close(kernels.run("encoder_attention.bf16", qkv)[0], last, 0.02)
+
+
 def test_windows_do_not_influence_each_other(kernels: Kernels) -> None:
     qkv = fused(3, 211)
     together = kernels.run("encoder_attention", qkv)
@@ -192,7 +217,7 @@ def test_copying_rows(
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 def test_cross_attention_by_window(kernels: Kernels, dtype: str) -> None:
     caches = Caches(AUDIO, dtype, padded=AUDIO_PADDED)
-    windows, layer = [2, 0, 0, 1, 2], 1
+    windows, layer = [2, 0, 0, 1, *[2] * 9], 1  # runs shorter and longer than a tile of four
     q = normal(len(windows), STATE, seed=4) / 8
     keys = caches.keys[layer, windows, :, :AUDIO]
     exact = attention(heads_of(q[:, None]), keys, caches.values[layer, windows])

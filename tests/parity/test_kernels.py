@@ -1,31 +1,17 @@
 """The CPU's matrix products against numpy in float64: odd sizes, every weight dtype, any batch."""
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from kernel_graphs import WEIGHT_DTYPES, Kernels, rounded
+from numpy_layers import gelu, layer_norm, normal
 
 Array = npt.NDArray[Any]
 
 RELATIVE = 3e-6
 """Of the largest value; float32 sums over up to 1280 terms."""
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
-
-
-def gelu(x: Array) -> Array:
-    return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
-
-
-def layer_norm(x: Array, gamma: Array, beta: Array) -> Array:
-    x = x.astype(np.float64)
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
 
 def assert_close(ours: Array, exact: Array) -> None:

@@ -1,4 +1,6 @@
-"""The kernels again as AVX2 code: other vector widths and tile sizes than on an AVX-512 machine.
+"""The kernels again as code for other CPUs: AVX2, and AVX-512 without VNNI and bf16.
+
+Vector widths and tile sizes differ there, and int8 sums are made of other instructions.
 
 MAX settles on a CPU once per process, so their tests run in a process of its own.
 """
@@ -10,23 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from mwc.compiler.target import parse_target
+from mwc.compiler.target import CPU_ARCHS, parse_target
 from mwc.runtime.errors import OptionError
 from mwc.runtime.platform import cpu_features
 
 FOLDER = Path(__file__).resolve().parent
-FILES = ("test_kernels.py", "test_attention_kernels.py", "test_vad_kernels.py")
+FILES = (
+    "test_kernels.py",
+    "test_int8_kernels.py",
+    "test_attention_kernels.py",
+    "test_vad_kernels.py",
+)
 
 
-def test_every_kernel_is_right_as_avx2_code() -> None:
+@pytest.mark.parametrize("arch", CPU_ARCHS)
+def test_every_kernel_is_right_as_code_for_another_cpu(arch: str) -> None:
     try:
-        needed = set(parse_target("cpu:x86-64-v3").cpu_features)
+        needed = set(parse_target(f"cpu:{arch}").cpu_features)
     except OptionError as error:
         pytest.skip(str(error))
     if not needed <= cpu_features():
-        pytest.skip("this CPU has no AVX2")
+        pytest.skip(f"this CPU is not {arch}")
     command = [sys.executable, "-m", "pytest", "-q", *(str(FOLDER / name) for name in FILES)]
-    environment = {**os.environ, "MWC_TEST_CPU": "x86-64-v3"}
+    environment = {**os.environ, "MWC_TEST_CPU": arch}
     done = subprocess.run(
         command, env=environment, cwd=FOLDER.parent.parent, capture_output=True, text=True,
         check=False,

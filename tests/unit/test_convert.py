@@ -9,6 +9,7 @@ import pytest
 from mwc.compiler import ConvertOptions, add_target, convert, verify_artifact
 from mwc.compiler import convert as convert_function
 from mwc.compiler.compile import CompileJob
+from mwc.compiler.parity import ParityReport, StageError
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.errors import (
     ArtifactError,
@@ -77,6 +78,10 @@ def test_an_artifact_says_where_it_comes_from(
         (ConvertOptions(targets=()), ["no target"]),
         (ConvertOptions(targets=("cpu", "cpu")), ["cpu-host", "twice"]),
         (ConvertOptions(targets=("tpu",)), ["'tpu'", "cpu", "cuda:sm_90a"]),
+        (
+            ConvertOptions(precision="int8", targets=("cpu", "cuda:sm_90a")),
+            ["int8", "cuda-sm_90a", "--precision f16 or bf16"],
+        ),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(
@@ -141,6 +146,45 @@ def test_a_model_that_computes_something_else_is_not_written(
     with pytest.raises(VerificationError, match=r"encoder\.layers\.1"):
         convert(random_checkpoint, tmp_path / "out")
     assert leftovers(tmp_path) == []
+
+
+def test_a_gpu_cannot_be_added_to_an_int8_artifact(
+    random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
+) -> None:
+    options = ConvertOptions(verify=False, precision="int8")
+    out = convert(random_checkpoint, tmp_path / "out", options).artifact
+    target = open_artifact(out).manifest.targets[0]
+    assert (target.precision, target.kv_dtype) == ("int8", "float16")
+    with pytest.raises(OptionError, match="int8 is for CPUs"):
+        add_target(out, "cuda:sm_90a")
+    add_target(out, "cpu:x86-64-v3")
+    assert [job.precision for job in fake_compiler] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "f32"])
+def test_force_keeps_int8_beyond_its_bounds_and_nothing_else(
+    precision: str,
+    random_checkpoint: Path,
+    tmp_path: Path,
+    fake_compiler: list[CompileJob],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = StageError("step logits", max_abs=9.0, max_rel=0.5, bound=0.1, ok=False)
+    report = ParityReport("numpy", precision, 0.1, (stage,), 10, 10, (), ok=False)
+    monkeypatch.setattr(converter(), "_verify", lambda *_: report)
+    out = tmp_path / "out"
+    with pytest.raises(VerificationError, match="step logits"):
+        convert(random_checkpoint, out, ConvertOptions(precision=precision))
+    assert leftovers(tmp_path) == []
+    forced = ConvertOptions(precision=precision, force=True)
+    if precision == "f32":
+        with pytest.raises(VerificationError):
+            convert(random_checkpoint, out, forced)
+        return
+    result = convert(random_checkpoint, out, forced)
+    assert result.report == report
+    assert any("--force kept it" in note for note in open_artifact(out).manifest.provenance.notes)
+    assert json.loads((out / "parity.json").read_text())["ok"] is False
 
 
 def test_a_verified_artifact_holds_its_report(random_artifact: Path) -> None:

@@ -36,6 +36,14 @@ def test_zeros_match_zeros_only():
     assert compare("x", np.zeros(0), np.zeros(0), bound=1e-4).ok
 
 
+def test_root_mean_squares_instead():
+    ours, theirs = np.array([3.0, 4.0, 0.0, 1.0]), np.array([3.0, 4.0, 0.0, 0.0])
+    error = compare("x", ours, theirs, bound=0.2, rms=True)
+    assert error.max_abs == 1.0
+    assert error.max_rel == pytest.approx(0.2)  # sqrt(1 / 4) over sqrt(25 / 4)
+    assert compare("x", theirs, theirs, bound=0.2, rms=True).max_rel == 0.0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_fails(bad):
     assert not compare("x", np.array([1.0, bad]), np.array([1.0, 1.0]), bound=1e-4).ok
@@ -61,8 +69,8 @@ def test_f32_is_held_to_the_stated_bounds():
     assert {f32.features, f32.layers, f32.encoder, f32.logits} == {1e-4}
     assert f32.margin == 1e-3
     assert all(bounds.features == 1e-4 for bounds in BOUNDS.values())
-    with pytest.raises(OptionError, match="int8"):
-        bounds_of("int8")
+    with pytest.raises(OptionError, match="int4"):
+        bounds_of("int4")
 
 
 def test_the_summary_names_everything_that_failed_and_every_difference():

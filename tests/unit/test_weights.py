@@ -15,6 +15,9 @@ from mwc.compiler.weights import (
     PRECISIONS,
     cast_weight,
     mapped_weights,
+    pack_int8,
+    quantize_int8,
+    scale_name,
     weight_rules,
     weight_specs,
 )
@@ -61,7 +64,12 @@ def test_no_parameter_is_lost_or_made_up(family: str) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_arrays_are_what_their_specs_say(tiny: TinyModel, precision: str) -> None:
-    carriers = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+    carriers = {
+        "float32": np.float32,
+        "float16": np.float16,
+        "bfloat16": np.uint16,
+        "int8": np.int8,
+    }
     specs = weight_specs(tiny.spec, precision)
     seen = []
     for spec, make in mapped_weights(tiny.tensors, tiny.spec, precision):
@@ -116,6 +124,38 @@ def test_a_tensor_of_another_shape_is_not_stored(tiny: TinyModel) -> None:
     makers = {spec.name: make for spec, make in mapped_weights(wrong, tiny.spec, "f32")}
     with pytest.raises(ValueError, match=r"decoder\.embed_tokens\.weight came out as"):
         makers["decoder.embed_tokens.weight"]()
+
+
+def test_int8_rows_reach_to_127_and_round_to_the_nearest() -> None:
+    rows = np.array([[0.5, -2.54, 0.03], [0.0, 0.0, 0.0], [-1e-3, 2e-3, 4e-3]], np.float32)
+    values, scale = quantize_int8(rows)
+    assert values.tolist() == [[25, -127, 2], [0, 0, 0], [-32, 64, 127]]
+    np.testing.assert_allclose(scale, [0.02, 1, 4e-3 / 127], rtol=1e-6)
+
+
+def test_packing_keeps_four_terms_of_sixteen_columns_together() -> None:
+    values = np.random.default_rng(3).integers(-127, 128, (37, 24), dtype=np.int8)
+    packed = pack_int8(values)
+    assert packed.shape == (3, 6, 16, 4)
+    for j, c in [(0, 0), (15, 3), (16, 4), (36, 23), (20, 13)]:
+        assert packed[j // 16, c // 4, j % 16, c % 4] == values[j, c]
+    assert not packed[2, :, 5:].any()  # rows 37 to 47 do not exist
+
+
+def test_an_int8_file_holds_the_model_within_half_a_unit(
+    tiny: TinyModel, stored: dict[str, np.ndarray]
+) -> None:
+    int8 = {spec.name: make() for spec, make in mapped_weights(tiny.tensors, tiny.spec, "int8")}
+    matrices = [name for name, array in int8.items() if array.dtype == np.int8]
+    assert set(stored) < set(int8)
+    assert len(matrices) == 3 + 2 * 4 + 2 * 7  # convolutions, embedding; of two layers each
+    for name in matrices:
+        n, k = stored[name].shape
+        values = int8[name].transpose(0, 2, 1, 3).reshape(-1, k)[:n]
+        columns = int8.get(scale_name(name, "column_scale"), np.ones(k, np.float32))
+        unit = int8[scale_name(name)][:, None] * columns
+        assert (np.abs(values * unit - stored[name]) <= 0.501 * unit).all(), name
+    assert [n for n in int8 if n.endswith("column_scale")] == ["decoder.embed_tokens.column_scale"]
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:

@@ -1,0 +1,181 @@
+"""Every kernel alone at a model's sizes: one small graph each, compiled together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
+
+from mwc.compiler.graphs import layers
+from mwc.compiler.graphs.entry_points import load_kernels
+from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
+from mwc.compiler.weights import CACHES, pack_int8
+from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
+from mwc.runtime.spec import WhisperSpec
+
+POSITION = 200
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel with its inputs ready.
+
+    Attributes:
+        name: what it is.
+        run: execute it once.
+        operations: two per multiply-add.
+        read: bytes of weights or caches it has to read.
+        kind: the arithmetic that bounds it.
+    """
+
+    name: str
+    run: Callable[[], object]
+    operations: float
+    read: float
+    kind: str
+
+
+class Cases:
+    """Kernels of one precision for one model; `compile` makes them runnable."""
+
+    def __init__(self, spec: WhisperSpec, precision: str) -> None:
+        self._model = spec.model
+        self._precision = precision
+        self._module = Module()
+        self._library, path = load_kernels(KERNELS)
+        self._path = path
+        self._cache = CACHES[precision]
+        self._plan = Plan(spec, DeviceRef.CPU(), {}, "float32", self._cache, kernels=path)
+        self._todo: list[tuple[str, list[Any], float, float, str]] = []
+        self._rng = np.random.default_rng(0)
+
+    def add_encoder(self) -> None:
+        """The encoder's products and its attention, for one window."""
+        model = self._model
+        t, d, mlp = model.n_audio_ctx, model.n_audio_state, model.n_audio_mlp
+        norm = [self._values(d), self._values(d)]
+        self._many("qkv", t, d, 3 * d, norm=norm)
+        self._many("out_proj", t, d, d, residual=True)
+        self._many("fc1", t, d, mlp, norm=norm, gelu=True)
+        self._many("fc2", t, mlp, d, residual=True)
+        self._many("conv1", 2 * t, 3 * model.n_mels, d, gelu=True)
+        self._many("conv2", t, 3 * d, d, gelu=True)
+        self._many("cross_kv", t, d, 2 * model.n_text_state)
+        qkv = self._values(1, t, 3 * d)
+        kind = "bf16" if self._plan.bf16_attention else "f32"
+        self._add("attention", layers.encoder_attention, [qkv], 4.0 * t * t * d, 0, kind)
+
+    def add_decoder(self, rows: int) -> None:
+        """The decoder's products and attention, for a number of rows."""
+        model = self._model
+        d, mlp, heads = model.n_text_state, model.n_text_mlp, model.n_text_head
+        self._few(f"qkv, {rows} rows", rows, d, 3 * d, norm=True)
+        self._few(f"fc1, {rows} rows", rows, d, mlp, norm=True, gelu=True)
+        self._few(f"fc2, {rows} rows", rows, mlp, d)
+        self._logits(f"LM head, {rows} rows", rows, d, model.n_vocab)
+        slots, positions = np.arange(rows, dtype=np.int32), np.full(rows, POSITION, np.int32)
+        layer, item = np.zeros(1, np.int32), DTYPES[self._cache].size_in_bytes
+        for name, shapes, width, length in (
+            ("cross_attention", (AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE), d, model.n_audio_ctx),
+            ("self_attention", (TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE), 3 * d, POSITION + 1),
+        ):
+            caches = [
+                Buffer.zeros((1, rows, heads, *shape), DTYPES[self._cache], CPU())
+                for shape in shapes
+            ]
+            build = getattr(layers, name)
+            per_token = [slots, layer] if name == "cross_attention" else [slots, positions, layer]
+            self._add(
+                f"{name}, {rows} rows",
+                lambda plan, k, v, *rest, build=build: build(plan, (k, v), *rest),
+                [*caches, self._values(rows, width), *per_token],
+                4.0 * rows * length * d, 2.0 * rows * length * d * item, "f32",
+            )  # fmt: skip
+
+    def compile(self) -> list[Case]:
+        """Compile everything added."""
+        session = InferenceSession(devices=[CPU()])
+        compiled = session.compile(self._module, custom_extensions=[self._path])
+        graphs = session.init_all(compiled, weights_registry={})
+        cases = []
+        for name, arguments, operations, read, kind in self._todo:
+            graph = graphs[name]
+            run = lambda graph=graph, arguments=arguments: graph.execute(*arguments)  # noqa: E731
+            cases.append(Case(name, run, operations, read, kind))
+        return cases
+
+    def _values(self, *shape: int) -> Any:
+        return self._rng.standard_normal(shape, np.float32)
+
+    def _matrix(self, n: int, k: int) -> list[Any]:
+        if self._precision != "int8":
+            return [self._values(n, k)]
+        values = self._rng.integers(-127, 128, (n, k), dtype=np.int8)
+        return [pack_int8(values), np.full(n, 1e-3, np.float32)]
+
+    def _many(self, name: str, t: int, k: int, n: int, **how: Any) -> None:
+        norm, residual, gelu = how.get("norm", []), "residual" in how, "gelu" in how
+        matrix = self._matrix(n, k)
+        rest = [self._values(1, t, n)] if residual else []
+
+        def build(plan: Plan, x: Any, *given: Any) -> Any:
+            weight = Matrix(*given[: len(matrix)])
+            bias, *given = given[len(matrix) :]
+            options = {"residual": given[0]} if residual else {"gelu": gelu}
+            if norm:
+                options["norm"] = tuple(given)
+            return layers.linear(plan, x, weight, bias, **options)
+
+        inputs = [self._values(1, t, k), *matrix, self._values(n), *rest, *norm]
+        kind = "int8" if self._precision == "int8" else "f32"
+        self._add(name, build, inputs, 2.0 * t * n * k, 0, kind)
+
+    def _few(
+        self, name: str, m: int, k: int, n: int, norm: bool = False, gelu: bool = False
+    ) -> None:
+        matrix = self._matrix(n, k)
+
+        def build(plan: Plan, x: Any, bias: Any, first: Any, second: Any, *parts: Any) -> Any:
+            if norm:
+                return layers.norm_linear(plan, x, (first, second), Matrix(*parts), bias, gelu=gelu)
+            return layers.linear_residual(plan, x, Matrix(*parts), bias, first)
+
+        first, second = (self._values(k),) * 2 if norm else (self._values(m, n), self._values(1))
+        inputs = [self._values(m, k), self._values(n), first, second, *matrix]
+        self._add(name, build, inputs, 2.0 * m * n * k, float(matrix[0].nbytes), "f32")
+
+    def _logits(self, name: str, m: int, k: int, n: int) -> None:
+        matrix = self._matrix(n, k)
+
+        def build(plan: Plan, x: Any, gamma: Any, beta: Any, *parts: Any) -> Any:
+            return layers.norm_logits(plan, x, (gamma, beta), Matrix(*parts))
+
+        if len(matrix) > 1:
+            matrix.append(np.ones(k, np.float32))
+        inputs = [self._values(m, k), self._values(k), self._values(k), *matrix]
+        self._add(name, build, inputs, 2.0 * m * n * k, float(matrix[0].nbytes), "f32")
+
+    def _add(
+        self, name: str, build: Any, inputs: list[Any], operations: float, read: float, kind: str
+    ) -> None:
+        cpu = DeviceRef.CPU()
+        types = [
+            BufferType(value.dtype, list(value.shape), cpu)
+            if isinstance(value, Buffer)
+            else TensorType(DType.from_numpy(value.dtype), list(value.shape), cpu)
+            for value in inputs
+        ]
+        with Graph(
+            name, input_types=types, kernel_library=self._library, module=self._module
+        ) as graph:
+            values = [
+                value.buffer if isinstance(kind_, BufferType) else value.tensor
+                for value, kind_ in zip(graph.inputs, types, strict=True)
+            ]
+            graph.output(build(self._plan, *values))
+        arguments = [v if isinstance(v, Buffer) else Buffer.from_numpy(v) for v in inputs]
+        self._todo.append((name, arguments, operations, read, kind))

@@ -1,0 +1,181 @@
+"""How fast each entry point and each kernel is, as a share of what the machine can do.
+
+    python benchmarks/kernels.py ARTIFACT…              # entry points of artifacts
+    python benchmarks/kernels.py ARTIFACT… --alone      # and each kernel by itself
+
+Every figure is the best of many runs: what the code can do, whatever else the machine is at; the
+CPU time, of all threads, is what counts on a busy one. The encoder is held against the ceiling of
+its arithmetic, a decoder's step against the bandwidth from memory of what it has to read: the
+weights once, and each row's keys and values. What stays in cache can be faster than that.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ceiling import KINDS, Ceiling, best_seconds, measure_ceiling
+from kernel_cases import Cases
+
+from mwc.runtime.artifact import open_artifact
+from mwc.runtime.decoder import PIECE_SAMPLES, PrefillRow, StepBatch
+from mwc.runtime.manifest import WeightsEntry
+from mwc.runtime.rules import rule_state, suppress_mask
+from mwc.runtime.session import Session
+from mwc.runtime.spec import ModelSpec
+from mwc.runtime.threads import open_cpu
+from mwc.runtime.weight_file import numpy_dtype, tensor_bytes
+
+ROWS = (1, 2, 4, 8)
+POSITION = 100
+"""Where in its row a timed step stands."""
+PROMPTS = (4, 100)
+ENCODER_KIND = {"f32": "f32", "bf16": "f32", "f16": "f32", "int8": "int8"}
+"""The arithmetic that bounds the encoder, by precision of the artifact."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One timing: seconds, of the CPUs too, and the work as operations of a kind, or as bytes."""
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    operations: float = 0.0
+    read: float = 0.0
+    kind: str = "f32"
+
+
+def encoder_operations(model: ModelSpec) -> float:
+    """Operations of encoding a window: convolutions, layers, the decoder's keys and values."""
+    t, d = model.n_audio_ctx, model.n_audio_state
+    conv = 2 * t * 3 * model.n_mels * d + t * 3 * d * d
+    layer = t * (4 * d * d + 2 * d * model.n_audio_mlp) + 2 * t * t * d
+    cross = 2 * t * d * model.n_text_state
+    return 2.0 * (conv + model.n_audio_layer * layer + model.n_text_layer * cross)
+
+
+def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
+    """Time the entry points of one artifact."""
+    artifact = open_artifact(path)
+    session = Session(artifact, threads=threads, n_windows=max(ROWS), n_rows=max(ROWS))
+    model = session.spec.model
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((3, PIECE_SAMPLES), np.float32) / 10
+    log_mel = session.log_mel(samples).reshape(1, -1, model.n_mels)
+    top, frames = log_mel.max(keepdims=True).reshape(1), np.array([log_mel.shape[1]])
+    for window in range(max(ROWS)):
+        session.encode(log_mel, top, frames, np.array([window]))
+    slot = np.zeros(1, np.int32)
+    lines = [
+        Line("log_mel, 30 s", *best_seconds(lambda: session.log_mel(samples))),
+        Line(
+            "encode, 1 window",
+            *best_seconds(lambda: session.encode(log_mel, top, frames, slot)),
+            operations=encoder_operations(model),
+            kind=ENCODER_KIND[precision],
+        ),
+    ]
+    lines += [Line(f"prefill, {n} tokens", *best_seconds(prefill(session, n), 50)) for n in PROMPTS]
+    weights, row = step_bytes(session, artifact.manifest.weights)
+    lines += [
+        Line(f"step, {n} rows", *best_seconds(step(session, n), 200), read=weights + n * row)
+        for n in ROWS
+    ]
+    return lines
+
+
+def prefill(session: Session, length: int) -> Callable[[], object]:
+    """A prompt of one row."""
+    tokens = session.spec.tokens
+    state = rule_state([], True, tokens, tokens.max_initial_timestamp_index)
+    prompt = (tokens.sot_prev, *range(1000, 998 + length), tokens.sot)
+    row = PrefillRow(prompt, row=0, window=0, sot_index=length - 1, rule_state=state)
+    suppress = suppress_mask(session.spec)
+    return lambda: session.prefill([row], suppress)
+
+
+def step(session: Session, rows: int) -> Callable[[], object]:
+    """A step of `rows` rows, each with a window of its own."""
+    tokens = session.spec.tokens
+    state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
+    slots = np.arange(rows, dtype=np.int32)
+    batch = StepBatch(
+        tokens=np.full(rows, 1000, np.int32),
+        rows=slots,
+        positions=np.full(rows, POSITION, np.int32),
+        windows=slots,
+        rule_states=np.repeat(state[None], rows, axis=0),
+    )
+    suppress = suppress_mask(session.spec)
+    return lambda: session.step(batch, suppress)
+
+
+def step_bytes(session: Session, stored: tuple[WeightsEntry, ...]) -> tuple[float, float]:
+    """Bytes that a step reads whatever its rows, and for each row."""
+    graph = next(graph for graph in session.target.graphs if graph.name == "step")
+    tensors = {t.name: t for w in stored for t in w.tensors}
+    weights = sum(tensor_bytes(tensors[name]) for name in graph.weights if "positions" not in name)
+    model = session.spec.model
+    item = numpy_dtype(session.target.kv_dtype).itemsize
+    per_position = 2 * model.n_text_layer * model.n_text_state * item
+    return weights, per_position * (model.n_audio_ctx + POSITION)
+
+
+def kernels(path: Path) -> list[Line]:
+    """Time every kernel alone at the sizes and in the precision of an artifact."""
+    manifest = open_artifact(path).manifest
+    cases = Cases(manifest.spec, manifest.targets[0].precision)
+    cases.add_encoder()
+    for rows in (1, 8):
+        cases.add_decoder(rows)
+    return [
+        Line(case.name, *best_seconds(case.run, 100), case.operations, case.read, case.kind)
+        for case in cases.compile()
+    ]
+
+
+def show(title: str, lines: list[Line], ceiling: Ceiling) -> None:
+    """Print one table."""
+    print(f"\n{title}\n")
+    print("| what | ms | CPU ms | rate | share of the ceiling |\n|---|---|---|---|---|")
+    for line in lines:
+        rate, share = "", ""
+        if line.read:
+            speed = line.read / line.seconds
+            rate, share = f"{speed / 1e9:.1f} GB/s", f"{speed / ceiling.bandwidth:.0%} of memory"
+        elif line.operations:
+            speed = line.operations / line.seconds
+            rate = f"{speed / 1e9:.0f} GFLOP/s"
+            share = f"{speed / ceiling.flops[line.kind]:.0%} of {line.kind}"
+        times = f"{line.seconds * 1e3:.3f} | {line.cpu_seconds * 1e3:.3f}"
+        print(f"| {line.name} | {times} | {rate} | {share} |")
+
+
+def main() -> None:
+    """Time what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help="each kernel by itself too: minutes")
+    arguments = parser.parse_args()
+    open_cpu(arguments.threads)
+    tables = []
+    for path in arguments.artifacts:
+        precision = open_artifact(path).manifest.targets[0].precision
+        title = f"{path.name}, {precision}, {arguments.threads} threads"
+        tables.append((title, entry_points(path, precision, arguments.threads)))
+        if arguments.alone:
+            tables.append((f"{title}: kernels alone", kernels(path)))
+    ceiling = measure_ceiling(arguments.threads, tuple(KINDS))
+    speeds = ", ".join(f"{kind} {value / 1e9:.0f}" for kind, value in ceiling.flops.items())
+    print(f"At most: {speeds} GFLOP/s; {ceiling.bandwidth / 1e9:.1f} GB/s from memory.")
+    for title, lines in tables:
+        show(title, lines, ceiling)
+
+
+if __name__ == "__main__":
+    main()

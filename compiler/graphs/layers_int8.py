@@ -1,0 +1,79 @@
+"""The layers over int8 weights, on CPUs: several of `layers.py` in one kernel."""
+
+from max.dtype import DType
+from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
+
+from mwc.compiler.graphs.scope import LayerWeights, Linear, Matrix, Norm, Plan, custom
+
+DECODER_LAYER_PARTS = (
+    ("self_attn_layer_norm", "self_attn.qkv", "self_attn.out_proj"),
+    ("encoder_attn_layer_norm", "encoder_attn.q_proj", "encoder_attn.out_proj"),
+    ("final_layer_norm", "fc1", "fc2"),
+)
+"""A decoder layer's parts: a norm, the linear layer behind it, the one that closes the part."""
+
+
+def linear(
+    plan: Plan,
+    x: TensorValue,
+    weight: Matrix,
+    bias: TensorValue,
+    gelu: bool,
+    residual: TensorValue | None,
+    norm: Norm | None,
+) -> TensorValue:
+    """act(norm(x) @ weight.T + bias) for many rows, or x @ weight.T + bias + residual."""
+    output = TensorType(DType.float32, [*x.shape[:2], weight.n_out], plan.device)
+    layer = [*weight.parts(), bias]
+    if residual is not None:
+        assert norm is None
+        return custom("mwc_matmul_residual_int8", plan, [x, *layer, residual], output)
+    if norm is not None:
+        inputs = [x, *norm, *layer]
+        return custom("mwc_norm_matmul_bias_int8", plan, inputs, output, activation=int(gelu))
+    return custom("mwc_matmul_bias_int8", plan, [x, *layer], output, activation=int(gelu))
+
+
+def feed_forward(
+    plan: Plan, x: TensorValue, norm: Norm, first: Linear, second: Linear
+) -> TensorValue:
+    """x + second(GELU(first(norm(x)))) for many rows: [b, t, state] -> [b, t, state]."""
+    parts = [*first[0].parts(), first[1], *second[0].parts(), second[1]]
+    output = TensorType(DType.float32, x.shape, plan.device)
+    return custom("mwc_feed_forward_int8", plan, [x, *norm, *parts], output)
+
+
+def convolution(
+    plan: Plan, x: TensorValue, weight: Matrix, bias: TensorValue, *, stride: int
+) -> TensorValue:
+    """GELU of a convolution of width 3 and padding 1: [b, t, in] -> [b, t / stride, out]."""
+    batch, frames, _ = x.shape
+    shape = [batch, Dim(int(frames) // stride), weight.n_out]
+    output = TensorType(DType.float32, shape, plan.device)
+    return custom("mwc_conv_int8", plan, [x, *weight.parts(), bias], output, stride=stride)
+
+
+def decoder_layer(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue, BufferValue, BufferValue],
+    x: TensorValue,
+    tokens: tuple[TensorValue, TensorValue, TensorValue, TensorValue],
+    weights: LayerWeights,
+) -> tuple[TensorValue, TensorValue]:
+    """A whole decoder layer with int8 weights: x [n, s] -> x and cross-attention queries [n, s].
+
+    `caches` are self_k, self_v, cross_k, cross_v; `tokens` rows, positions, windows and the layer.
+    """
+    parts: list[TensorValue] = []
+    for norm, *linears in DECODER_LAYER_PARTS:
+        parts += weights.norm(norm)
+        for name in linears:
+            matrix, bias = weights.linear(name)
+            parts += [*matrix.parts(), bias]
+    results = ops.inplace_custom(
+        "mwc_decoder_layer_int8",
+        plan.device,
+        [*caches, x, *tokens, *parts],
+        [TensorType(DType.float32, x.shape, plan.device)] * 2,
+    )
+    return results[0].tensor, results[1].tensor

@@ -1,0 +1,140 @@
+"""Two steps of the int8 encoder that keep what lies between in cache: convolution, feed-forward."""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.gpu.host import DeviceContext
+
+from .linear import BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
+from .matmul_int8 import GROUP, Quantized, multiply_rows, share_rows, sums_of
+from .quantized import F32
+
+comptime TAPS = 3
+"""Neighbouring frames that a convolution looks at: one before, one after."""
+
+
+@extensibility.register("mwc_conv_int8")
+struct ConvInt8:
+    """y[b, t, n] = GELU(frames x[b, t * stride + (-1, 0, 1), d] side by side · wᵀ + bias[n]).
+
+    Frames before the first and after the last are zeros. w int8 [n / 16, 3 * d / 4, 16, 4] and
+    scale f32 [n] as in quantized.mojo, terms tap by tap; x has t * stride frames.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, stride: Int](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var frames = x.dim_size(1)
+        var length = y.dim_size(1)
+        var d = x.dim_size(2)
+        var n = y.dim_size(2)
+        var k = TAPS * d
+        var y_ptr = y.unsafe_ptr()
+        var x_ptr = x.unsafe_ptr()
+        var w_ptr = w.unsafe_ptr()
+        var scale_ptr = scale.unsafe_ptr()
+        var bias_ptr = bias.unsafe_ptr()
+        var column_list = sums_of(w_ptr, n, k)
+        var column_sums = column_list.unsafe_ptr()
+
+        def run(begin: Int, end: Int) {var frames, var length, var d, var n, var k, var y_ptr, var x_ptr, var w_ptr, var scale_ptr, var bias_ptr, var column_sums}:
+            var quantized = Quantized(k)
+            var edge = List[Float32](length=k, fill=0)
+            for first in range(begin, end, GROUP):
+                var rows = min(GROUP, end - first)
+                for i in range(rows):
+                    var window = (first + i) // length
+                    var frame = ((first + i) % length) * stride - 1
+                    var source = x_ptr.unsafe_offset(window * frames * d)
+                    if frame >= 0 and frame + TAPS <= frames:
+                        quantized.put(i, source.unsafe_offset(frame * d), k)
+                        continue
+                    for tap in range(TAPS):
+                        var inside = 0 <= frame + tap < frames
+                        for c in range(d):
+                            edge[tap * d + c] = (
+                                source[unsafe_offset=(frame + tap) * d + c] if inside else Float32(0)
+                            )
+                    quantized.put(i, edge.unsafe_ptr(), k)
+                multiply_rows[BIAS_GELU](
+                    y_ptr.unsafe_offset(first * n), quantized, w_ptr, scale_ptr, column_sums,
+                    bias_ptr, bias_ptr, rows, n, k,
+                )
+            _ = edge^
+
+        share_rows(run, y.dim_size(0) * length)
+        _ = column_list^
+
+
+@extensibility.register("mwc_feed_forward_int8")
+struct FeedForwardInt8:
+    """y[b, t, d] = x + GELU(layer_norm(x) · w1ᵀ + bias1) · w2ᵀ + bias2.
+
+    w1 int8 [h / 16, d / 4, 16, 4] and w2 int8 [d / 16, h / 4, 16, 4] with their scales f32 [h] and
+    [d], as in quantized.mojo. The hidden values of a group of rows never leave the cache.
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w1: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale1: InputTensor[dtype=F32, rank=1, ...],
+        bias1: InputTensor[dtype=F32, rank=1, ...],
+        w2: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale2: InputTensor[dtype=F32, rank=1, ...],
+        bias2: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var d = x.dim_size(2)
+        var h = scale1.dim_size(0)
+        var y_ptr = y.unsafe_ptr()
+        var x_ptr = x.unsafe_ptr()
+        var gamma_ptr = gamma.unsafe_ptr()
+        var beta_ptr = beta.unsafe_ptr()
+        var w1_ptr = w1.unsafe_ptr()
+        var scale1_ptr = scale1.unsafe_ptr()
+        var bias1_ptr = bias1.unsafe_ptr()
+        var w2_ptr = w2.unsafe_ptr()
+        var scale2_ptr = scale2.unsafe_ptr()
+        var bias2_ptr = bias2.unsafe_ptr()
+        var sum_list1 = sums_of(w1_ptr, h, d)
+        var sum_list2 = sums_of(w2_ptr, d, h)
+        var sums1 = sum_list1.unsafe_ptr()
+        var sums2 = sum_list2.unsafe_ptr()
+
+        def run(begin: Int, end: Int) {var d, var h, var y_ptr, var x_ptr, var gamma_ptr, var beta_ptr, var w1_ptr, var scale1_ptr, var bias1_ptr, var w2_ptr, var scale2_ptr, var bias2_ptr, var sums1, var sums2}:
+            var narrow = Quantized(d)
+            var wide = Quantized(h)
+            var normed_list = List[Float32](length=d, fill=0)
+            var hidden_list = List[Float32](length=GROUP * h, fill=0)
+            var normed = normed_list.unsafe_ptr()
+            var hidden = hidden_list.unsafe_ptr()
+            for first in range(begin, end, GROUP):
+                var rows = min(GROUP, end - first)
+                var source = x_ptr.unsafe_offset(first * d)
+                for i in range(rows):
+                    layer_norm_rows(normed, source.unsafe_offset(i * d), gamma_ptr, beta_ptr, 1, d)
+                    narrow.put(i, normed, d)
+                multiply_rows[BIAS_GELU](
+                    hidden, narrow, w1_ptr, scale1_ptr, sums1, bias1_ptr, source, rows, h, d
+                )
+                for i in range(rows):
+                    wide.put(i, hidden.unsafe_offset(i * h), h)
+                multiply_rows[BIAS_RESIDUAL](
+                    y_ptr.unsafe_offset(first * d), wide, w2_ptr, scale2_ptr, sums2, bias2_ptr,
+                    source, rows, d, h,
+                )
+            _ = normed_list^
+            _ = hidden_list^
+
+        share_rows(run, x.dim_size(0) * x.dim_size(1))
+        _ = sum_list1^
+        _ = sum_list2^

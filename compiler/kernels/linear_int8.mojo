@@ -1,0 +1,298 @@
+"""Linear layers for few rows over int8 weights: y = epilogue(norm(x) · wᵀ), 16-bit activations.
+
+The decoder's products in int8 artifacts; quantized.mojo has the layout and the arithmetic. Each
+task takes a range of blocks of columns and multiplies all rows with a block while it is in cache.
+"""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.algorithm import sync_parallelize
+from max.gpu.host import DeviceContext
+from std.runtime import parallelism_level
+
+from .linear import (
+    BIAS,
+    BIAS_GELU,
+    BIAS_RESIDUAL,
+    NONE,
+    WIDTH,
+    gelu,
+    layer_norm_rows,
+)
+from .quantized import COLUMNS, F32, STEP, TERMS, Sums, quantize_words, sum_words
+
+comptime SERIAL_WORK_INT8 = 1 << 20
+"""As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""
+
+
+@always_inline
+def load_part(x: Pointer[Float32, _], count: Int) -> SIMD[F32, COLUMNS]:
+    """Load COLUMNS values, or the first `count` where there are fewer; the others are 0."""
+    if count >= COLUMNS:
+        return x.unsafe_load[width=COLUMNS](0)
+    var values = SIMD[F32, COLUMNS](0)
+    for i in range(count):
+        values[i] = x[unsafe_offset=i]
+    return values
+
+
+@always_inline
+def store_part(y: Pointer[mut=True, Float32, _], values: SIMD[F32, COLUMNS], count: Int):
+    """Store COLUMNS values, or the first `count` where there are fewer."""
+    if count >= COLUMNS:
+        y.unsafe_store(0, values)
+    else:
+        for i in range(count):
+            y[unsafe_offset=i] = values[i]
+
+
+@always_inline
+def gelu_within_bytes(x: SIMD[F32, COLUMNS]) -> SIMD[F32, COLUMNS]:
+    """GELU to 5e-5, a hundredth of what the rounding of 8-bit activations costs next.
+
+    x * (0.5 + c * P(c²)), c being x held within ±4.5; P fitted to (Phi(c) - 0.5) / c for the least
+    largest error of the product.
+    """
+    var c = max(min(x, 4.5), -4.5)
+    var t = c * c
+    var p = t.fma(SIMD[F32, COLUMNS](3.036412e-11), -3.3146541e-09)
+    p = p.fma(t, 1.5909947e-07)
+    p = p.fma(t, -4.4517246e-06)
+    p = p.fma(t, 8.142511e-05)
+    p = p.fma(t, -0.0010375909)
+    p = p.fma(t, 0.0095852008)
+    p = p.fma(t, -0.0659846514)
+    p = p.fma(t, 0.3987126052)
+    return x * p.fma(c, 0.5)
+
+
+@always_inline
+def finish[epilogue: Int, *, within_bytes: Bool = False](
+    y: Pointer[mut=True, Float32, _],
+    sums: Sums,
+    scale: SIMD[F32, COLUMNS],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    count: Int,
+):
+    """Scale the sums of `count` columns of one row, apply the epilogue and store them.
+
+    The multiply-add is spelled out: left to the compiler, it could differ between tiles.
+    `within_bytes`: whether the result is rounded to 8 bits next, and GELU need not be exact.
+    """
+    var result = sums.cast[F32]()
+    comptime if epilogue == NONE:
+        result *= scale
+    else:
+        result = result.fma(scale, load_part(bias, count))
+    comptime if epilogue == BIAS_GELU:
+        comptime if within_bytes:
+            result = gelu_within_bytes(result)
+        else:
+            result = gelu[COLUMNS](result)
+    comptime if epilogue == BIAS_RESIDUAL:
+        result += load_part(residual, count)
+    store_part(y, result, count)
+
+
+@always_inline
+def product_int8[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    m: Int,
+    n: Int,
+    k: Int,
+) raises:
+    """Compute y[m, n] = epilogue(x[m, k] · wᵀ) for packed w; k is a multiple of 16.
+
+    `bias` [n] and `residual` [m, n] are read only where the epilogue names them.
+    """
+    var words = List[Int16](length=m * k, fill=0)
+    var units = List[Float32](length=m, fill=0)
+    var word_ptr = words.unsafe_ptr()
+    var unit_ptr = units.unsafe_ptr()
+    for i in range(m):
+        unit_ptr[unsafe_offset=i] = quantize_words(
+            word_ptr.unsafe_offset(i * k), x.unsafe_offset(i * k), k
+        )
+
+    @always_inline
+    def tile[rows: Int, unroll: Int](i: Int, block: Int) {var k, var n, var y, var w, var scale, var bias, var residual, var word_ptr, var unit_ptr}:
+        var j = block * COLUMNS
+        var sums = sum_words[rows, unroll](
+            word_ptr.unsafe_offset(i * k), w.unsafe_offset(j * k), k
+        )
+        var scales = load_part(scale.unsafe_offset(j), n - j)
+        comptime for a in range(rows):
+            var at = (i + a) * n + j
+            finish[epilogue](
+                y.unsafe_offset(at), sums[a], scales * unit_ptr[unsafe_offset=i + a],
+                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
+            )
+
+    @always_inline
+    def blocks_of(first: Int, last: Int) {var m, var tile}:
+        for block in range(first, last):
+            var i = 0
+            while i + 8 <= m:
+                tile[8, 1](i, block)
+                i += 8
+            if i + 4 <= m:
+                tile[4, 1](i, block)
+                i += 4
+            if i + 2 <= m:
+                tile[2, 2](i, block)
+                i += 2
+            if i < m:
+                tile[1, 4](i, block)
+
+    var blocks = (n + COLUMNS - 1) // COLUMNS
+    if m * n * k < SERIAL_WORK_INT8:
+        blocks_of(0, blocks)
+    else:
+        var tasks = min(parallelism_level(), blocks)
+
+        def task(t: Int) {var blocks, var tasks, var blocks_of}:
+            blocks_of(blocks * t // tasks, blocks * (t + 1) // tasks)
+
+        sync_parallelize(task, tasks)
+    _ = words^
+    _ = units^
+
+
+@always_inline
+def norm_product_int8[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    gamma: Pointer[Float32, _],
+    beta: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[Float32, _],
+    m: Int,
+    n: Int,
+    k: Int,
+) raises:
+    """Compute y[m, n] = epilogue(layer_norm(x[m, k]) · wᵀ)."""
+    var normed = List[Float32](length=m * k, fill=0)
+    var normed_ptr = normed.unsafe_ptr()
+    layer_norm_rows(normed_ptr, x, gamma, beta, m, k)
+    product_int8[epilogue](y, normed_ptr, w, scale, bias, x, m, n, k)
+    _ = normed^
+
+
+@extensibility.register("mwc_norm_linear_int8")
+struct NormLinearInt8:
+    """y[m, n] = act(layer_norm(x[m, k]) · wᵀ + bias[n]); act is GELU where `activation` is 1.
+
+    w int8 [n / 16, k / 4, 16, 4], scale f32 [n]; see quantized.mojo.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, activation: Int](
+        y: OutputTensor[dtype=F32, rank=2, ...],
+        x: InputTensor[dtype=F32, rank=2, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime epilogue = BIAS_GELU if activation == 1 else BIAS
+        norm_product_int8[epilogue](
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
+            x.dim_size(0), y.dim_size(1), x.dim_size(1),
+        )
+
+
+@extensibility.register("mwc_linear_residual_int8")
+struct LinearResidualInt8:
+    """y[m, n] = x[m, k] · wᵀ + bias[n] + residual[m, n]; w and scale as in quantized.mojo."""
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=F32, rank=2, ...],
+        x: InputTensor[dtype=F32, rank=2, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        residual: InputTensor[dtype=F32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        product_int8[BIAS_RESIDUAL](
+            y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(),
+            bias.unsafe_ptr(), residual.unsafe_ptr(),
+            x.dim_size(0), y.dim_size(1), x.dim_size(1),
+        )
+
+
+@extensibility.register("mwc_norm_logits_int8")
+struct NormLogitsInt8:
+    """y[m, n] = (layer_norm(x[m, k]) * column_scale[k]) · wᵀ: the LM head.
+
+    w is the token embedding, without the scales of its rows and columns.
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=F32, rank=2, ...],
+        x: InputTensor[dtype=F32, rank=2, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        column_scale: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var m = x.dim_size(0)
+        var k = x.dim_size(1)
+        var columns = column_scale.unsafe_ptr()
+        var normed = List[Float32](length=m * k, fill=0)
+        var normed_ptr = normed.unsafe_ptr()
+        layer_norm_rows(normed_ptr, x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), m, k)
+        for i in range(m):
+            for c in range(0, k, WIDTH):
+                var scaled = normed_ptr.unsafe_load[width=WIDTH](i * k + c)
+                scaled *= columns.unsafe_load[width=WIDTH](c)
+                normed_ptr.unsafe_store(i * k + c, scaled)
+        product_int8[NONE](
+            y.unsafe_ptr(), normed_ptr, w.unsafe_ptr(), scale.unsafe_ptr(), scale.unsafe_ptr(),
+            x.unsafe_ptr(), m, y.dim_size(1), k,
+        )
+        _ = normed^
+
+
+@extensibility.register("mwc_embed_int8")
+struct EmbedInt8:
+    """x[m, k] = the token's row of w + the position's row of `table` f32 [n_ctx, k]."""
+
+    @staticmethod
+    def execute[target: StaticString](
+        x: OutputTensor[dtype=F32, rank=2, ...],
+        tokens: InputTensor[dtype=DType.int32, rank=1, ...],
+        positions: InputTensor[dtype=DType.int32, rank=1, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        column_scale: InputTensor[dtype=F32, rank=1, ...],
+        table: InputTensor[dtype=F32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var k = x.dim_size(1)
+        for i in range(x.dim_size(0)):
+            var token = Int(tokens.unsafe_ptr()[unsafe_offset=i])
+            var position = Int(positions.unsafe_ptr()[unsafe_offset=i])
+            var unit = scale.unsafe_ptr()[unsafe_offset=token]
+            var lane = token % COLUMNS
+            var packed = w.unsafe_ptr().unsafe_offset((token - lane) * k + lane * TERMS)
+            var at = table.unsafe_ptr().unsafe_offset(position * k)
+            var row = x.unsafe_ptr().unsafe_offset(i * k)
+            for c in range(0, k, TERMS):
+                var four = packed.unsafe_load[width=TERMS](c // TERMS * STEP)
+                var columns = column_scale.unsafe_ptr().unsafe_load[width=TERMS](c) * unit
+                row.unsafe_store(c, four.cast[F32]() * columns + at.unsafe_load[width=TERMS](c))

@@ -1,0 +1,282 @@
+"""Linear layers for many rows over int8 weights: y = epilogue(norm(x) · wᵀ), 8-bit activations.
+
+The encoder's products in int8 artifacts; quantized.mojo has the layout and the arithmetic. Each
+task takes a range of rows: it normalises and quantizes a group of them, then multiplies these with
+all of the weights, two blocks of columns at a time.
+"""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.algorithm import sync_parallelize
+from max.gpu.host import DeviceContext
+from std.runtime import parallelism_level
+from std.sys import CompilationTarget
+
+from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
+from .linear_int8 import finish, load_part
+from .quantized import (
+    COLUMNS,
+    F32,
+    STEP,
+    TERMS,
+    VNNI,
+    Sums,
+    broadcast_bytes,
+    dot_bytes,
+    quantize_bytes,
+    sum_words,
+)
+
+comptime TILE = 12 if VNNI else (8 if CompilationTarget.has_avx512f() else 2)
+"""Rows multiplied together: with two blocks of columns they fill three quarters of the registers."""
+comptime GROUP = 4 * TILE
+"""Rows quantized together: their bytes stay in cache."""
+comptime BYTES = DType.uint8 if VNNI else DType.int16
+"""What holds an 8-bit activation: without VNNI, sums are of 16-bit products."""
+
+
+@always_inline
+def sum_tile[rows: Int, blocks: Int](
+    x: Pointer[Scalar[BYTES], _], w: Pointer[Int8, _], k: Int
+) -> Array[Sums, rows * blocks]:
+    """Sums of x[rows, k] over neighbouring blocks of weights: row i, block b at i * blocks + b."""
+    var sums = Array[Sums, length=rows * blocks](fill=Sums(0))
+    comptime if VNNI:
+        var bytes = x.bitcast[UInt8]()
+        for c in range(0, k, TERMS):
+            var terms = Array[SIMD[DType.int8, STEP], length=blocks](fill=SIMD[DType.int8, STEP](0))
+            comptime for b in range(blocks):
+                terms[b] = w.unsafe_load[width=STEP]((b * k + c) * COLUMNS)
+            comptime for i in range(rows):
+                var xv = broadcast_bytes(bytes.unsafe_offset(i * k + c))
+                comptime for b in range(blocks):
+                    comptime j = i * blocks + b
+                    sums[j] = dot_bytes(sums[j], xv, terms[b])
+    else:
+        comptime for b in range(blocks):
+            var block = sum_words[rows, 1](x.bitcast[Int16](), w.unsafe_offset(b * k * COLUMNS), k)
+            comptime for i in range(rows):
+                sums[i * blocks + b] = block[i]
+    return sums^
+
+
+@always_inline
+def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks: Int, k: Int):
+    """The sum of each column's k bytes; totals int32 [blocks * COLUMNS]."""
+    for block in range(blocks):
+        var sums = SIMD[DType.int32, STEP](0)
+        for c in range(0, k, TERMS):
+            sums += w.unsafe_load[width=STEP]((block * k + c) * COLUMNS).cast[DType.int32]()
+        for j in range(COLUMNS):
+            var total = Int32(0)
+            comptime for term in range(TERMS):
+                total += sums[j * TERMS + term]
+            totals[unsafe_offset=block * COLUMNS + j] = total
+
+
+struct Quantized(Movable):
+    """Up to GROUP rows of k activations as 8-bit values: their bytes, units and zeros."""
+
+    var bytes: List[Scalar[BYTES]]
+    var units: List[Float32]
+    var zeros: List[Int32]
+
+    def __init__(out self, k: Int):
+        self.bytes = List[Scalar[BYTES]](length=GROUP * k, fill=0)
+        self.units = List[Float32](length=GROUP, fill=0)
+        self.zeros = List[Int32](length=GROUP, fill=0)
+
+    @always_inline
+    def put(mut self, i: Int, x: Pointer[Float32, _], k: Int):
+        """Quantize x[k] as row i."""
+        var affine = quantize_bytes(self.bytes.unsafe_ptr().unsafe_offset(i * k), x, k)
+        self.units[i] = affine.unit
+        self.zeros[i] = affine.zero
+
+
+@always_inline
+def multiply_rows[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    x: Quantized,
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    column_sums: Pointer[Int32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    rows: Int,
+    n: Int,
+    k: Int,
+):
+    """y[rows, n] = epilogue(x[rows, k] · wᵀ); residual has y's shape."""
+    var bytes = x.bytes.unsafe_ptr()
+    var units = x.units.unsafe_ptr()
+    var zeros = x.zeros.unsafe_ptr()
+
+    @always_inline
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
+        var sums = sum_tile[height, width](
+            bytes.unsafe_offset(row * k), w.unsafe_offset(block * COLUMNS * k), k
+        )
+        comptime for b in range(width):
+            var j = (block + b) * COLUMNS
+            var scales = load_part(scale.unsafe_offset(j), n - j)
+            var totals = column_sums.unsafe_load[width=COLUMNS](j)
+            comptime for i in range(height):
+                var whole = sums[i * width + b] - totals * zeros[unsafe_offset=row + i]
+                var at = (row + i) * n + j
+                finish[epilogue, within_bytes=True](
+                    y.unsafe_offset(at),
+                    whole,
+                    scales * units[unsafe_offset=row + i],
+                    bias.unsafe_offset(j),
+                    residual.unsafe_offset(at),
+                    n - j,
+                )
+
+    var blocks = (n + COLUMNS - 1) // COLUMNS
+    for block in range(0, blocks, 2):
+        var i = 0
+        while i + TILE <= rows:
+            if block + 1 < blocks:
+                tile[TILE, 2](i, block)
+            else:
+                tile[TILE, 1](i, block)
+            i += TILE
+        while i < rows:
+            tile[1, 1](i, block)
+            if block + 1 < blocks:
+                tile[1, 1](i, block + 1)
+            i += 1
+
+
+@always_inline
+def sums_of(w: Pointer[Int8, _], n: Int, k: Int) -> List[Int32]:
+    """The sum of each column's k bytes, whole blocks of columns."""
+    var blocks = (n + COLUMNS - 1) // COLUMNS
+    var totals = List[Int32](length=blocks * COLUMNS, fill=0)
+    sum_columns(totals.unsafe_ptr(), w, blocks, k)
+    return totals^
+
+
+@always_inline
+def share_rows[WorkType: def(Int, Int) raises -> None](work: WorkType, m: Int) raises:
+    """Call work(first, end) once per thread, for runs of m rows that begin with whole tiles."""
+    var tiles = (m + TILE - 1) // TILE
+    var tasks = min(parallelism_level(), tiles)
+
+    def task(t: Int) raises {var m, var tiles, var tasks, imm work}:
+        work((tiles * t // tasks) * TILE, min((tiles * (t + 1) // tasks) * TILE, m))
+
+    sync_parallelize(task, tasks)
+
+
+@always_inline
+def multiply_int8[epilogue: Int, norm: Bool](
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    gamma: Pointer[Float32, _],
+    beta: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    m: Int,
+    n: Int,
+    k: Int,
+) raises:
+    """Compute y[m, n] = epilogue(x[m, k] · wᵀ) for packed w, x normalised first where `norm`.
+
+    k is a multiple of 16. What `norm` and the epilogue do not name is not read.
+    """
+    var column_list = sums_of(w, n, k)
+    var column_sums = column_list.unsafe_ptr()
+
+    def run(begin: Int, end: Int) {var n, var k, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
+        var quantized = Quantized(k)
+        var normed_list = List[Float32](length=k if norm else 1, fill=0)
+        var normed = normed_list.unsafe_ptr()
+        for first in range(begin, end, GROUP):
+            var rows = min(GROUP, end - first)
+            for i in range(rows):
+                var source = x.unsafe_offset((first + i) * k)
+                comptime if norm:
+                    layer_norm_rows(normed, source, gamma, beta, 1, k)
+                    quantized.put(i, normed, k)
+                else:
+                    quantized.put(i, source, k)
+            multiply_rows[epilogue](
+                y.unsafe_offset(first * n), quantized, w, scale, column_sums, bias,
+                residual.unsafe_offset(first * n), rows, n, k,
+            )
+        _ = normed_list^
+
+    share_rows(run, m)
+    _ = column_list^
+
+
+@extensibility.register("mwc_matmul_bias_int8")
+struct MatmulBiasInt8:
+    """y[b, t, n] = act(x[b, t, k] · wᵀ + bias[n]); act is GELU where `activation` is 1.
+
+    w int8 [n / 16, k / 4, 16, 4], scale f32 [n]; see quantized.mojo.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, activation: Int](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime epilogue = BIAS_GELU if activation == 1 else BIAS
+        multiply_int8[epilogue, False](
+            y.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(),
+            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        )
+
+
+@extensibility.register("mwc_norm_matmul_bias_int8")
+struct NormMatmulBiasInt8:
+    """y[b, t, n] = act(layer_norm(x[b, t, k]) · wᵀ + bias[n]); GELU where `activation` is 1."""
+
+    @staticmethod
+    def execute[target: StaticString, activation: Int](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime epilogue = BIAS_GELU if activation == 1 else BIAS
+        multiply_int8[epilogue, True](
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        )
+
+
+@extensibility.register("mwc_matmul_residual_int8")
+struct MatmulResidualInt8:
+    """y[b, t, n] = residual[b, t, n] + x[b, t, k] · wᵀ + bias[n]."""
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        residual: InputTensor[dtype=F32, rank=3, ...],
+        ctx: DeviceContext,
+    ) raises:
+        multiply_int8[BIAS_RESIDUAL, False](
+            y.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(),
+            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        )

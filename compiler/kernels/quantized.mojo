@@ -1,0 +1,169 @@
+"""int8 weights and integer activations: the layout, the quantization of rows, the dot products.
+
+A matrix of n columns (outputs) and k terms is stored as int8 [n / 16, k / 4, 16, 4], n rounded up
+to a whole block, with one f32 scale per column: column j's term c is scale[j] times the byte at
+[j / 16, c / 4, j % 16, c % 4]. Four terms of sixteen columns fill one 64-byte register, as the
+dot-product instructions want them.
+
+Activations are quantized row by row as they are used: to 16 bits where few rows are multiplied
+(decoding, which waits for the weights anyhow), to 8 bits with an offset where many are (the
+encoder). Sums are whole numbers and exact, so they depend neither on the order of addition nor on
+the instructions of the CPU: VNNI, AVX-512, AVX2 and others give the same.
+"""
+
+from std.memory import bitcast
+from std.sys import CompilationTarget, llvm_intrinsic
+
+from .linear import WIDTH
+
+comptime F32 = DType.float32
+comptime I32 = DType.int32
+comptime COLUMNS = 16
+"""Columns of one block of weights."""
+comptime TERMS = 4
+"""Terms that stand together."""
+comptime STEP = COLUMNS * TERMS
+"""Bytes of one register of weights."""
+comptime VNNI = CompilationTarget.has_avx512f() and CompilationTarget._has_feature["avx512vnni"]()
+comptime AVX512_WORDS = CompilationTarget.has_avx512f() and CompilationTarget._has_feature[
+    "avx512bw"
+]()
+comptime PAIRS = 16 if AVX512_WORDS else 8
+"""Pairs of 16-bit products summed by one instruction."""
+comptime PARTS = STEP // 2 // PAIRS
+"""Registers of 16-bit pairs that one register of weights widens to."""
+comptime Sums = SIMD[I32, COLUMNS]
+"""One row's whole sums of the columns of a block."""
+comptime PairSums = SIMD[I32, PAIRS]
+comptime Words = SIMD[DType.int16, 2 * PAIRS]
+comptime WORD_LIMIT = 32767
+comptime BYTE_LIMIT = 255
+
+
+@always_inline
+def word_limit(k: Int) -> Float32:
+    """The largest magnitude of 16-bit activations with which no sum of k terms overflows."""
+    return Float32(min(WORD_LIMIT, 2147483647 // (127 * k)))
+
+
+@always_inline
+def dot_pairs(sums: PairSums, x: Words, w: Words) -> PairSums:
+    """sums[i] + x[2i] · w[2i] + x[2i + 1] · w[2i + 1], in int32."""
+    comptime if VNNI:
+        return llvm_intrinsic["llvm.x86.avx512.vpdpwssd.512", PairSums](sums, x, w)
+    elif AVX512_WORDS:
+        return sums + llvm_intrinsic["llvm.x86.avx512.pmaddw.d.512", PairSums](x, w)
+    elif CompilationTarget.has_avx2():
+        return sums + llvm_intrinsic["llvm.x86.avx2.pmadd.wd", PairSums](x, w)
+    else:
+        var products = (x.cast[I32]() * w.cast[I32]()).deinterleave()
+        return sums + rebind[PairSums](products[0]) + rebind[PairSums](products[1])
+
+
+@always_inline
+def dot_bytes(sums: Sums, x: SIMD[DType.uint8, STEP], w: SIMD[DType.int8, STEP]) -> Sums:
+    """sums[i] + the four products of lane i; needs VNNI."""
+    return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", Sums](sums, x, w)
+
+
+@always_inline
+def broadcast_words(x: Pointer[Int16, _]) -> Words:
+    """TERMS 16-bit activations over and over."""
+    var four = x.bitcast[Int64]()[unsafe_offset=0]
+    return bitcast[DType.int16, 2 * PAIRS](SIMD[DType.int64, PAIRS // 2](four))
+
+
+@always_inline
+def broadcast_bytes(x: Pointer[UInt8, _]) -> SIMD[DType.uint8, STEP]:
+    """TERMS 8-bit activations over and over."""
+    var four = x.bitcast[Int32]()[unsafe_offset=0]
+    return bitcast[DType.uint8, STEP](SIMD[I32, COLUMNS](four))
+
+
+@always_inline
+def sum_words[rows: Int, unroll: Int](
+    x: Pointer[Int16, _], w: Pointer[Int8, _], k: Int
+) -> Array[Sums, rows]:
+    """The sums of `rows` rows of x[rows, k] over one block of weights [k / 4, 16, 4].
+
+    k is a multiple of 4 * unroll; with few rows, several chains hide the latency.
+    """
+    var sums = Array[PairSums, length=rows * unroll * PARTS](fill=PairSums(0))
+    for c in range(0, k, TERMS * unroll):
+        comptime for u in range(unroll):
+            var at = c + TERMS * u
+            var terms = Array[Words, length=rows](fill=Words(0))
+            comptime for i in range(rows):
+                terms[i] = broadcast_words(x.unsafe_offset(i * k + at))
+            comptime for part in range(PARTS):
+                var wide = w.unsafe_load[width=2 * PAIRS](
+                    at * COLUMNS + part * 2 * PAIRS
+                ).cast[DType.int16]()
+                comptime for i in range(rows):
+                    comptime j = (i * unroll + u) * PARTS + part
+                    sums[j] = dot_pairs(sums[j], terms[i], wide)
+    var whole = Array[Sums, length=rows](fill=Sums(0))
+    comptime for i in range(rows):
+        var pairs = SIMD[I32, 2 * COLUMNS](0)
+        comptime for part in range(PARTS):
+            var total = sums[i * unroll * PARTS + part]
+            comptime for u in range(1, unroll):
+                total += sums[(i * unroll + u) * PARTS + part]
+            pairs = pairs.insert[offset=part * PAIRS](total)
+        var halves = pairs.deinterleave()
+        whole[i] = halves[0] + halves[1]
+    return whole^
+
+
+@always_inline
+def largest_magnitude(x: Pointer[Float32, _], k: Int) -> Float32:
+    """The largest |x| of a row of k values."""
+    var lanes = SIMD[F32, WIDTH](0)
+    for c in range(0, k, WIDTH):
+        lanes = max(lanes, abs(x.unsafe_load[width=WIDTH](c)))
+    return lanes.reduce_max()
+
+
+@always_inline
+def quantize_words(y: Pointer[mut=True, Int16, _], x: Pointer[Float32, _], k: Int) -> Float32:
+    """Round a row of k values to 16 bits; returns what one unit is worth."""
+    var limit = word_limit(k)
+    var top = largest_magnitude(x, k)
+    var inverse = limit / top if top > 0 else Float32(0)
+    for c in range(0, k, WIDTH):
+        var units = round(x.unsafe_load[width=WIDTH](c) * inverse)
+        y.unsafe_store(c, units.cast[I32]().cast[DType.int16]())
+    return top / limit
+
+
+@fieldwise_init
+struct Affine(Copyable, Movable):
+    """How a row's unsigned bytes stand for its values: value = unit * (byte - zero)."""
+
+    var unit: Float32
+    var zero: Int32
+
+
+@always_inline
+def quantize_bytes[T: DType](
+    y: Pointer[mut=True, Scalar[T], _], x: Pointer[Float32, _], k: Int
+) -> Affine:
+    """Round a row of k values to 0 … 255, held as T (uint8 or int16)."""
+    var low = SIMD[F32, WIDTH](0)
+    var high = SIMD[F32, WIDTH](0)
+    for c in range(0, k, WIDTH):
+        var values = x.unsafe_load[width=WIDTH](c)
+        low = min(low, values)
+        high = max(high, values)
+    var bottom = low.reduce_min()
+    var span = high.reduce_max() - bottom
+    if not span > 0:
+        for c in range(0, k, WIDTH):
+            y.unsafe_store(c, SIMD[T, WIDTH](0))
+        return Affine(0, 0)
+    var inverse = Float32(BYTE_LIMIT) / span
+    var zero = round(-bottom * inverse)
+    for c in range(0, k, WIDTH):
+        var units = round(x.unsafe_load[width=WIDTH](c) * inverse) + zero
+        y.unsafe_store(c, min(units, Float32(BYTE_LIMIT)).cast[I32]().cast[T]())
+    return Affine(span / BYTE_LIMIT, zero.cast[I32]())

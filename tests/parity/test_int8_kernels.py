@@ -1,0 +1,267 @@
+"""The CPU's products with int8 weights against numpy: the same whole numbers, odd sizes, any batch.
+
+Where x is quantized as it is given, numpy quantizes it alike and the sums are equal before they are
+scaled. Behind a layer norm a rounding may fall the other way, so there the bound is half a unit of
+every activation.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from kernel_graphs import (
+    DECODER_LAYER,
+    FRAMES,
+    HEADS,
+    LAYERS,
+    SLOTS,
+    STATE,
+    Kernels,
+    from_buffer,
+    to_buffer,
+)
+from max.driver import Buffer
+from numpy_layers import gelu, layer_norm, normal
+
+from mwc.compiler.weights import pack_int8, quantize_int8
+from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
+
+Array = npt.NDArray[Any]
+
+RELATIVE = 2e-6
+"""Of the largest value: scaling, bias and residual in float32."""
+
+
+class Int8Matrix:
+    """A random [n, k] as int8 values times a scale per row, and packed for the kernels."""
+
+    def __init__(self, n: int, k: int) -> None:
+        matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
+        self.values, self.scale = quantize_int8(matrix)
+        self.exact = self.values * self.scale[:, None].astype(np.float64)
+        self.parts = pack_int8(self.values), self.scale
+
+
+def word_sums(x: Array, w: Int8Matrix) -> Array:
+    """x · wᵀ with x rounded to 16 bits by rows, in whole numbers, then scaled."""
+    limit = np.float32(min(32767, (2**31 - 1) // (127 * x.shape[-1])))
+    top = np.abs(x).max(-1, keepdims=True)
+    words = np.rint(x * np.divide(limit, top, out=np.zeros_like(top), where=top > 0))
+    sums = words.astype(np.int64) @ w.values.T.astype(np.int64)
+    assert np.abs(sums).max(initial=0) < 2**31
+    return sums * (w.scale * (top / limit)).astype(np.float64)
+
+
+def byte_sums(x: Array, w: Int8Matrix) -> Array:
+    """x · wᵀ with x rounded to 0 … 255 by rows, its lowest value (at most 0) at 0."""
+    low = np.minimum(x.min(-1, keepdims=True), 0)
+    span = np.maximum(x.max(-1, keepdims=True), 0) - low
+    inverse = np.divide(np.float32(255), span, out=np.zeros_like(span), where=span > 0)
+    zero = np.rint(-low * inverse)
+    levels = np.minimum(np.rint(x * inverse) + zero, 255)
+    sums = (levels - zero).astype(np.int64) @ w.values.T.astype(np.int64)
+    return sums * (w.scale * (span / np.float32(255))).astype(np.float64)
+
+
+def assert_equal_sums(ours: Array, exact: Array) -> None:
+    assert ours.shape == exact.shape
+    assert np.abs(ours - exact).max() <= RELATIVE * np.abs(exact).max()
+
+
+def assert_within_units(ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix) -> None:
+    """Each output is off by at most half a unit of every activation, and a little rounding."""
+    span = np.maximum(x.max(-1), 0) - np.minimum(x.min(-1), 0)
+    unit = (span if levels == 255 else np.abs(x).max(-1)) / levels
+    bound = (
+        0.51 * unit[..., None] * np.abs(w.exact).sum(-1) + unit[..., None] * np.abs(w.exact).max()
+    )
+    assert (np.abs(ours - exact) <= bound + 1e-5).all()
+
+
+# (columns, terms): less than a block, tails, serial and shared work, the largest model's.
+FEW_ROWS = [(8, 16), (16, 32), (17, 64), (205, 384), (1536, 1280), (100, 5120)]
+
+
+@pytest.mark.parametrize(("n", "k"), FEW_ROWS)
+@pytest.mark.parametrize("m", range(1, 18))
+def test_products_of_few_rows(kernels: Kernels, n: int, k: int, m: int) -> None:
+    x, w, bias, residual = normal(m, k), Int8Matrix(n, k), normal(n), normal(m, n)
+    gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
+    ours = kernels.run("linear_residual.int8", x, *w.parts, bias, residual)
+    assert_equal_sums(ours, residual + word_sums(x, w) + bias)
+
+    normed = layer_norm(x, gamma, beta)
+    limit = min(32767, (2**31 - 1) // (127 * k))
+    exact = normed @ w.exact.T
+    ours = kernels.run("norm_linear.int8", x, *w.parts, bias, gamma, beta)
+    assert_within_units(ours, exact + bias, normed, limit, w)
+    ours = kernels.run("norm_linear_gelu.int8", x, *w.parts, bias, gamma, beta)
+    assert_within_units(ours, gelu(exact + bias), 1.2 * normed, limit, w)  # gelu's slope < 1.13
+    columns = np.exp(normal(k, seed=4) / 2)
+    ours = kernels.run("norm_logits.int8", x, *w.parts, columns, gamma, beta)
+    assert_within_units(ours, (normed * columns) @ w.exact.T, normed * columns, limit, w)
+
+
+@pytest.mark.parametrize("k", [384, 1280, 5120])
+def test_the_largest_sums_do_not_overflow(kernels: Kernels, k: int) -> None:
+    x, w = np.ones((2, k), np.float32), Int8Matrix(16, k)
+    w.values[:] = 127
+    parts, zeros = (pack_int8(w.values), np.ones(16)), np.zeros(16)
+    ours = kernels.run("linear_residual.int8", x, *parts, zeros, np.zeros((2, 16)))
+    np.testing.assert_allclose(ours, 127.0 * k, rtol=1e-6)
+    ours = kernels.run("matmul_bias.int8", x[None], *parts, zeros)
+    np.testing.assert_allclose(ours, 127.0 * k, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [51864, 51865, 51866])
+def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int) -> None:
+    x, w, k = normal(3, 64), Int8Matrix(n, 64), 64
+    gamma, beta, columns = normal(k, seed=2), normal(k, seed=3), np.exp(normal(k, seed=4))
+    ours = kernels.run("norm_logits.int8", x, *w.parts, columns, gamma, beta)
+    normed = layer_norm(x, gamma, beta) * columns
+    assert_within_units(ours, normed @ w.exact.T, normed, 32767, w)
+
+    table, tokens, positions = normal(448, k, seed=5), [0, n - 1, 17, 0], [447, 0, 3, 3]
+    ours = kernels.run(
+        "embed.int8", np.array(tokens), np.array(positions), *w.parts, columns, table
+    )
+    np.testing.assert_allclose(
+        ours, w.exact[tokens] * columns + table[positions], rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("n", "k"), FEW_ROWS)
+def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int) -> None:
+    x, w, bias, residual = normal(17, k), Int8Matrix(n, k), normal(n), normal(17, n)
+    gamma, beta = normal(k, seed=2), normal(k, seed=3)
+
+    def outputs(rows: slice) -> list[Array]:
+        return [
+            kernels.run("linear_residual.int8", x[rows], *w.parts, bias, residual[rows]),
+            kernels.run("norm_linear_gelu.int8", x[rows], *w.parts, bias, gamma, beta),
+            kernels.run("norm_logits.int8", x[rows], *w.parts, gamma, gamma, beta),
+            kernels.run("norm_matmul_gelu.int8", x[None, rows], *w.parts, bias, gamma, beta)[0],
+        ]
+
+    together = outputs(slice(0, 17))
+    for first, last in [(i, i + 1) for i in range(17)] + [(0, 2), (1, 4), (2, 6), (1, 8), (3, 17)]:
+        for whole, part in zip(together, outputs(slice(first, last)), strict=True):
+            assert np.array_equal(whole[first:last], part)
+
+
+# (windows, rows, columns, terms): tails of tiles and of panels, one row, one block of columns.
+MANY_ROWS = [
+    (3, 40, 402, 400),
+    (1, 1, 16, 16),
+    (2, 13, 8, 32),
+    (1, 300, 33, 528),
+    (2, 50, 80, 208),
+    (4, 7, 96, 1280),
+]
+
+
+@pytest.mark.parametrize(("b", "t", "n", "k"), MANY_ROWS)
+def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int) -> None:
+    x, w, bias, residual = normal(b, t, k), Int8Matrix(n, k), normal(n), normal(b, t, n)
+    gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
+    product = byte_sums(x, w)
+    ours = kernels.run("matmul_bias.int8", x, *w.parts, bias)
+    assert_equal_sums(ours, product + bias)
+    ours = kernels.run("matmul_gelu.int8", x, *w.parts, bias)
+    assert np.abs(ours - gelu(product + bias)).max() < 6e-5 + RELATIVE * np.abs(ours).max()
+    ours = kernels.run("matmul_residual.int8", x, *w.parts, bias, residual)
+    assert_equal_sums(ours, residual + product + bias)
+    normed = layer_norm(x, gamma, beta)
+    ours = kernels.run("norm_matmul.int8", x, *w.parts, bias, gamma, beta)
+    assert_within_units(ours, normed @ w.exact.T + bias, normed, 255, w)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("b", "d", "n"), [(1, 16, 8), (3, 80, 33), (2, 128, 64)])
+def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> None:
+    x, w, bias = normal(b, FRAMES, d), Int8Matrix(n, 3 * d), normal(n)
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
+    taps = np.concatenate([padded[:, i : i + FRAMES] for i in range(3)], axis=-1)[:, ::stride]
+    ours = kernels.run(f"conv{stride}.int8", x, *w.parts, bias)
+    exact = gelu(byte_sums(taps, w) + bias)
+    assert ours.shape == exact.shape
+    assert np.abs(ours - exact).max() < 6e-5 + RELATIVE * np.abs(ours).max()
+    for i in range(b):
+        assert np.array_equal(
+            ours[i], kernels.run(f"conv{stride}.int8", x[i : i + 1], *w.parts, bias)[0]
+        )
+
+
+@pytest.mark.parametrize(("b", "t"), [(1, 1), (2, 31), (1, 100)])
+def test_feed_forward_is_its_two_products(kernels: Kernels, b: int, t: int) -> None:
+    k, h = 64, 256
+    x, w1, w2 = normal(b, t, k), Int8Matrix(h, k), Int8Matrix(k, h)
+    bias1, bias2, gamma, beta = normal(h), normal(k), 1 + normal(k, seed=2) / 4, normal(k, seed=3)
+    hidden = kernels.run("norm_matmul_gelu.int8", x, *w1.parts, bias1, gamma, beta)
+    expected = kernels.run("matmul_residual.int8", hidden, *w2.parts, bias2, x)
+    ours = kernels.run("feed_forward.int8", x, gamma, beta, *w1.parts, bias1, *w2.parts, bias2)
+    assert np.array_equal(ours, expected)
+
+
+def decoder_layer_weights() -> dict[str, Array]:
+    """Random weights of a decoder layer by name, as the kernels take them."""
+    weights: dict[str, Array] = {}
+    for i, (name, (dtype, *shape)) in enumerate(DECODER_LAYER.items()):
+        if dtype == "int8":
+            matrix = Int8Matrix(shape[0] * 16, shape[1] * 4)
+            weights[name], weights[name.replace("weight", "scale")] = matrix.parts
+        elif not name.endswith("scale"):
+            weights[name] = normal(*shape, seed=i) / 4 + name.endswith("norm.weight")
+    return {name: weights[name] for name in DECODER_LAYER}
+
+
+def caches_of(seed: int) -> list[Buffer]:
+    """Random self- and cross-attention caches in float16."""
+    shapes = (TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+    slots = (LAYERS, SLOTS, HEADS)
+    return [to_buffer(normal(*slots, *shape, seed=seed), "float16") for shape in shapes]
+
+
+@pytest.mark.parametrize("m", [1, 3, 9])
+def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
+    x, weights, layer = normal(m, STATE), decoder_layer_weights(), np.array([1])
+    rows, positions = np.full(m, 2), 20 + np.arange(m)
+    windows = np.zeros(m) if m == 9 else np.arange(m) % SLOTS
+    together, apart = caches_of(seed=7), caches_of(seed=7)
+    y, queries = kernels.run(
+        "decoder_layer.int8", *together, x, rows, positions, windows, layer, *weights.values()
+    )
+
+    def linear(name: str) -> list[Array]:
+        return [weights[f"{name}.{part}"] for part in ("weight", "scale", "bias")]
+
+    def normed(graph: str, x: Array, norm: str, name: str) -> Array:
+        gamma, beta = weights[f"{norm}.weight"], weights[f"{norm}.bias"]
+        return kernels.run(graph, x, *linear(name), gamma, beta)
+
+    def closed(mixed: Array, name: str, x: Array) -> Array:
+        return kernels.run("linear_residual.int8", mixed, *linear(name), x)
+
+    qkv = normed("norm_linear.int8", x, "self_attn_layer_norm", "self_attn.qkv")
+    mixed = kernels.run("self_attention.float16", *apart[:2], qkv, rows, positions, layer)
+    x = closed(mixed, "self_attn.out_proj", x)
+    q = normed("norm_linear.int8", x, "encoder_attn_layer_norm", "encoder_attn.q_proj")
+    mixed = kernels.run("cross_attention.float16", *apart[2:], q, windows, layer)
+    x = closed(mixed, "encoder_attn.out_proj", x)
+    hidden = normed("norm_linear_gelu.int8", x, "final_layer_norm", "fc1")
+    assert np.array_equal(queries, q)
+    assert np.array_equal(y, closed(hidden, "fc2", x))
+    for ours, theirs in zip(together, apart, strict=True):
+        assert np.array_equal(from_buffer(ours), from_buffer(theirs))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rows_of_one_sign_and_of_zeros(kernels: Kernels, sign: int) -> None:
+    """The scale of 8 bits reaches from 0 to the largest value, or from the least to 0."""
+    x, w = sign * np.abs(normal(1, 5, 64)), Int8Matrix(32, 64)
+    x[0, 2] = 0
+    ours = kernels.run("matmul_bias.int8", x, *w.parts, np.zeros(32))
+    assert_equal_sums(ours, byte_sums(x, w))
+    assert not ours[0, 2].any()
