@@ -176,8 +176,9 @@ class Features:
             seek: the first frame.
             keep_from: the first frame that will still be asked for, up to `seek`; None for `seek`.
 
-        Frames from `n_frames` on hold -10.0, the value of silence; openai/whisper replaces them by
-        a normalised 0.0, which the encoder graph does with `n_frames_at(seek)`.
+        Frames from `n_frames` on hold -10.0, the value of silence, but for the first that still
+        touch audio. To transcribe, openai/whisper replaces all of them by a normalised 0.0, which
+        the encoder graph does with `n_frames_at(seek)`; to detect a language, it hears them.
 
         Raises:
             ValueError: seek is negative.
@@ -186,8 +187,9 @@ class Features:
         if seek < 0:
             raise ValueError(f"seek is {seek}; it counts frames from the start, 0 or more")
         window = np.full((WINDOW_FRAMES, self._n_mels), LOG_MEL_FLOOR, np.float32)
-        end = seek + self.n_frames_at(seek)
-        if end == seek:
+        n_touching = -(-(self.n_samples + HALF_FFT) // HOP_LENGTH)
+        end = min(seek + WINDOW_FRAMES, n_touching)
+        if end <= seek:
             return window
         first, last = seek // PIECE_FRAMES, (end - 1) // PIECE_FRAMES
         if not self._complete:
