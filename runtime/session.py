@@ -281,6 +281,7 @@ class Session:
         if key not in self._caches:
             shape = [size if isinstance(size, int) else self._sizes[size] for size in spec.shape]
             self._caches[key] = Buffer.zeros(shape, _max_dtype(spec.dtype), self._device)
+            self._device.synchronize()  # it is filled behind our back; a graph may write sooner
         return self._caches[key]
 
     def _cache_array(self, name: str) -> Float32:

@@ -124,6 +124,18 @@ def alone(
     return row
 
 
+def test_new_caches_keep_what_the_first_prompt_writes(
+    session: Session, random_artifact: Path
+) -> None:
+    """Caches are made at first use: their zeros must be there before a graph writes to them."""
+    prompt = prompts(session)[0]
+    sampled = alone(session, prompt, 0, 6).sampled
+    for _ in range(12):
+        fresh = Session(open_artifact(random_artifact), n_rows=4, n_windows=2)
+        encode(fresh, window_of(session, 0), 0)
+        assert alone(fresh, prompt, 0, 6).sampled == sampled
+
+
 @pytest.mark.parametrize("timed", [True, False])
 @pytest.mark.parametrize("which", range(4))
 def test_prefill_and_steps_choose_what_forced_logits_say(
