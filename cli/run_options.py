@@ -328,7 +328,7 @@ VadThreshold = Annotated[
 VadMinSpeechDurationMs = Annotated[
     str | None,
     typer.Option(
-        "--vad-min-speech-duration-ms", metavar="MS", help="Shorter speech is dropped (250)."
+        "--vad-min-speech-duration-ms", metavar="MS", help="Shorter speech is dropped (0)."
     ),
 ]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mwc.runtime.decoder import VAD_FRAME
 from mwc.runtime.errors import AudioError
-from mwc.runtime.features import HOP_LENGTH, WINDOW_FRAMES
+from mwc.runtime.features import HOP_LENGTH, SAMPLE_RATE, WINDOW_FRAMES
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.speech import Clip, Speech
@@ -66,11 +66,25 @@ def clip_notes(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> 
 def heard_clips(clips: Sequence[Clip], options: TranscribeOptions, speech: Speech) -> list[Clip]:
     """Cut clips down to what is to be heard: speech with `vad_filter`, parts with a batch."""
     if options.vad_filter:
-        found = speech.clips(options.vad_parameters or FILTER)
+        found = _found(options, speech)
         clips = [part for clip in clips for part in _merge(_intersect(clip, found))]
     if options.cuts_at_silences:
         clips = [part for clip in clips for part in cut_at_silences(clip, speech)]
     return list(clips)
+
+
+def _found(options: TranscribeOptions, speech: Speech) -> list[Clip]:
+    """Where there is speech, by `vad_parameters`; without them, a lone noise is none.
+
+    The defaults keep any noise of one frame, so as to lose no word: a stretch in which closer
+    listening finds nothing is dropped.
+    """
+    if options.vad_parameters is not None:
+        return speech.clips(options.vad_parameters)
+    rate = SAMPLE_RATE // HOP_LENGTH
+    return [
+        clip for clip in speech.clips(FILTER) if speech.seconds(clip[0] / rate, clip[1] / rate) > 0
+    ]
 
 
 def cut_at_silences(clip: Clip, speech: Speech) -> list[Clip]:

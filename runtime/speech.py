@@ -81,9 +81,11 @@ class Speech:
 
     @cached_property
     def _stretches(self) -> list[Range]:
-        """Speech with the silences shorter than PAUSE in it."""
+        """Speech without anything added around it, with the silences shorter than PAUSE in it."""
+        bare = replace(PLAIN, speech_pad_ms=0)
+        found = speech_segments(self.probabilities, bare, self.n_samples)
         stretches: list[Range] = []
-        for start, end in self.ranges:
+        for start, end in ((s.start / SAMPLE_RATE, s.end / SAMPLE_RATE) for s in found):
             if stretches and start - stretches[-1][1] < PAUSE:
                 stretches[-1] = (stretches[-1][0], end)
             else:

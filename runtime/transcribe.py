@@ -99,7 +99,8 @@ class Transcription(Iterator[Segment]):
             tokenizer: the model's tokenizer.
             features: the file's log-mel windows.
             options: what is wanted.
-            speech: the file's speech, where `options.needs_speech`.
+            speech: the file's speech; without it words keep the times that alignment gives them,
+                and there is no coverage.
             progress: told the seconds of audio done, stage "transcribe".
             stop: asked before each call of the model; Cancelled is raised once it says True.
 
@@ -108,8 +109,8 @@ class Transcription(Iterator[Segment]):
             AudioError: a clip starts beyond the audio.
         """
         check_for_model(options, decoder.spec)
-        if options.needs_speech and speech is None:
-            raise ValueError("these options need the speech of the file")
+        if speech is None and (options.vad_filter or options.cuts_at_silences):
+            raise ValueError("vad_filter and batch_size need the speech of the file")
         self._tokenizer = tokenizer
         self._options = options
         self._speech = speech

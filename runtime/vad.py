@@ -2,9 +2,9 @@
 
 The probabilities are Silero VAD's, from the compiled graph, 32 ms each. Segments follow the rules
 of Silero's `get_speech_timestamps` (snakers4/silero-vad, utils_vad.py) as faster-whisper has them
-(SYSTRAN/faster-whisper, vad.py), with faster-whisper's names and, but for the shortest speech, its
-defaults: few, long segments that hardly ever lose a word. Where speech has to be cut for length,
-that is at the start of the last long enough silence.
+(SYSTRAN/faster-whisper, vad.py), with faster-whisper's names and defaults: few, long segments that
+hardly ever lose a word. Where speech has to be cut for length, that is at the start of the last
+long enough silence.
 """
 
 import math
@@ -43,8 +43,7 @@ class VadOptions:
         threshold: speech begins with a frame at least this probable; above 0, at most 1.
         neg_threshold: speech ends only below this; None for 0.15 less than `threshold`, but 0.01
             at least.
-        min_speech_duration_ms: segments no longer than this are dropped; Silero's default, where
-            faster-whisper keeps any: a noise of one frame is none to transcribe.
+        min_speech_duration_ms: segments no longer than this are dropped.
         max_speech_duration_s: longer speech is cut; padding counts. More than twice the padding
             and a frame of 32 ms.
         min_silence_duration_ms: shorter silences do not end a segment.
@@ -57,7 +56,7 @@ class VadOptions:
 
     threshold: float = 0.5
     neg_threshold: float | None = None
-    min_speech_duration_ms: float = 250
+    min_speech_duration_ms: float = 0
     max_speech_duration_s: float = math.inf
     min_silence_duration_ms: float = 2000
     speech_pad_ms: float = 400

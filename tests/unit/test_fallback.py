@@ -59,8 +59,8 @@ def test_what_cannot_stand_is_told_with_its_value() -> None:
     [
         (0, 4.9, None),
         (9, 22.94, "9 tokens of text for 22.9 s of detected speech"),
-        (4, 5.0, "4 tokens of text for 5.0 s of detected speech"),
-        (5, 5.0, None),
+        (7, 5.0, "7 tokens of text for 5.0 s of detected speech"),
+        (8, 5.0, None),
         (90, 25.0, None),
     ],
 )
