@@ -243,6 +243,8 @@ class FasterWhisper:
 ENGINES: dict[str, Callable[[], Engine]] = {
     "mwc": Mwc,
     "mwc, batch 8": lambda: Mwc(8),
+    "mwc int8": Mwc,
+    "mwc int8, batch 8": lambda: Mwc(8),
     "openai-whisper": OpenaiWhisper,
     "faster-whisper float32": lambda: FasterWhisper("float32"),
     "faster-whisper int8": lambda: FasterWhisper("int8"),

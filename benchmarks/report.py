@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,13 @@ def markdown(report: Report) -> list[str]:
 def engine_lines(report: Report) -> list[str]:
     """The engines beside each other: medians of the rounds, ratios to mwc."""
     of = {name: medians(runs) for name, runs in report.engines.items()}
-    base = of.get("mwc")
     rows = [
         [
             name,
             f"{m['transcribe']:.2f} s",
             f"{report.seconds / m['transcribe']:.1f}",
-            f"{m['transcribe'] / base['transcribe']:.2f}" if base else "",
+            ratio(of, name, "mwc"),
+            ratio(of, name, "mwc int8"),
             spread(run.transcribe for run in report.engines[name]),
             f"{m['load']:.2f} s",
             f"{m['first_text']:.2f} s",
@@ -73,6 +73,7 @@ def engine_lines(report: Report) -> list[str]:
         "time",
         "times real time",
         "time / mwc's",
+        "time / mwc int8's",
         "fastest to slowest",
         "load",
         "start to first text",
@@ -91,7 +92,8 @@ def engine_lines(report: Report) -> list[str]:
         f"{rounds}, the engines in turn, each time in a process of its own kept on "
         f"{report.threads} CPUs. Greedy, temperature 0, one hypothesis, with timestamps, the "
         "language given, each engine from the file. Batch 8: eight windows at once, which "
-        "faster-whisper cuts with its own speech detector. Time / mwc's above 1: mwc is faster. "
+        "faster-whisper cuts with its own speech detector. Ratios are to mwc in the same mode, batched "
+        "or not; above 1, mwc is faster. "
         "Load: the engine's imports and its model. Start to first text: from starting the "
         f"process, on {report.short}; "
         "openai-whisper gives its text at the end only. Peak memory: the most resident at once "
@@ -100,6 +102,12 @@ def engine_lines(report: Report) -> list[str]:
         "memory + pages of mapped files, MiB.",
         "",
     ]
+
+
+def ratio(of: Mapping[str, Mapping[str, Any]], name: str, ours: str) -> str:
+    """An engine's time over that of one of mwc's, batched where the engine is."""
+    base = of.get(f"{ours}, batch 8" if name.endswith(", batch 8") else ours)
+    return f"{of[name]['transcribe'] / base['transcribe']:.2f}" if base else ""
 
 
 def start_lines(report: Report) -> list[str]:

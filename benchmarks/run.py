@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--source", default="pkg:tiny.en", help="what mwc converts (default: %(default)s)")
     add("--artifact", type=Path, help="an artifact of it; converted if left out")
+    add("--artifact-int8", type=Path, help="an int8 artifact of it; converted if left out")
     add(
         "--openai", type=Path, help="the same weights as a .pt; made from a pkg: source if left out"
     )
@@ -66,7 +67,9 @@ def weights_for(arguments: argparse.Namespace) -> dict[str, Path]:
     source = arguments.source
     found: dict[str, Path] = {}
     for name in arguments.engines:
-        if name.startswith("mwc"):
+        if name.startswith("mwc int8"):
+            found[name] = arguments.artifact_int8 or artifact_of(source, "int8")
+        elif name.startswith("mwc"):
             found[name] = arguments.artifact or artifact_of(source)
         elif name == "openai-whisper":
             found[name] = arguments.openai or openai_file(source)

@@ -16,15 +16,16 @@ CACHE = Path(__file__).resolve().parent.parent / ".bench"
 
 
 @cache
-def artifact_of(source: str) -> Path:
+def artifact_of(source: str, precision: str = "f32") -> Path:
     """Convert a checkpoint for this machine's CPU, anew in each run: the compiler may have changed.
 
     What has not changed comes from MAX's cache.
     """
     from mwc.compiler import ConvertOptions, convert
 
-    folder = CACHE / source.removeprefix("pkg:") / "artifact"
-    return convert(source, folder, ConvertOptions(force=True)).artifact
+    name = "artifact" if precision == "f32" else f"artifact-{precision}"
+    folder = CACHE / source.removeprefix("pkg:") / name
+    return convert(source, folder, ConvertOptions(precision=precision, force=True)).artifact
 
 
 def openai_file(source: str) -> Path:
