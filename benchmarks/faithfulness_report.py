@@ -183,7 +183,8 @@ def word_lines(mode: ModeReport) -> list[str]:
         f"difference of starts and ends: median {1000 * times.median():.0f} ms, 95th percentile "
         f"{1000 * times.percentile(95):.0f} ms, largest {1000 * largest:.0f} ms. Of the "
         f"{different} that differ, {times.cut} do so because mwc cuts a first or last word to its "
-        "segment where openai/whisper lets it pass.",
+        "segment where openai/whisper lets it pass; of the others most lie beside a pause, for "
+        "mwc keeps words to detected speech.",
     ]
     rows = [
         [name, str(p.words), str(p.placed), *(f"{100 * n / p.placed:.2f} %"

@@ -30,5 +30,9 @@ class Mode:
     runs: tuple[str, ...] = tuple(RUNS)
 
 
-MODES: Mapping[str, Mode] = {"sequential": Mode()}
-"""Every mode of mwc, by the name it has in the results; openai/whisper has the first only."""
+MODES: Mapping[str, Mode] = {
+    "sequential": Mode(),
+    "batched": Mode({"batch_size": 8}, ("words",)),
+}
+"""Every mode of mwc, by the name it has in the results; openai/whisper has the first only, and
+segments of other windows than its own cannot be compared with its."""
