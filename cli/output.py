@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mwc.runtime.errors import OptionError
+from mwc.runtime.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
     from mwc.runtime import Segment, Transcript
@@ -55,11 +55,14 @@ class Output:
 
         Several transcripts on stdout are JSON Lines, each with its audio's name first. A file is
         complete or not there.
+
+        Raises:
+            OutputError: a file cannot be written; the text has gone to stdout instead.
         """
         if self.folder is None and self.several:
             print(json.dumps({"audio": name, **transcript.to_dict()}), flush=True)
             return
-        from mwc.runtime.writers import WRITERS, write_file
+        from mwc.runtime.writers import WRITERS, WriteOptions, write_file
 
         if self.folder is None:
             (format_name,) = self.formats
@@ -67,11 +70,22 @@ class Output:
             WRITERS[format_name](transcript, sys.stdout, options)
             sys.stdout.flush()
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for format_name in self.formats:
-            path = self.folder / f"{stem(name)}.{format_name}"
-            options = self._options_for(format_name, name, self.folder)
-            write_file(path, format_name, transcript, options)
+        path = self.folder
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for format_name in self.formats:
+                path = self.folder / f"{stem(name)}.{format_name}"
+                options = self._options_for(format_name, name, self.folder)
+                write_file(path, format_name, transcript, options)
+        except OSError as error:
+            if error.filename == name:  # the page wants the audio, and it has gone
+                raise
+            WRITERS["txt"](transcript, sys.stdout, WriteOptions())
+            sys.stdout.flush()
+            raise OutputError(
+                f"{path} cannot be written ({error.strerror or error}), so the text of {name} went "
+                "to standard output; make room there, or choose another --output-dir"
+            ) from error
 
     def _options_for(self, format_name: str, name: str, folder: Path) -> "WriteOptions":
         """A writer's options for one audio; a page in `folder` plays it unless it was piped."""

@@ -60,6 +60,10 @@ class VerificationError(MwcError):
     """An artifact does not compute what its checkpoint computes."""
 
 
+class OutputError(MwcError):
+    """A transcript was made, but its file cannot be written."""
+
+
 class BusyError(MwcError):
     """A thread calls a model that it is still streaming from, and would wait for itself."""
 

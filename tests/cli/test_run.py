@@ -298,7 +298,7 @@ def test_a_page_of_piped_audio_plays_nothing(
     assert capsys.readouterr().out == TRANSCRIPT.to_html(title="stdin")
 
 
-def test_nothing_half_written_when_a_writer_fails(
+def test_nothing_half_written_and_nothing_lost_when_a_writer_fails(
     model: StandInModel,
     artifact: Path,
     tmp_path: Path,
@@ -309,10 +309,13 @@ def test_nothing_half_written_when_a_writer_fails(
         file.write("half")
         raise OSError(28, "No space left on device", "a.txt")
 
-    monkeypatch.setitem(WRITERS, "txt", fail)
-    assert main(["run", str(artifact), "a.wav", "-o", str(tmp_path / "out")]) == 1
-    assert "mwc: No space left on device: a.txt" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setitem(WRITERS, "srt", fail)
+    out = tmp_path / "out"
+    assert main(["run", str(artifact), "a.wav", "-f", "srt", "-o", str(out)]) == 1
+    told = capsys.readouterr()
+    assert f"mwc: {out}/a.srt cannot be written (No space left on device), so" in told.err
+    assert told.out == TRANSCRIPT.to_txt()
+    assert list(out.iterdir()) == []
 
 
 def test_one_bad_file_does_not_stop_the_others(
