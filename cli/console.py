@@ -155,6 +155,8 @@ def format_speed(audio_seconds: float, wall_seconds: float) -> str:
 
 def format_coverage(coverage: "Coverage") -> str:
     """What speech has no text: "384.0 s of speech, 2.5 s of it without text: 1:04 to 1:06"."""
+    if not coverage.speech:
+        return f"no speech detected ({coverage.detector})"
     told = f"{coverage.speech:.1f} s of speech ({coverage.detector}), "
     if not coverage.uncovered:
         return f"{told}all of it with text"

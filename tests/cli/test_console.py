@@ -137,6 +137,7 @@ def test_quiet_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_coverage_for_people() -> None:
     found = Coverage("silero-vad 6.2", 384.02, ())
     assert format_coverage(found) == "384.0 s of speech (silero-vad 6.2), all of it with text"
+    assert format_coverage(replace(found, speech=0.0)) == "no speech detected (silero-vad 6.2)"
     gaps = ((1.0, 3.0), (64.2, 65.0), (70.0, 71.0), (80.0, 80.5), (90.0, 91.5), (100.0, 100.3))
     assert format_coverage(replace(found, uncovered=gaps)) == (
         "384.0 s of speech (silero-vad 6.2), 6.1 s of it without text: 0:01 to 0:03, "
