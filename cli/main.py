@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from mwc.cli import convert, demo, inspect, run, verify
+from mwc.cli import bench, convert, demo, inspect, run, verify
 from mwc.cli.arguments import normalise, refuse_foreign
 from mwc.cli.console import say
 from mwc.runtime.errors import MwcError, OptionError
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.command,
     "inspect": inspect.command,
     "verify": verify.command,
+    "bench": bench.command,
     "demo": demo.command,
 }
 for _name, _command in COMMANDS.items():

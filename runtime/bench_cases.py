@@ -1,0 +1,143 @@
+"""What `bench.py` times: every entry point that transcribing needs, on made-up data."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mwc.runtime.decoder import (
+    PIECE_SAMPLES,
+    VAD_CONTEXT,
+    VAD_FRAME,
+    VAD_STATE_SHAPE,
+    Float32,
+    PrefillRow,
+    StepBatch,
+)
+from mwc.runtime.floor import Work, decode_work, encode_work, int8_speedup, log_mel_work
+from mwc.runtime.rules import rule_state, suppress_mask
+from mwc.runtime.session import Session
+
+PROMPT = 4
+"""Tokens of a prompt: without text before them there are two to four."""
+
+POSITION = 50
+"""Where in its row a timed step stands: half of what a window usually has."""
+
+VAD_FRAMES = 938
+"""Frames of the speech detector in 30 s."""
+
+ROWS = (1, 8)
+"""Rows that a timed step has, each with a window of its own."""
+
+ITEM_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0}
+PRECISION_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
+
+LOG_MEL = "log-mel, 30 s"
+VAD = "speech detection, 30 s"
+ENCODE = "encode with cross-KV, 1 window"
+PREFILL = f"prefill, {PROMPT} tokens"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An entry point to time.
+
+    Attributes:
+        name: for people.
+        run: calls it.
+        work: what it has to do at least; None where that is not worked out.
+        speedup: of its arithmetic over float32's.
+        tokens: that come out.
+    """
+
+    name: str
+    run: Callable[[], object]
+    work: Work | None
+    speedup: float = 1.0
+    tokens: int = 0
+
+
+def step_name(rows: int) -> str:
+    """What a step of some rows is called."""
+    return f"step, {rows} row" if rows == 1 else f"step, {rows} rows"
+
+
+def cases_of(session: Session) -> Iterator[Case]:
+    """Every entry point that transcribing needs, with its least work.
+
+    Where weights are int8 the arithmetic is too, on a CPU; other precisions compute in float32.
+    """
+    model = session.spec.model
+    item = PRECISION_BYTES[session.target.precision]
+    cache = ITEM_BYTES[session.target.kv_dtype]
+    speedup = int8_speedup() if session.target.precision == "int8" else 1.0
+    rng = np.random.default_rng(0)
+    samples = _noise(rng, 3, PIECE_SAMPLES)
+    yield Case(LOG_MEL, lambda: session.log_mel(samples), log_mel_work(model))
+    frames = _noise(rng, VAD_FRAMES, VAD_CONTEXT + VAD_FRAME)
+    state = np.zeros(VAD_STATE_SHAPE, np.float32)
+    yield Case(VAD, lambda: session.vad(frames, state), None)
+    window = _made_up_window(session)
+    slot = np.zeros(1, np.int32)
+    yield Case(
+        ENCODE,
+        lambda: session.encode(*window, slot),
+        encode_work(model, item, cache),
+        speedup,
+    )
+    yield Case(
+        PREFILL,
+        _prefill(session),
+        decode_work(model, item, cache, rows=1, new=PROMPT),
+        speedup,
+        tokens=1,
+    )
+    for rows in ROWS:
+        work = decode_work(model, item, cache, rows=rows, new=1, past=POSITION)
+        yield Case(step_name(rows), _step(session, rows), work, speedup, tokens=rows)
+
+
+def _noise(rng: np.random.Generator, *shape: int) -> Float32:
+    """Made-up samples, quiet enough not to be clipped."""
+    return (rng.standard_normal(shape, np.float32) / 10).astype(np.float32)
+
+
+def _made_up_window(session: Session) -> tuple[Any, Any, Any]:
+    """Noise as `encode` takes it: raw log-mel, its maximum, its frames."""
+    rng = np.random.default_rng(1)
+    samples = _noise(rng, 3, PIECE_SAMPLES)
+    log_mel = session.log_mel(samples).reshape(1, -1, session.spec.model.n_mels)
+    return log_mel, log_mel.max(keepdims=True).reshape(1), np.array([log_mel.shape[1]])
+
+
+def fill_windows(session: Session) -> None:
+    """Have something in every window slot."""
+    window = _made_up_window(session)
+    for slot in range(max(ROWS)):
+        session.encode(*window, np.array([slot]))
+
+
+def _prefill(session: Session) -> Callable[[], object]:
+    tokens = session.spec.tokens
+    state = rule_state([], True, tokens, tokens.max_initial_timestamp_index)
+    prompt = (tokens.sot_prev, *range(1000, 998 + PROMPT), tokens.sot)
+    row = PrefillRow(prompt, row=0, window=0, sot_index=PROMPT - 1, rule_state=state)
+    suppress = suppress_mask(session.spec)
+    return lambda: session.prefill([row], suppress)
+
+
+def _step(session: Session, rows: int) -> Callable[[], object]:
+    tokens = session.spec.tokens
+    state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
+    slots = np.arange(rows, dtype=np.int32)
+    batch = StepBatch(
+        tokens=np.full(rows, 1000, np.int32),
+        rows=slots,
+        positions=np.full(rows, POSITION, np.int32),
+        windows=slots,
+        rule_states=np.repeat(state[None], rows, axis=0),
+    )
+    suppress = suppress_mask(session.spec)
+    return lambda: session.step(batch, suppress)
