@@ -5,7 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mwc.runtime.bench import BenchReport, ClipTime, Stage
+from mwc.runtime.bench_cases import ENCODE, VAD, step_name
 from mwc.runtime.errors import AudioError, MwcError
+from mwc.runtime.floor import Rates
 from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.transcript import Segment, Transcript
 
@@ -138,3 +141,23 @@ class StandInCompiler:
 def no_audio(name: str) -> AudioError:
     """The error of a file that is no audio."""
     return AudioError(f"{name} is not audio")
+
+
+BENCH_REPORT = BenchReport(
+    artifact="a/",
+    target="cpu-host",
+    precision="int8",
+    kv_dtype="float16",
+    cpu="A CPU",
+    threads=2,
+    load_seconds=0.25,
+    rates=Rates(200e9, 40e9),
+    stages=(
+        Stage(ENCODE, 0.1, 0.12, 10, 0.05),
+        Stage(step_name(8), 0.004, 0.005, 250, 0.002, tokens=8),
+        Stage(VAD, 0.02, 0.021, 50, None),
+    ),
+    clip=ClipTime("talk.wav", 10.0, 0.5, 3, 1, 40, 0.1),
+    memory={"peak": 300.0, "private": 100.0, "mapped": 150.0},
+)
+"""What `mwc bench` might measure."""

@@ -4,33 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from stand_ins import BENCH_REPORT as REPORT
 
 from mwc.cli.bench import format_report
 from mwc.cli.main import main
-from mwc.runtime.bench import BenchReport, ClipTime, Stage, bench
+from mwc.runtime.bench import bench
 from mwc.runtime.bench_cases import ENCODE, LOG_MEL, PREFILL, VAD, step_name
-from mwc.runtime.floor import Rates
 from mwc.runtime.progress import ProgressEvent
 
 Captured = pytest.CaptureFixture[str]
-
-REPORT = BenchReport(
-    artifact="a/",
-    target="cpu-host",
-    precision="int8",
-    kv_dtype="float16",
-    cpu="A CPU",
-    threads=2,
-    load_seconds=0.25,
-    rates=Rates(200e9, 40e9),
-    stages=(
-        Stage(ENCODE, 0.1, 0.12, 10, 0.05),
-        Stage(step_name(8), 0.004, 0.005, 250, 0.002, tokens=8),
-        Stage(VAD, 0.02, 0.021, 50, None),
-    ),
-    clip=ClipTime("talk.wav", 10.0, 0.5, 3, 1, 40, 0.1),
-    memory={"peak": 300.0, "private": 100.0, "mapped": 150.0},
-)
 
 
 def test_for_people() -> None:

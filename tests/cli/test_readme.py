@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stand_ins import StandInCompiler, StandInModel
+from stand_ins import BENCH_REPORT, StandInCompiler, StandInModel
 
 from mwc.cli.main import main
 
@@ -34,11 +34,12 @@ def test_readme_commands_run(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"RIFF")))
     monkeypatch.setattr("mwc.runtime.artifact.open_artifact", lambda path, **options: path)
     monkeypatch.setattr("mwc.runtime.describe.describe", str)
+    monkeypatch.setattr("mwc.runtime.bench.bench", lambda *given, **options: BENCH_REPORT)
     timed = tuple(replace(segment, words=()) for segment in model.transcript.segments)
     model.transcript = replace(model.transcript, segments=timed)
     Path("talk.mp3").write_bytes(b"ID3")  # a page embeds its audio
     lines = shell_lines()
-    assert {words[1] for words in lines} == {"convert", "run", "inspect", "verify"}
+    assert {words[1] for words in lines} == {"convert", "run", "inspect", "verify", "bench"}
     for words in lines:
         assert main(words[1:]) == 0, words
 
