@@ -17,8 +17,9 @@ Array = npt.NDArray[Any]
 
 def check_range(what: str, values: Array, count: int) -> None:
     """Every value is in [0, count), else IndexError."""
-    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < count:
-        raise IndexError(f"{what} {values.tolist()} is outside the {count} there are")
+    numbers = values.tolist()  # there are few: quicker than numpy's minimum and maximum
+    if numbers and not 0 <= min(numbers) <= max(numbers) < count:
+        raise IndexError(f"{what} {numbers} is outside the {count} there are")
 
 
 def check_distinct(rows: Array) -> None:

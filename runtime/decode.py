@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mwc.runtime.decoder import Choice, Decoder, Float32, Int32, PrefillRow, StepBatch
+from mwc.runtime.decoder import Choice, Decoder, Float32, PrefillRow, StepBatch
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import Prompt
-from mwc.runtime.rules import rule_state, suppress_mask
+from mwc.runtime.rules import RuleState, rule_columns, suppress_mask
 from mwc.runtime.search import GREEDY, Row, Search, Strategy, start_search
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.tokenizer import Tokenizer
@@ -196,14 +196,21 @@ class DecodingBatch:
     def _step(self, searches: "Sequence[RunningSearch]") -> None:
         """Feed each row its last token and take the next."""
         rows = [(search, row) for search in searches for row in search.rows]
+        sampled = any(search.temperature > 0 for search in searches)
         batch = StepBatch(
             tokens=np.array([row.sampled[-1] for _, row in rows], dtype=np.int32),
             rows=np.array([row.slot for _, row in rows], dtype=np.int32),
             positions=np.array([search.position(row) for search, row in rows], dtype=np.int32),
             windows=np.array([search.task.window for search, _ in rows], dtype=np.int32),
-            rule_states=np.stack([search.rule_state(row.sampled) for search, row in rows]),
-            temperatures=np.array([search.temperature for search, _ in rows], dtype=np.float32),
-            uniforms=np.concatenate([search.uniforms() for search in searches]),
+            rule_states=np.array(
+                [search.rule_columns(row.sampled) for search, row in rows], dtype=np.int32
+            ),
+            temperatures=np.array([search.temperature for search, _ in rows], dtype=np.float32)
+            if sampled
+            else None,
+            uniforms=np.concatenate([search.uniforms() for search in searches])
+            if sampled
+            else None,
         )
         n_candidates = max(search.n_candidates for search in searches)
         choice = self._decoder.step(batch, self._suppress, n_candidates)
@@ -234,6 +241,7 @@ class RunningSearch:
         self.no_speech_prob = float("nan")
         stream = (*task.stream, round(100 * strategy.temperature))
         self._decoder = decoder
+        self._tokens = spec.tokens
         self._search: Search = start_search(strategy, spec, slots, stream)
         # The last token may be sampled with the context full: it is never fed back.
         room = spec.model.n_text_ctx - len(task.prompt.tokens) + 1
@@ -262,15 +270,14 @@ class RunningSearch:
         """Where a row's newest token stands."""
         return len(self.task.prompt.tokens) + len(row.sampled) - 1
 
-    def rule_state(self, sampled: Sequence[int]) -> Int32:
+    def rule_columns(self, sampled: Sequence[int]) -> RuleState:
         """What the rules need to know of a row that has sampled these tokens."""
         limit = self.sampling.max_initial_timestamp_index
-        tokens = self._decoder.spec.tokens
-        return rule_state(sampled, self.sampling.with_timestamps, tokens, limit)
+        return rule_columns(sampled, self.sampling.with_timestamps, self._tokens, limit)
 
     def prefill_rows(self) -> list[PrefillRow]:
         """What starts its rows."""
-        state = self.rule_state(())
+        state = np.array(self.rule_columns(()), dtype=np.int32)
         prompt = self.task.prompt
         return [
             PrefillRow(

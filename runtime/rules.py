@@ -58,9 +58,20 @@ def rule_state(
     Returns:
         int32 [RULE_STATE_SIZE], the columns of `RuleState`.
     """
+    columns = rule_columns(sampled, with_timestamps, tokens, max_initial_timestamp_index)
+    return np.array(columns, dtype=np.int32)
+
+
+def rule_columns(
+    sampled: Sequence[int],
+    with_timestamps: bool,
+    tokens: TokenSpec,
+    max_initial_timestamp_index: int | None,
+) -> RuleState:
+    """As `rule_state`, as numbers."""
     last_timestamp = next((t for t in reversed(sampled) if t >= tokens.timestamp_begin), NONE)
     limit = NONE if max_initial_timestamp_index is None else max_initial_timestamp_index
-    state = RuleState(
+    return RuleState(
         last=sampled[-1] if sampled else NONE,
         penultimate=sampled[-2] if len(sampled) > 1 else NONE,
         last_timestamp=last_timestamp,
@@ -68,7 +79,6 @@ def rule_state(
         with_timestamps=int(with_timestamps),
         max_initial_timestamp_index=limit,
     )
-    return np.array(state, dtype=np.int32)
 
 
 def parse_suppress_tokens(value: str | Iterable[int] | None) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from mwc.runtime.decoder import (
 )
 from mwc.runtime.errors import ArtifactError, OptionError
 from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec
+from mwc.runtime.step_inputs import StepInputs
 from mwc.runtime.threads import open_cpu
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Session:
         self._weights = _load_weights(artifact, self._target)
         self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
+        self._step_inputs: dict[tuple[int, int], StepInputs] = {}
 
     @property
     def spec(self) -> WhisperSpec:
@@ -160,6 +162,10 @@ class Session:
         """Feed one token to each row and choose the next; see `Decoder.step`."""
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
         check_range("position", batch.positions, self.spec.model.n_text_ctx)
+        kept = self._kept_step_inputs(batch, suppress, n_candidates)
+        if kept is not None:
+            outputs = self._execute("step", kept)
+            return Choice(outputs["chosen"], outputs["logprobs"])
         zeros = np.zeros(len(batch.tokens), np.float32)
         inputs: dict[str, Array] = {
             "tokens": batch.tokens,
@@ -254,11 +260,22 @@ class Session:
 
         `fetch` names the outputs to bring to the host; None for all.
         """
-        signature, graph = self._graphs[name]
+        signature, _ = self._graphs[name]
         check_shapes(signature, inputs)
-        arguments = [
-            self._cache(spec) if spec.mutable else self._input(spec, inputs[spec.name])
+        buffers = {
+            spec.name: self._input(spec, inputs[spec.name])
             for spec in signature.inputs
+            if not spec.mutable
+        }
+        return self._execute(name, buffers, fetch=fetch)
+
+    def _execute(
+        self, name: str, buffers: "Mapping[str, Buffer]", *, fetch: tuple[str, ...] | None = None
+    ) -> dict[str, Array]:
+        """As `_run`, of buffers that fit."""
+        signature, graph = self._graphs[name]
+        arguments = [
+            self._cache(spec) if spec.mutable else buffers[spec.name] for spec in signature.inputs
         ]
         results = graph.execute(*arguments)
         return {
@@ -266,6 +283,17 @@ class Session:
             for spec, result in zip(signature.outputs, results, strict=True)
             if fetch is None or spec.name in fetch
         }
+
+    def _kept_step_inputs(
+        self, batch: StepBatch, suppress: Float32, n_candidates: int
+    ) -> "dict[str, Buffer] | None":
+        """The inputs of a step in buffers of the step before; None where that cannot be."""
+        if self._target.device != "cpu":
+            return None
+        key = (len(batch.tokens), n_candidates)
+        if key not in self._step_inputs:
+            self._step_inputs[key] = StepInputs(self._graphs["step"][0], *key)
+        return self._step_inputs[key].fill(batch, suppress)
 
     def _input(self, spec: TensorSpec, value: Array) -> "Buffer":
         from max.driver import Buffer

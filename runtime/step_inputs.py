@@ -1,0 +1,67 @@
+"""The inputs of `step`, kept from one step to the next: at each only their values are new.
+
+A step takes about a millisecond, so making nine small buffers for it anew is felt. On a CPU a
+buffer shares its memory with the numpy array it was made of: writing to the array is enough.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.decoder import Float32, StepBatch
+from mwc.runtime.spec import GraphSignature
+
+if TYPE_CHECKING:
+    from max.driver import Buffer
+
+Array = npt.NDArray[Any]
+
+
+class StepInputs:
+    """The buffers of steps with as many rows and candidates, on a CPU."""
+
+    def __init__(self, signature: GraphSignature, n_rows: int, n_candidates: int) -> None:
+        from max.driver import Buffer
+
+        sizes = {"tokens": n_rows, "candidates": n_candidates}
+        dtypes = {"float32": np.float32, "int32": np.int32}
+        self._arrays: dict[str, Array] = {
+            spec.name: np.zeros(
+                [size if isinstance(size, int) else sizes[size] for size in spec.shape],
+                dtypes[spec.dtype],
+            )
+            for spec in signature.inputs
+            if not spec.mutable and spec.name != "suppress"
+        }
+        self._arrays["ranks"][:] = np.arange(n_candidates)
+        self._buffers = {name: Buffer.from_numpy(array) for name, array in self._arrays.items()}
+        self._suppress: tuple[Float32, Buffer] | None = None
+
+    def fill(self, batch: StepBatch, suppress: Float32) -> "dict[str, Buffer] | None":
+        """Take the values of a step; return the buffers by name, or None where a shape is wrong.
+
+        `suppress` is used where it lies: it has to stay as it is during the step.
+        """
+        given: tuple[tuple[str, Array | float], ...] = (
+            ("tokens", batch.tokens),
+            ("rows", batch.rows),
+            ("positions", batch.positions),
+            ("windows", batch.windows),
+            ("rule_states", batch.rule_states),
+            ("temperatures", 0.0 if batch.temperatures is None else batch.temperatures),
+            ("uniforms", 0.0 if batch.uniforms is None else batch.uniforms),
+        )
+        for name, value in given:
+            array = self._arrays[name]
+            if isinstance(value, np.ndarray) and value.shape != array.shape:
+                return None
+            array[...] = value
+        if self._suppress is None or self._suppress[0] is not suppress:
+            if suppress.dtype != np.float32 or not suppress.flags.c_contiguous:
+                return None
+            from max.driver import Buffer
+
+            self._suppress = (suppress, Buffer.from_numpy(suppress))
+            self._buffers["suppress"] = self._suppress[1]
+        return self._buffers
