@@ -13,7 +13,7 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from mwc.compiler.graphs import layers
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
-from mwc.compiler.weights import CACHES, pack_int8
+from mwc.compiler.weights import CACHES, pack_int8, weight_specs
 from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
 from mwc.runtime.spec import WhisperSpec
 
@@ -49,7 +49,8 @@ class Cases:
         self._library, path = load_kernels(KERNELS)
         self._path = path
         self._cache = CACHES[precision]
-        self._plan = Plan(spec, DeviceRef.CPU(), {}, "float32", self._cache, kernels=path)
+        weights = weight_specs(spec, precision)
+        self._plan = Plan(spec, DeviceRef.CPU(), weights, "float32", self._cache, kernels=path)
         self._todo: list[tuple[str, list[Any], float, float, str]] = []
         self._rng = np.random.default_rng(0)
 
