@@ -82,6 +82,7 @@ class Session:
         self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
         self._step_inputs: dict[tuple[int, int], StepInputs] = {}
+        self._suppress: tuple[Float32, Buffer] | None = None
 
     @property
     def spec(self) -> WhisperSpec:
@@ -287,13 +288,22 @@ class Session:
     def _kept_step_inputs(
         self, batch: StepBatch, suppress: Float32, n_candidates: int
     ) -> "dict[str, Buffer] | None":
-        """The inputs of a step in buffers of the step before; None where that cannot be."""
+        """The inputs of a step in buffers of the step before; None where that cannot be.
+
+        The same array of masks is taken to hold what it held before.
+        """
         if self._target.device != "cpu":
             return None
         key = (len(batch.tokens), n_candidates)
         if key not in self._step_inputs:
             self._step_inputs[key] = StepInputs(self._graphs["step"][0], *key)
-        return self._step_inputs[key].fill(batch, suppress)
+        buffers = self._step_inputs[key].fill(batch)
+        if buffers is None:
+            return None
+        if self._suppress is None or self._suppress[0] is not suppress:
+            spec = next(s for s in self._graphs["step"][0].inputs if s.name == "suppress")
+            self._suppress = (suppress, self._input(spec, suppress))
+        return {**buffers, "suppress": self._suppress[1]}
 
     def _input(self, spec: TensorSpec, value: Array) -> "Buffer":
         from max.driver import Buffer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mwc.runtime.decoder import Float32, StepBatch
+from mwc.runtime.decoder import StepBatch
 from mwc.runtime.spec import GraphSignature
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 class StepInputs:
-    """The buffers of steps with as many rows and candidates, on a CPU."""
+    """The buffers of steps with as many rows and candidates, on a CPU; all but `suppress`."""
 
     def __init__(self, signature: GraphSignature, n_rows: int, n_candidates: int) -> None:
         from max.driver import Buffer
@@ -36,13 +36,9 @@ class StepInputs:
         }
         self._arrays["ranks"][:] = np.arange(n_candidates)
         self._buffers = {name: Buffer.from_numpy(array) for name, array in self._arrays.items()}
-        self._suppress: tuple[Float32, Buffer] | None = None
 
-    def fill(self, batch: StepBatch, suppress: Float32) -> "dict[str, Buffer] | None":
-        """Take the values of a step; return the buffers by name, or None where a shape is wrong.
-
-        `suppress` is used where it lies: it has to stay as it is during the step.
-        """
+    def fill(self, batch: StepBatch) -> "dict[str, Buffer] | None":
+        """Take the values of a step; the buffers by name, or None where a shape is wrong."""
         given: tuple[tuple[str, Array | float], ...] = (
             ("tokens", batch.tokens),
             ("rows", batch.rows),
@@ -57,11 +53,4 @@ class StepInputs:
             if isinstance(value, np.ndarray) and value.shape != array.shape:
                 return None
             array[...] = value
-        if self._suppress is None or self._suppress[0] is not suppress:
-            if suppress.dtype != np.float32 or not suppress.flags.c_contiguous:
-                return None
-            from max.driver import Buffer
-
-            self._suppress = (suppress, Buffer.from_numpy(suppress))
-            self._buffers["suppress"] = self._suppress[1]
         return self._buffers
