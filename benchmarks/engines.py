@@ -240,12 +240,51 @@ class FasterWhisper:
         return Result("".join(piece.text for piece in pieces), tuple(pieces))
 
 
+class WhisperCpp:
+    """whisper.cpp by pywhispercpp; the weights are a GGML file. It needs the ffmpeg command."""
+
+    packages: tuple[str, ...] = ("pywhispercpp",)
+
+    def load(self, weights: Path, threads: int) -> None:
+        """See `Engine.load`."""
+        from pywhispercpp.model import Model
+
+        self.model: Any = Model(
+            str(weights), n_threads=threads, redirect_whispercpp_logs_to=None, print_progress=False
+        )
+
+    def transcribe(
+        self,
+        audio: Audio,
+        language: str,
+        timestamps: bool,
+        heard: Callable[[], None] = nothing,
+        options: Options = GREEDY,
+    ) -> Result:
+        """See `Engine.transcribe`; greedy only, its tokens are not told."""
+        if options != GREEDY:
+            raise ValueError(f"whisper.cpp is asked for greedy decoding only, not {options}")
+        found = self.model.transcribe(
+            str(audio) if isinstance(audio, Path) else audio,
+            new_segment_callback=lambda segment: heard(),
+            language=language,
+            no_timestamps=not timestamps,
+            no_context=False,
+            temperature=0.0,
+            temperature_inc=0.0,
+            greedy={"best_of": 1},
+        )
+        pieces = tuple(Piece(s.t0 / 100, s.t1 / 100, 0, s.text, ()) for s in found)
+        return Result("".join(f" {piece.text.strip()}" for piece in pieces), pieces)
+
+
 ENGINES: dict[str, Callable[[], Engine]] = {
     "mwc": Mwc,
     "mwc, batch 8": lambda: Mwc(8),
     "mwc int8": Mwc,
     "mwc int8, batch 8": lambda: Mwc(8),
     "openai-whisper": OpenaiWhisper,
+    "whisper.cpp f16": WhisperCpp,
     "faster-whisper float32": lambda: FasterWhisper("float32"),
     "faster-whisper int8": lambda: FasterWhisper("int8"),
     "faster-whisper int8, batch 8": lambda: FasterWhisper("int8", 8),

@@ -5,8 +5,9 @@
     python benchmarks/run.py --artifact A --openai A.pt --ctranslate2 A-ct2 --name mine
 
 Each measurement is made in a process of its own, the engines in turn, round after round. The
-other engines come with `pip install 'mwc[bench]'`; openai-whisper also needs the ffmpeg command.
-Results go to benchmarks/results/<name>.md and .json.
+other engines come with `pip install 'mwc[bench]'`; openai-whisper and whisper.cpp also need the
+ffmpeg command.
+Results go to benchmarks/results/<name>.md, .json and .svg.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from machine import machine
 from report import Report, write_report
 from speech_corpus import read_corpus
 from startup import ConvertTimes, command_seconds, convert_seconds, import_seconds
-from weights import artifact_of, ctranslate2_folder, openai_file
+from weights import artifact_of, ctranslate2_folder, ggml_file, openai_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
@@ -46,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         "--openai", type=Path, help="the same weights as a .pt; made from a pkg: source if left out"
     )
     add("--ctranslate2", type=Path, help="the same as a CTranslate2 folder; made likewise")
+    add("--ggml", type=Path, help="the same as a GGML file of float16; made likewise")
     add("--audio", type=Path, default=CORPUS / "long" / "synthetic.flac", help="the long file")
     add("--short", type=Path, default=SAMPLE, help="the clip whose first text is timed")
     add("--language", default="en")
@@ -73,6 +75,8 @@ def weights_for(arguments: argparse.Namespace) -> dict[str, Path]:
             found[name] = arguments.artifact or artifact_of(source)
         elif name == "openai-whisper":
             found[name] = arguments.openai or openai_file(source)
+        elif name.startswith("whisper.cpp"):
+            found[name] = arguments.ggml or ggml_file(source)
         else:
             found[name] = arguments.ctranslate2 or ctranslate2_folder(source)
     return found

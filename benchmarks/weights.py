@@ -1,15 +1,25 @@
 """The same weights for every engine, made from the checkpoint that mwc converts.
 
 A `pkg:` source is a CTranslate2 folder inside installed packages; its files are put together in a
-folder that faster-whisper opens. The `.pt` file that openai-whisper opens is written from the
-tensors, value by value.
+folder that faster-whisper opens. The `.pt` file for openai-whisper and the GGML file for
+whisper.cpp (matrices as float16) are written from the tensors.
 """
 
 import importlib.util
 import shutil
+import struct
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from mwc.compiler.checkpoint import Checkpoint
+    from mwc.runtime.spec import ModelSpec
 
 CACHE = Path(__file__).resolve().parent.parent / ".bench"
 """Where what is made here, and the artifacts, are kept between runs."""
@@ -39,23 +49,72 @@ def write_openai_file(source: str, path: Path) -> Path:
     import torch
 
     from mwc.compiler.checkpoint import open_checkpoint
-    from mwc.compiler.checkpoint.names import OPENAI, from_openai
     from mwc.compiler.config import read_spec
 
     checkpoint = open_checkpoint(source)
     model = read_spec(checkpoint)[0].model
-    layers = range(max(model.n_audio_layer, model.n_text_layer))
-    names = {pattern.replace("{i}", str(i)) for pattern in OPENAI for i in layers}
-    names |= {f"{name}.{parameter}" for name in names for parameter in ("weight", "bias")}
-    theirs = {from_openai(name): name for name in names}
-    tensors = checkpoint.tensors
-    state = {theirs[name]: torch.from_numpy(tensors.read(name)) for name in tensors.shapes}
+    state = {name: torch.from_numpy(values) for name, values in openai_tensors(checkpoint, model)}
     dims = {name: value for name, value in asdict(model).items() if not name.endswith("_mlp")}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save({"dims": dims, "model_state_dict": state}, partial)
     partial.rename(path)
     return path
+
+
+def ggml_file(source: str) -> Path:
+    """Write a checkpoint as whisper.cpp's GGML file with float16 matrices, once."""
+    path = CACHE / source.removeprefix("pkg:") / "ggml.bin"
+    return path if path.is_file() else write_ggml_file(source, path)
+
+
+def write_ggml_file(source: str, path: Path) -> Path:
+    """Write a checkpoint as ggml-org/whisper.cpp `models/convert-pt-to-ggml.py` does."""
+    from whisper.audio import mel_filters
+
+    from mwc.compiler.checkpoint import open_checkpoint
+    from mwc.compiler.config import read_spec
+
+    checkpoint = open_checkpoint(source)
+    model = read_spec(checkpoint)[0].model
+    dims = (
+        model.n_vocab, model.n_audio_ctx, model.n_audio_state, model.n_audio_head,
+        model.n_audio_layer, model.n_text_ctx, model.n_text_state, model.n_text_head,
+        model.n_text_layer, model.n_mels, 1,
+    )  # fmt: skip
+    filters = mel_filters("cpu", model.n_mels).numpy().astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        file.write(struct.pack("<12i", 0x67676D6C, *dims))
+        file.write(struct.pack("<ii", *filters.shape) + filters.tobytes())
+        file.write(struct.pack("<i", len(checkpoint.vocabulary.tokens)))
+        for token in checkpoint.vocabulary.tokens:
+            file.write(struct.pack("<i", len(token)) + token)
+        for name, values in openai_tensors(checkpoint, model):
+            if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
+                values = values[:, None]
+            half = values.ndim > 1 and values.shape[-1] > 1 and "positional" not in name
+            data = values.astype(np.float16 if half else np.float32)
+            file.write(struct.pack("<iii", data.ndim, len(name), int(half)))
+            file.write(struct.pack(f"<{data.ndim}i", *data.shape[::-1]) + name.encode())
+            file.write(data.tobytes())
+    partial.rename(path)
+    return path
+
+
+def openai_tensors(
+    checkpoint: "Checkpoint", model: "ModelSpec"
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """A checkpoint's tensors by openai/whisper's names."""
+    from mwc.compiler.checkpoint.names import OPENAI, from_openai
+
+    layers = range(max(model.n_audio_layer, model.n_text_layer))
+    names = {pattern.replace("{i}", str(i)) for pattern in OPENAI for i in layers}
+    names |= {f"{name}.{parameter}" for name in names for parameter in ("weight", "bias")}
+    theirs = {from_openai(name): name for name in names}
+    for name in checkpoint.tensors.shapes:
+        yield theirs[name], checkpoint.tensors.read(name)
 
 
 def ctranslate2_folder(source: str) -> Path:
