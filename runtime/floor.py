@@ -7,11 +7,15 @@ faster. A call cannot take less than the longer of its operations at the machine
 and its bytes at its bandwidth (the roofline model: Williams, Waterman and Patterson, 2009).
 """
 
+import json
 import math
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 
 import numpy as np
@@ -31,6 +35,9 @@ SAMPLE_BYTES = 2
 
 INT8_STEPS = (("avx512_vnni", 4), ("avx512bw", 2), ("avx2", 2))
 """Multiply-adds of int8 in one instruction over those of float32, by the CPU's flags."""
+
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What the libraries behind numpy's products read."""
 
 MEASURED_SECONDS = 0.5
 """For how long each rate is tried."""
@@ -150,8 +157,16 @@ def int8_speedup() -> float:
 def measure_rates(threads: int) -> Rates:
     """Measure through numpy, on as many threads; wants an otherwise idle machine.
 
-    numpy's matrix products use as many threads as its library does, which is all usable CPUs.
+    In a process of its own: numpy's library settles on its threads when it is loaded.
     """
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    line = [sys.executable, "-m", "mwc.runtime.floor", str(threads)]
+    told = subprocess.run(line, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    return Rates(**json.loads(told))
+
+
+def _measure_here(threads: int) -> Rates:
+    """As `measure_rates`, where numpy has that many threads already."""
     with ThreadPoolExecutor(threads) as pool:
         return Rates(max(map(_product_rate, PRODUCT_SIZES)), _read_rate(pool, threads))
 
@@ -184,3 +199,7 @@ def _least_seconds(run: Callable[[], object]) -> float:
         best = min(best, time.perf_counter() - begin)
         runs += 1
     return best
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_measure_here(int(sys.argv[1])))))

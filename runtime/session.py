@@ -296,7 +296,10 @@ class Session:
             return None
         key = (len(batch.tokens), n_candidates)
         if key not in self._step_inputs:
-            self._step_inputs[key] = StepInputs(self._graphs["step"][0], *key)
+            from max.driver import Buffer
+
+            signature, _ = self._graphs["step"]
+            self._step_inputs[key] = StepInputs(signature, *key, Buffer.from_numpy)
         buffers = self._step_inputs[key].fill(batch)
         if buffers is None:
             return None

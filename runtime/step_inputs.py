@@ -4,7 +4,8 @@ A step takes about a millisecond, so making nine small buffers for it anew is fe
 buffer shares its memory with the numpy array it was made of: writing to the array is enough.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +13,20 @@ import numpy.typing as npt
 from mwc.runtime.decoder import StepBatch
 from mwc.runtime.spec import GraphSignature
 
-if TYPE_CHECKING:
-    from max.driver import Buffer
-
 Array = npt.NDArray[Any]
 
 
 class StepInputs:
     """The buffers of steps with as many rows and candidates, on a CPU; all but `suppress`."""
 
-    def __init__(self, signature: GraphSignature, n_rows: int, n_candidates: int) -> None:
-        from max.driver import Buffer
-
+    def __init__(
+        self,
+        signature: GraphSignature,
+        n_rows: int,
+        n_candidates: int,
+        share: Callable[[Array], Any],
+    ) -> None:
+        """Make them; `share` makes a device's buffer of an array's own memory."""
         sizes = {"tokens": n_rows, "candidates": n_candidates}
         dtypes = {"float32": np.float32, "int32": np.int32}
         self._arrays: dict[str, Array] = {
@@ -35,9 +38,9 @@ class StepInputs:
             if not spec.mutable and spec.name != "suppress"
         }
         self._arrays["ranks"][:] = np.arange(n_candidates)
-        self._buffers = {name: Buffer.from_numpy(array) for name, array in self._arrays.items()}
+        self._buffers = {name: share(array) for name, array in self._arrays.items()}
 
-    def fill(self, batch: StepBatch) -> "dict[str, Buffer] | None":
+    def fill(self, batch: StepBatch) -> dict[str, Any] | None:
         """Take the values of a step; the buffers by name, or None where a shape is wrong."""
         given: tuple[tuple[str, Array | float], ...] = (
             ("tokens", batch.tokens),
