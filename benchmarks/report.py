@@ -9,7 +9,6 @@ from typing import Any
 
 from child import Measured
 from machine import machine_lines
-from plot import write_plot
 from startup import ConvertTimes
 
 
@@ -29,17 +28,22 @@ class Report:
 
 
 def write_report(report: Report, folder: Path) -> str:
-    """Write folder/<name>.md, .json and, of the engines, .svg; return the Markdown."""
+    """Write folder/<name>.md and .json; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join(markdown(report)) + "\n"
     (folder / f"{report.name}.md").write_text(text, encoding="utf-8")
     data = json.dumps(asdict(report), indent=1) + "\n"
     (folder / f"{report.name}.json").write_text(data, encoding="utf-8")
-    if report.engines:
-        title = f"{report.name}: {report.audio}, {report.threads} threads, greedy"
-        engines = {name: medians(runs) for name, runs in report.engines.items()}
-        write_plot(folder / f"{report.name}.svg", title, report.seconds, engines)
     return text
+
+
+def draw(report: Report, folder: Path) -> None:
+    """Draw the engines as folder/<name>.svg, to which the Markdown points; needs matplotlib."""
+    from plot import write_plot
+
+    title = f"{report.name}: {report.audio}, {report.threads} threads, greedy"
+    engines = {name: medians(runs) for name, runs in report.engines.items()}
+    write_plot(folder / f"{report.name}.svg", title, report.seconds, engines)
 
 
 def markdown(report: Report) -> list[str]:

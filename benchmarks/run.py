@@ -24,7 +24,7 @@ from pathlib import Path
 from child import Job, Measured
 from engines import ENGINES
 from machine import machine
-from report import Report, write_report
+from report import Report, draw, write_report
 from speech_corpus import read_corpus
 from startup import ConvertTimes, command_seconds, convert_seconds, import_seconds
 from weights import artifact_of, ctranslate2_folder, ggml_file, openai_file
@@ -170,7 +170,10 @@ def main() -> None:
         start=measure_start(arguments) if "start" in parts else {},
         convert=measure_convert(arguments) if "convert" in parts else None,
     )
-    say("\n" + write_report(report, ROOT / "benchmarks" / "results"))
+    results = ROOT / "benchmarks" / "results"
+    say("\n" + write_report(report, results))
+    if report.engines:
+        draw(report, results)
 
 
 def duration(audio: Path) -> float:
