@@ -10,7 +10,6 @@ weights once, and each row's keys and values. What stays in cache can be faster 
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from ceiling import KINDS, Ceiling, best_seconds, measure_ceiling
 from kernel_cases import Cases
 
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.decoder import PIECE_SAMPLES, PrefillRow, StepBatch
+from mwc.runtime.bench_cases import prefill_call, step_call
+from mwc.runtime.decoder import PIECE_SAMPLES
 from mwc.runtime.manifest import WeightsEntry
-from mwc.runtime.rules import rule_state, suppress_mask
 from mwc.runtime.session import Session
 from mwc.runtime.spec import ModelSpec
 from mwc.runtime.threads import open_cpu
@@ -77,39 +76,19 @@ def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
             kind=ENCODER_KIND[precision],
         ),
     ]
-    lines += [Line(f"prefill, {n} tokens", *best_seconds(prefill(session, n), 50)) for n in PROMPTS]
+    lines += [
+        Line(f"prefill, {n} tokens", *best_seconds(prefill_call(session, n), 50)) for n in PROMPTS
+    ]
     weights, row = step_bytes(session, artifact.manifest.weights)
     lines += [
-        Line(f"step, {n} rows", *best_seconds(step(session, n), 200), read=weights + n * row)
+        Line(
+            f"step, {n} rows",
+            *best_seconds(step_call(session, n, POSITION), 200),
+            read=weights + n * row,
+        )
         for n in ROWS
     ]
     return lines
-
-
-def prefill(session: Session, length: int) -> Callable[[], object]:
-    """A prompt of one row."""
-    tokens = session.spec.tokens
-    state = rule_state([], True, tokens, tokens.max_initial_timestamp_index)
-    prompt = (tokens.sot_prev, *range(1000, 998 + length), tokens.sot)
-    row = PrefillRow(prompt, row=0, window=0, sot_index=length - 1, rule_state=state)
-    suppress = suppress_mask(session.spec)
-    return lambda: session.prefill([row], suppress)
-
-
-def step(session: Session, rows: int) -> Callable[[], object]:
-    """A step of `rows` rows, each with a window of its own."""
-    tokens = session.spec.tokens
-    state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
-    slots = np.arange(rows, dtype=np.int32)
-    batch = StepBatch(
-        tokens=np.full(rows, 1000, np.int32),
-        rows=slots,
-        positions=np.full(rows, POSITION, np.int32),
-        windows=slots,
-        rule_states=np.repeat(state[None], rows, axis=0),
-    )
-    suppress = suppress_mask(session.spec)
-    return lambda: session.step(batch, suppress)
 
 
 def step_bytes(session: Session, stored: tuple[WeightsEntry, ...]) -> tuple[float, float]:

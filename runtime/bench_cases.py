@@ -89,14 +89,14 @@ def cases_of(session: Session) -> Iterator[Case]:
     )
     yield Case(
         PREFILL,
-        _prefill(session),
+        prefill_call(session, PROMPT),
         decode_work(model, item, cache, rows=1, new=PROMPT),
         speedup,
         tokens=1,
     )
     for rows in ROWS:
         work = decode_work(model, item, cache, rows=rows, new=1, past=POSITION)
-        yield Case(step_name(rows), _step(session, rows), work, speedup, tokens=rows)
+        yield Case(step_name(rows), step_call(session, rows, POSITION), work, speedup, tokens=rows)
 
 
 def _noise(rng: np.random.Generator, *shape: int) -> Float32:
@@ -119,23 +119,25 @@ def fill_windows(session: Session) -> None:
         session.encode(*window, np.array([slot]))
 
 
-def _prefill(session: Session) -> Callable[[], object]:
+def prefill_call(session: Session, length: int) -> Callable[[], object]:
+    """A prompt of one row, `length` tokens long."""
     tokens = session.spec.tokens
     state = rule_state([], True, tokens, tokens.max_initial_timestamp_index)
-    prompt = (tokens.sot_prev, *range(1000, 998 + PROMPT), tokens.sot)
-    row = PrefillRow(prompt, row=0, window=0, sot_index=PROMPT - 1, rule_state=state)
+    prompt = (tokens.sot_prev, *range(1000, 998 + length), tokens.sot)
+    row = PrefillRow(prompt, row=0, window=0, sot_index=length - 1, rule_state=state)
     suppress = suppress_mask(session.spec)
     return lambda: session.prefill([row], suppress)
 
 
-def _step(session: Session, rows: int) -> Callable[[], object]:
+def step_call(session: Session, rows: int, position: int) -> Callable[[], object]:
+    """A step of `rows` rows, each with a window of its own and as many tokens before it."""
     tokens = session.spec.tokens
     state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
     slots = np.arange(rows, dtype=np.int32)
     batch = StepBatch(
         tokens=np.full(rows, 1000, np.int32),
         rows=slots,
-        positions=np.full(rows, POSITION, np.int32),
+        positions=np.full(rows, position, np.int32),
         windows=slots,
         rule_states=np.repeat(state[None], rows, axis=0),
     )
