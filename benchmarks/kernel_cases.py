@@ -67,7 +67,7 @@ class Cases:
         self._many("conv2", t, 3 * d, d, gelu=True)
         self._many("cross_kv", t, d, 2 * model.n_text_state)
         qkv = self._values(1, t, 3 * d)
-        kind = "bf16" if self._plan.bf16_attention else "f32"
+        kind = "int8" if self._plan.int8 else "f32"
         self._add("attention", layers.encoder_attention, [qkv], 4.0 * t * t * d, 0, kind)
 
     def add_decoder(self, rows: int) -> None:

@@ -27,6 +27,7 @@ from mwc.runtime.decoder import (
     TEXT_KEY_SHAPE,
     TEXT_VALUE_SHAPE,
 )
+from mwc.runtime.spec import TensorSpec
 
 Array = npt.NDArray[Any]
 Build = Callable[..., Any]
@@ -108,7 +109,7 @@ class Kernels:
         self._add_decoder_layer()
         self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
-        self._add("encoder_attention.bf16", attention_bf16, x3(3 * STATE))
+        self._add("encoder_attention.int8", attention_int8, x3(3 * STATE))
         vocab = SPEC.model.n_vocab
         self._add(
             "choose", layers.choose,
@@ -307,9 +308,10 @@ def matmul(plan: Plan, x: Any, w: Any) -> Any:
     return layers.linear(plan, x, Matrix(w))
 
 
-def attention_bf16(plan: Plan, qkv: Any) -> Any:
-    """The encoder's attention as artifacts of less than float32 have it."""
-    return layers.encoder_attention(replace(plan, cache="float16"), qkv)
+def attention_int8(plan: Plan, qkv: Any) -> Any:
+    """The encoder's attention as int8 artifacts have it."""
+    weights = {"fc1.weight": TensorSpec("fc1.weight", "int8", (1,))}
+    return layers.encoder_attention(replace(plan, weights=weights), qkv)
 
 
 def x3(width: str | int) -> tuple[str | int, ...]:

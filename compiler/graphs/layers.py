@@ -86,8 +86,8 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     state = int(width) // 3
     if not plan.on_gpu:
         output = TensorType(DType.float32, [batch, time, state], plan.device)
-        bf16 = int(plan.bf16_attention)
-        return custom("mwc_encoder_attention", plan, [qkv], output, bf16=bf16)
+        bytes_ = int(plan.int8)
+        return custom("mwc_encoder_attention", plan, [qkv], output, bytes=bytes_)
     heads = plan.model.n_audio_head
     q, k, v = (split_heads(part, heads) for part in ops.split(qkv, [state] * 3, -1))
     mixed = ops.softmax(q @ ops.transpose(k, 2, 3)) @ v

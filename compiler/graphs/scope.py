@@ -123,11 +123,8 @@ class Plan:
         return bool(self.device.is_gpu())
 
     @property
-    def bf16_attention(self) -> bool:
-        """Whether the encoder's attention may multiply in bf16: with int8 weights.
-
-        Rounding of the scores costs more than that of weights to bf16 or f16 does.
-        """
+    def int8(self) -> bool:
+        """Whether matrices are int8: then activations and attention are of whole numbers too."""
         return any(weight.dtype == "int8" for weight in self.weights.values())
 
     def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from std.math import exp
 from std.runtime import parallelism_level
 
 from .attention import HEAD, MASKED
-from .encoder_attention_bf16 import BF16_DOTS, attend_windows_bf16
+from .encoder_attention_int8 import attend_windows_int8
 from .linear import WIDTH
 from .matmul import PANEL, TILE
+from .quantized import VNNI
 
 comptime F32 = DType.float32
 comptime Vector = SIMD[F32, WIDTH]
@@ -128,11 +129,11 @@ def pack_head(
 struct EncoderAttention:
     """mixed[b, t, state] = attention of qkv[b, t, 3 * state] (queries, keys, values).
 
-    Products are of f32, or of bf16 where `bf16` is 1 and the CPU has them.
+    Products are of f32, or of 8-bit values where `bytes` is 1 and the CPU has VNNI.
     """
 
     @staticmethod
-    def execute[target: StaticString, bf16: Int](
+    def execute[target: StaticString, bytes: Int](
         mixed: OutputTensor[dtype=F32, rank=3, ...],
         qkv: InputTensor[dtype=F32, rank=3, ...],
         ctx: DeviceContext,
@@ -140,8 +141,8 @@ struct EncoderAttention:
         var length = qkv.dim_size(1)
         var stride = qkv.dim_size(2)
         var state = stride // 3
-        comptime if bf16 == 1 and BF16_DOTS:
-            attend_windows_bf16(
+        comptime if bytes == 1 and VNNI:
+            attend_windows_int8(
                 mixed.unsafe_ptr(), qkv.unsafe_ptr(), qkv.dim_size(0), length, state
             )
             return
