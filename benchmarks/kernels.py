@@ -18,13 +18,13 @@ from ceiling import KINDS, Ceiling, best_seconds, measure_ceiling
 from kernel_cases import Cases
 
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.bench_cases import prefill_call, step_call
+from mwc.runtime.bench_cases import ITEM_BYTES, prefill_call, step_call
 from mwc.runtime.decoder import PIECE_SAMPLES
 from mwc.runtime.manifest import WeightsEntry
 from mwc.runtime.session import Session
 from mwc.runtime.spec import ModelSpec
 from mwc.runtime.threads import open_cpu
-from mwc.runtime.weight_file import numpy_dtype, tensor_bytes
+from mwc.runtime.weight_file import tensor_bytes
 
 ROWS = (1, 2, 4, 8)
 POSITION = 100
@@ -97,7 +97,7 @@ def step_bytes(session: Session, stored: tuple[WeightsEntry, ...]) -> tuple[floa
     tensors = {t.name: t for w in stored for t in w.tensors}
     weights = sum(tensor_bytes(tensors[name]) for name in graph.weights if "positions" not in name)
     model = session.spec.model
-    item = numpy_dtype(session.target.kv_dtype).itemsize
+    item = ITEM_BYTES[session.target.kv_dtype]
     per_position = 2 * model.n_text_layer * model.n_text_state * item
     return weights, per_position * (model.n_audio_ctx + POSITION)
 

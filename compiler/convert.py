@@ -22,7 +22,7 @@ from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import CACHES, PRECISIONS, mapped_weights
+from mwc.compiler.weights import AUDIO_CACHES, PRECISIONS, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,
@@ -264,7 +264,7 @@ def _entry(
         cpu_features=target.cpu_features,
         cpu_model=target.cpu_model,
         precision=precision,
-        kv_dtype=CACHES[precision],
+        kv_dtype=AUDIO_CACHES[precision],
         mef=mef,
         graphs=signatures,
     )

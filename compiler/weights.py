@@ -29,7 +29,10 @@ PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "int8": "i
 """Precision of an artifact -> dtype of its matrices. Vectors (norms, biases) stay float32."""
 
 CACHES = {**PRECISIONS, "int8": "float16"}
-"""Precision of an artifact -> dtype of its attention caches."""
+"""Precision of an artifact -> dtype of its self-attention caches."""
+
+AUDIO_CACHES = PRECISIONS
+"""Precision of an artifact -> what its cross-attention caches hold: nearly all that is cached."""
 
 BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
 """What a packed int8 matrix keeps together; see kernels/quantized.mojo."""

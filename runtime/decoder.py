@@ -38,6 +38,13 @@ AUDIO_KEY_SHAPE = (94, 64, KEYS_PER_BLOCK)
 AUDIO_VALUE_SHAPE = (1500, 64)
 """One head's cross-attention values of a window."""
 
+AUDIO_KEY_BYTES_SHAPE = (94, 1088)
+"""The same in 8 bits: a block's [16, 16, 4] bytes, then its keys' 16 units as float32."""
+
+AUDIO_VALUE_BYTES_SHAPE = (96768,)
+"""The same values in 8 bits: [4, 376, 16, 4] bytes, then the axes' 64 units and 64 middles as
+float32."""
+
 VAD_FRAME = 512
 """Samples of which one probability of speech tells: 32 ms (Silero VAD at 16 kHz)."""
 

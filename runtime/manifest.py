@@ -19,7 +19,7 @@ from mwc.runtime.errors import ArtifactError
 from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec, from_json, to_json
 
 FORMAT = "mwc-artifact"
-FORMAT_REVISION = 3
+FORMAT_REVISION = 4
 """Raised with every change of the files or of the graphs' inputs and outputs."""
 MANIFEST_NAME = "manifest.json"
 PARITY_NAME = "parity.json"
@@ -46,7 +46,8 @@ class TargetEntry:
         cpu_features: /proc/cpuinfo flags the code needs; empty for a GPU.
         cpu_model: the CPU a "host" target was compiled on, for people; it is not checked.
         precision: "f32", "bf16", "f16", "int8": names the weights it takes.
-        kv_dtype: element type of its attention caches, for example "float32".
+        kv_dtype: element type of its cross-attention caches, for example "float32"; with "int8"
+            self-attention has float16.
         mef: path of the compiled file, relative to the artifact.
         graphs: its entry points.
     """

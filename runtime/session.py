@@ -19,9 +19,9 @@ from mwc.runtime.artifact import (
     missing_features,
     select_target,
 )
+from mwc.runtime.caches import cross_kv_of
 from mwc.runtime.checks import check_distinct, check_range, check_shapes
 from mwc.runtime.decoder import (
-    KEYS_PER_BLOCK,
     Choice,
     Float32,
     Int32,
@@ -215,14 +215,7 @@ class Session:
     def cross_kv(self, window: int) -> list[tuple[Float32, Float32]]:
         """Keys and values float32 [n_text_head, 1500, 64] of each decoder layer, of a window."""
         keys, values = (self._cache_array(name)[:, window] for name in ("cross_k", "cross_v"))
-        layers, heads, blocks, size, lanes = keys.shape
-        unpacked = keys.transpose(0, 1, 2, 4, 3).reshape(layers, heads, blocks * lanes, size)
-        unpacked = unpacked[:, :, : values.shape[2]]
-        assert lanes == KEYS_PER_BLOCK
-        return [
-            (np.ascontiguousarray(k), np.ascontiguousarray(v))
-            for k, v in zip(unpacked, values, strict=True)
-        ]
+        return cross_kv_of(keys, values, self.spec.model.n_audio_ctx)
 
     def _token_batch(self, rows: Sequence[PrefillRow]) -> dict[str, Int32]:
         """The flat batch of several prompts: each row's tokens together, positions ascending."""
@@ -325,11 +318,11 @@ class Session:
             self._device.synchronize()  # it is filled behind our back; a graph may write sooner
         return self._caches[key]
 
-    def _cache_array(self, name: str) -> Float32:
-        """A cache as float32 on the host."""
+    def _cache_array(self, name: str) -> Array:
+        """A cache on the host, as float32 or bytes."""
         signature, _ = self._graphs["encode"]
         spec = next(spec for spec in signature.inputs if spec.name == name)
-        return _to_float32(self._cache(spec), spec.dtype)
+        return _to_array(self._cache(spec), spec.dtype)
 
 
 def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
@@ -407,18 +400,19 @@ def _max_dtype(dtype: str) -> Any:
         "float32": lambda: DType.float32,
         "bfloat16": lambda: DType.bfloat16,
         "float16": lambda: DType.float16,
+        "uint8": lambda: DType.uint8,
     }
     return kinds[dtype]()
 
 
-def _to_float32(buffer: "Buffer", dtype: str) -> Float32:
+def _to_array(buffer: "Buffer", dtype: str) -> Array:
     from max.driver import CPU
     from max.dtype import DType
 
     host = buffer.to(CPU())
     if dtype != "bfloat16":
-        values: Float32 = host.to_numpy().astype(np.float32)
-        return values
+        values: Array = host.to_numpy()
+        return values if dtype == "uint8" else values.astype(np.float32)
     bits = host.view(DType.uint16, host.shape).to_numpy().astype(np.uint32) << 16
-    widened: Float32 = bits.view(np.float32)
+    widened: Array = bits.view(np.float32)
     return widened

@@ -153,7 +153,7 @@ class TensorSpec:
 
     Attributes:
         name: its name, as in the graph builder's docstring or the weight file.
-        dtype: "float32", "bfloat16", "float16", "int32", "int8".
+        dtype: "float32", "bfloat16", "float16", "int32", "int8", "uint8".
         shape: sizes; a string is a symbolic size, free at each call ("batch", "tokens", …).
         mutable: whether the graph writes into it (a cache buffer owned by the session).
     """

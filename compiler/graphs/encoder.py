@@ -16,7 +16,12 @@ from mwc.compiler.graphs.scope import (
     outputs_of,
     tensor_type,
 )
-from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE
+from mwc.runtime.decoder import (
+    AUDIO_KEY_BYTES_SHAPE,
+    AUDIO_KEY_SHAPE,
+    AUDIO_VALUE_BYTES_SHAPE,
+    AUDIO_VALUE_SHAPE,
+)
 from mwc.runtime.spec import TensorSpec
 
 CLAMP = 8.0
@@ -58,12 +63,15 @@ def encode_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 
 def cross_caches(plan: Plan) -> tuple[TensorSpec, TensorSpec]:
-    """cross_k [layer, window, head, 94, 64, 16] and cross_v [layer, window, head, 1500, 64]."""
+    """cross_k and cross_v, every layer, window and head; of bytes where the weights are int8."""
     model = plan.model
     head = (model.n_text_layer, "windows", model.n_text_head)
+    dtype, key, value = plan.cache, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE
+    if plan.int8:
+        dtype, key, value = "uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE
     return (
-        TensorSpec("cross_k", plan.cache, (*head, *AUDIO_KEY_SHAPE), mutable=True),
-        TensorSpec("cross_v", plan.cache, (*head, *AUDIO_VALUE_SHAPE), mutable=True),
+        TensorSpec("cross_k", dtype, (*head, *key), mutable=True),
+        TensorSpec("cross_v", dtype, (*head, *value), mutable=True),
     )
 
 

@@ -179,11 +179,13 @@ def cross_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Attend to every audio position of each token's window: [n, s] -> [n, s]."""
+    of_bytes = _is_of_bytes(caches[0])
     return ops.inplace_custom(
-        "mwc_cross_attention",
+        f"mwc_cross_attention{'_int8' if of_bytes else ''}",
         plan.device,
         [*caches, q, windows, layer],
         [TensorType(q.dtype, q.shape, plan.device)],
+        parameters={"length": plan.model.n_audio_ctx} if of_bytes else None,
     )[0].tensor
 
 
@@ -198,7 +200,7 @@ def alignment_scores(
     """Cross-attention scores before softmax of some heads: float32 [heads, n, n_audio_ctx]."""
     shape = [heads.shape[0], q.shape[0], Dim(plan.model.n_audio_ctx)]
     return ops.inplace_custom(
-        "mwc_alignment_scores",
+        f"mwc_alignment_scores{'_int8' if _is_of_bytes(cross_k) else ''}",
         plan.device,
         [cross_k, q, windows, layer, heads],
         [TensorType(DType.float32, shape, plan.device)],
@@ -213,7 +215,13 @@ def store_cross_kv(
     layer: TensorValue,
 ) -> None:
     """Put one layer's [b, n_audio_ctx, 2 * state] keys and values into the windows' slots."""
-    ops.inplace_custom("mwc_store_cross_kv", plan.device, [*caches, kv, windows, layer])
+    name = f"mwc_store_cross_kv{'_int8' if _is_of_bytes(caches[0]) else ''}"
+    ops.inplace_custom(name, plan.device, [*caches, kv, windows, layer])
+
+
+def _is_of_bytes(cache: BufferValue) -> bool:
+    """Whether a cross-attention cache holds 8-bit values, with kernels of its own."""
+    return bool(cache.dtype == DType.uint8)
 
 
 def choose(

@@ -75,5 +75,6 @@ def decoder_layer(
         plan.device,
         [*caches, x, *tokens, *parts],
         [TensorType(DType.float32, x.shape, plan.device)] * 2,
+        parameters={"length": plan.model.n_audio_ctx},
     )
     return results[0].tensor, results[1].tensor

@@ -35,6 +35,7 @@ DTYPES = {
     "float16": DType.float16,
     "int32": DType.int32,
     "int8": DType.int8,
+    "uint8": DType.uint8,
 }
 
 

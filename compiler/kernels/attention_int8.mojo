@@ -1,18 +1,18 @@
 """Keys and values of one head as 8-bit values: their layout and how they are made.
 
-Keys stand in blocks of 16: bytes [16, 16, 4] (four axes of sixteen keys fill a register), each
-byte its value / the key's unit + KEY_ZERO, then the sixteen units as f32. Values stand in fours:
-bytes [t / 4, 64, 4], each the value less the axis's middle, / the axis's unit; behind the last
-four the 64 units and the 64 middles as f32. An offset of all values of an axis passes through
-attention unchanged, as weights sum to 1, so the middle takes no part in the rounding.
+Both are laid out as int8 weights are (quantized.mojo), so that scores are a product with the keys
+as columns and a head's axes as terms, and the mix one with the axes as columns and positions as
+terms. Keys stand in blocks of 16: bytes [16, 16, 4] (four axes of sixteen keys fill a register),
+then the sixteen units as f32. Values are bytes [4, t / 4, 16, 4], t a multiple of 16, behind them
+the 64 axes' units and middles as f32: a byte is the value less the axis's middle, / the axis's
+unit. An offset of all values of an axis passes through attention unchanged, as weights sum to 1,
+so the middle takes no part in the rounding.
 """
 
 from .attention import HEAD, LANES
 from .quantized import F32, I32, STEP, TERMS
 
 comptime Vector = SIMD[F32, LANES]
-comptime KEY_ZERO = 128
-"""The byte that stands for 0 in a key: the dot product wants one side unsigned."""
 comptime KEY_BYTES = LANES * HEAD
 """Bytes of a block of keys."""
 comptime KEY_BLOCK_BYTES = KEY_BYTES + 4 * LANES
@@ -23,16 +23,21 @@ comptime PARTS_OF_HEAD = HEAD // LANES
 
 
 @always_inline
-def value_bytes(length: Int) -> Int:
-    """Bytes of the values of `length` positions, with their units and middles."""
-    return (length + TERMS - 1) // TERMS * TERMS * HEAD + 2 * 4 * HEAD
+def value_bytes(padded: Int) -> Int:
+    """Bytes of the values of `padded` positions, with their units and middles."""
+    return padded * HEAD + 2 * 4 * HEAD
 
 
 @always_inline
-def value_units(values: Pointer[UInt8, _], length: Int) -> Pointer[Float32, values.origin]:
+def value_units(values: Pointer[UInt8, _], padded: Int) -> Pointer[Float32, values.origin]:
     """The units of a head's values; their middles are HEAD further on."""
-    var at = (length + TERMS - 1) // TERMS * TERMS * HEAD
-    return values.unsafe_offset(at).bitcast[Float32]()
+    return values.unsafe_offset(padded * HEAD).bitcast[Float32]()
+
+
+@always_inline
+def key_units(block: Pointer[UInt8, _]) -> Vector:
+    """The units of a block's keys."""
+    return block.unsafe_offset(KEY_BYTES).bitcast[Float32]().unsafe_load[width=LANES](0)
 
 
 @always_inline
@@ -42,8 +47,8 @@ def signed_units(x: Vector, inverse: Float32) -> SIMD[I32, LANES]:
 
 
 @always_inline
-def pack_key(keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _], t: Int):
-    """Put k[64] at position t of one head's keys."""
+def pack_key[zero: Int](keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _], t: Int):
+    """Put k[64] at position t of one head's keys; the byte `zero` stands for 0."""
     var top = Vector(0)
     comptime for part in range(PARTS_OF_HEAD):
         top = max(top, abs(k.unsafe_load[width=LANES](part * LANES)))
@@ -52,7 +57,7 @@ def pack_key(keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _], t: Int):
     var block = keys.unsafe_offset((t // LANES) * KEY_BLOCK_BYTES)
     var lane = t % LANES
     comptime for part in range(PARTS_OF_HEAD):
-        var bytes = signed_units(k.unsafe_load[width=LANES](part * LANES), inverse) + KEY_ZERO
+        var bytes = signed_units(k.unsafe_load[width=LANES](part * LANES), inverse) + Int32(zero)
         comptime for i in range(0, LANES, TERMS):
             var four = bytes.slice[TERMS, offset=i]().cast[DType.uint8]()
             block.unsafe_store((part * LANES + i) * LANES + lane * TERMS, four)
@@ -61,11 +66,17 @@ def pack_key(keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _], t: Int):
 
 @always_inline
 def pack_values(
-    values: Pointer[mut=True, UInt8, _], v: Pointer[Float32, _], length: Int, stride: Int
+    values: Pointer[mut=True, UInt8, _],
+    v: Pointer[Float32, _],
+    length: Int,
+    padded: Int,
+    stride: Int,
 ):
-    """Make the bytes, units and middles of v[length, 64], whose rows are `stride` apart."""
-    var at_units = (length + TERMS - 1) // TERMS * TERMS * HEAD
-    var units = values.unsafe_offset(at_units).bitcast[Float32]()
+    """Make the bytes, units and middles of v[length, 64], whose rows are `stride` apart.
+
+    Positions from `length` to `padded` are left as they are.
+    """
+    var units = values.unsafe_offset(padded * HEAD).bitcast[Float32]()
     comptime for part in range(PARTS_OF_HEAD):
         var source = v.unsafe_offset(part * LANES)
         var low = source.unsafe_load[width=LANES](0)
@@ -79,11 +90,12 @@ def pack_values(
         var inverse = unit.gt(0).select(1.0 / unit, Vector(0))
         units.unsafe_store(part * LANES, unit)
         units.unsafe_store(HEAD + part * LANES, middle)
+        var words = values.unsafe_offset(part * padded * LANES).bitcast[Int32]()
         for t in range(0, length, TERMS):
-            var words = SIMD[I32, LANES](0)
+            var four = SIMD[I32, LANES](0)
             comptime for i in range(TERMS):
                 if t + i < length:
                     var row = source.unsafe_load[width=LANES]((t + i) * stride) - middle
                     var whole = max(min(round(row * inverse), BYTE_TOP), -BYTE_TOP).cast[I32]()
-                    words = words | ((whole & 255) << SIMD[I32, LANES](8 * i))
-            values.bitcast[Int32]().unsafe_store((t * HEAD + part * STEP) // TERMS, words)
+                    four = four | ((whole & 255) << SIMD[I32, LANES](8 * i))
+            words.unsafe_store(t * LANES // TERMS, four)

@@ -9,8 +9,9 @@ from extensibility import InputTensor, OutputTensor
 from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu.host import DeviceContext
 
-from .attention import cross_attend, self_attend
+from .attention import self_attend
 from .attention_ops import shape_of
+from .cross_attention_int8 import U8, byte_shape_of, cross_attend_int8
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL
 from .linear_int8 import norm_product_int8, product_int8
 
@@ -22,20 +23,21 @@ comptime I32 = DType.int32
 struct DecoderLayerInt8:
     """Self-attention, cross-attention and feed-forward of n tokens x f32 [n, state].
 
-    The first four inputs are the caches, as for mwc_self_attention and mwc_cross_attention, then
+    The first four inputs are the caches, as for mwc_self_attention and mwc_cross_attention_int8
+    with its `length`, then
     rows, positions and windows int32 [n] and layer int32 [1]. The rest are the layer's weights in
     the order of their use: a norm is (gamma, beta), a linear layer (w, scale, bias) as in
     quantized.mojo. Outputs: x after the layer, and the queries of its cross-attention.
     """
 
     @staticmethod
-    def execute[target: StaticString, KV: DType](
+    def execute[target: StaticString, KV: DType, length: Int](
         y: OutputTensor[dtype=F32, rank=2, ...],
         queries: OutputTensor[dtype=F32, rank=2, ...],
         self_k: MutableInputTensor[dtype=KV, rank=6, ...],
         self_v: MutableInputTensor[dtype=KV, rank=5, ...],
-        cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
-        cross_v: MutableInputTensor[dtype=KV, rank=5, ...],
+        cross_k: MutableInputTensor[dtype=U8, rank=5, ...],
+        cross_v: MutableInputTensor[dtype=U8, rank=4, ...],
         x: InputTensor[dtype=F32, rank=2, ...],
         rows: InputTensor[dtype=I32, rank=1, ...],
         positions: InputTensor[dtype=I32, rank=1, ...],
@@ -97,9 +99,9 @@ struct DecoderLayerInt8:
             queries.unsafe_ptr(), first, cross_gamma.unsafe_ptr(), cross_beta.unsafe_ptr(),
             q_w.unsafe_ptr(), q_scale.unsafe_ptr(), q_bias.unsafe_ptr(), n, state, state,
         )
-        cross_attend[KV](
+        cross_attend_int8(
             mixed, cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), queries.unsafe_ptr(),
-            windows.unsafe_ptr(), n, cross_v.dim_size(3), shape_of(cross_k, cross_v, layer),
+            windows.unsafe_ptr(), n, length, byte_shape_of(cross_k, cross_v, layer),
         )
         product_int8[BIAS_RESIDUAL](
             second, mixed, cross_out_w.unsafe_ptr(), cross_out_scale.unsafe_ptr(),

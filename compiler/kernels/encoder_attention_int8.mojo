@@ -22,10 +22,9 @@ from .attention import HEAD, LANES, MASKED
 from .attention_int8 import (
     BYTE_TOP,
     KEY_BLOCK_BYTES,
-    KEY_BYTES,
-    KEY_ZERO,
     PARTS_OF_HEAD,
     Vector,
+    key_units,
     pack_key,
     pack_values,
     signed_units,
@@ -34,6 +33,8 @@ from .attention_int8 import (
 )
 from .quantized import F32, I32, STEP, TERMS, Sums
 
+comptime KEY_ZERO = 128
+"""The byte that stands for 0 in a key: the dot product wants one side unsigned."""
 comptime QUERIES = 12
 """Queries of one tile: with two registers each they fill three quarters of them."""
 comptime CHUNK_BITS = 8
@@ -118,8 +119,8 @@ def score_chunk[rows: Int](
                 var qv = broadcast_four(q.unsafe_offset(i * HEAD + d))
                 sums[2 * i] = dot_offset_bytes(sums[2 * i], k0, qv)
                 sums[2 * i + 1] = dot_offset_bytes(sums[2 * i + 1], k1, qv)
-        var unit0 = block0.unsafe_offset(KEY_BYTES).bitcast[Float32]().unsafe_load[width=LANES](0)
-        var unit1 = block1.unsafe_offset(KEY_BYTES).bitcast[Float32]().unsafe_load[width=LANES](0)
+        var unit0 = key_units(block0)
+        var unit1 = key_units(block1)
         var whole = start + t + 2 * LANES <= length
         var left = SIMD[I32, LANES](length - start - t)
         var held0 = iota[I32, LANES]().lt(left)
@@ -147,14 +148,16 @@ def mix_chunk[rows: Int](
     rescale: Array[Float32, rows],
     start: Int,
     size: Int,
+    padded: Int,
 ):
     """Set mixed[rows, HEAD] = mixed · rescale + weights[rows, CHUNK] · values[start, start + size)."""
     comptime for part in range(0, PARTS_OF_HEAD, 2):
-        var v0 = values.bitcast[Int8]().unsafe_offset(start * HEAD + part * STEP)
+        var v0 = values.bitcast[Int8]().unsafe_offset(part * padded * LANES + start * LANES)
+        var v1 = v0.unsafe_offset(padded * LANES)
         var sums = Array[Sums, length=2 * rows](fill=Sums(0))
         for t in range(0, size, TERMS):
-            var a0 = v0.unsafe_load[width=STEP](t * HEAD)
-            var a1 = v0.unsafe_load[width=STEP](t * HEAD + STEP)
+            var a0 = v0.unsafe_load[width=STEP](t * LANES)
+            var a1 = v1.unsafe_load[width=STEP](t * LANES)
             comptime for i in range(rows):
                 var p = broadcast_four(weights.unsafe_offset(i * CHUNK + t))
                 sums[2 * i] = dot_offset_bytes(sums[2 * i], p, a0)
@@ -221,8 +224,8 @@ def attend_tile[rows: Int](
                 sums += p
                 weights.unsafe_store(i * CHUNK + t, p.cast[DType.uint8]())
             total[i] = total[i] * rescale[i] + Float32(sums.reduce_add())
-        mix_chunk[rows](mixed, weights, values, rescale, start, size)
-    var unit = value_units(values, length)
+        mix_chunk[rows](mixed, weights, values, rescale, start, size, padded)
+    var unit = value_units(values, padded)
     comptime for i in range(rows):
         var scale = 1.0 / total[i]
         comptime for part in range(PARTS_OF_HEAD):
@@ -254,7 +257,6 @@ def attend_windows_int8(
 
     def task(t: Int) {var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
         var key_list = List[UInt8](length=padded // LANES * KEY_BLOCK_BYTES, fill=0)
-        # Values are read to the end of the padding, with weights of 0: units lie there.
         var value_list = List[UInt8](length=value_bytes(padded), fill=0)
         var query_list = List[Int8](length=QUERIES * HEAD, fill=0)
         var score_list = List[Float32](length=QUERIES * CHUNK, fill=0)
@@ -273,8 +275,8 @@ def attend_windows_int8(
             var y = mixed.unsafe_offset(window * length * state + head * HEAD)
             if pair != ready:
                 for i in range(length):
-                    pack_key(keys, queries.unsafe_offset(i * stride + state), i)
-                pack_values(values, queries.unsafe_offset(2 * state), length, stride)
+                    pack_key[KEY_ZERO](keys, queries.unsafe_offset(i * stride + state), i)
+                pack_values(values, queries.unsafe_offset(2 * state), length, padded, stride)
                 ready = pair
 
             var i = (tiles * split // splits) * QUERIES

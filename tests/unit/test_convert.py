@@ -154,7 +154,7 @@ def test_a_gpu_cannot_be_added_to_an_int8_artifact(
     options = ConvertOptions(verify=False, precision="int8")
     out = convert(random_checkpoint, tmp_path / "out", options).artifact
     target = open_artifact(out).manifest.targets[0]
-    assert (target.precision, target.kv_dtype) == ("int8", "float16")
+    assert (target.precision, target.kv_dtype) == ("int8", "int8")
     with pytest.raises(OptionError, match="int8 is for CPUs"):
         add_target(out, "cuda:sm_90a")
     add_target(out, "cpu:x86-64-v3")
