@@ -64,7 +64,9 @@ def _byte_values(values: Array) -> Array:
     """[…, 96768] -> […, positions, 64]: signed bytes [4, t / 4, 16, 4], units, middles."""
     *outer, size = values.shape
     padded = (size - UNITS) // HEAD
-    packed = values[..., :-UNITS].view(np.int8).reshape(*outer, HEAD // LANES, padded // 4, LANES, 4)
+    packed = (
+        values[..., :-UNITS].view(np.int8).reshape(*outer, HEAD // LANES, padded // 4, LANES, 4)
+    )
     units, middles = np.split(np.ascontiguousarray(values[..., -UNITS:]).view(np.float32), 2, -1)
     whole = np.moveaxis(packed, -1, -2).reshape(*outer, HEAD // LANES, padded, LANES)
     axes = np.moveaxis(whole, -3, -2).reshape(*outer, padded, HEAD)

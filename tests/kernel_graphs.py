@@ -22,7 +22,9 @@ from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.decoder import (
+    AUDIO_KEY_BYTES_SHAPE,
     AUDIO_KEY_SHAPE,
+    AUDIO_VALUE_BYTES_SHAPE,
     AUDIO_VALUE_SHAPE,
     TEXT_KEY_SHAPE,
     TEXT_VALUE_SHAPE,
@@ -105,6 +107,9 @@ class Kernels:
         for dtype in WEIGHT_DTYPES:
             self._add_products(dtype)
             self._add_attention(dtype)
+        self._add_cross_attention(
+            "int8", self._caches("uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
+        )
         self._add_int8()
         self._add_decoder_layer()
         self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
@@ -233,7 +238,7 @@ class Kernels:
 
         ids, weights = ("int32", "m"), DECODER_LAYER.values()
         text = self._caches("float16", TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
-        audio = self._caches("float16", AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+        audio = self._caches("uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
         x = ("float32", "m", STATE)
         self._add(
             "decoder_layer.int8", build, *text, *audio, x, ids, ids, ids, ("int32", 1), *weights
@@ -241,11 +246,26 @@ class Kernels:
 
     def _add_attention(self, dtype: str) -> None:
         text = self._caches(dtype, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
-        audio = self._caches(dtype, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
-        per_token, layer = ("int32", "m"), ("int32", 1)
+        per_token = ("int32", "m")
 
         def self_attention(plan: Plan, k: Any, v: Any, *rest: Any) -> Any:
             return layers.self_attention(plan, (k, v), *rest)
+
+        def copy_rows(plan: Plan, k: Any, v: Any, *rest: Any) -> tuple[()]:
+            layers.copy_rows(plan, (k, v), *rest)
+            return ()
+
+        qkv = ("float32", "m", 3 * STATE)
+        self._add(
+            f"self_attention.{dtype}", self_attention, *text, qkv, per_token, per_token,
+            ("int32", 1),
+        )  # fmt: skip
+        copies = ("int32", "c")
+        self._add(f"copy_rows.{dtype}", copy_rows, *text, copies, copies, copies)
+        self._add_cross_attention(dtype, self._caches(dtype, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE))
+
+    def _add_cross_attention(self, name: str, audio: list[Any]) -> None:
+        per_token, layer = ("int32", "m"), ("int32", 1)
 
         def cross_attention(plan: Plan, k: Any, v: Any, *rest: Any) -> Any:
             return layers.cross_attention(plan, (k, v), *rest)
@@ -254,20 +274,11 @@ class Kernels:
             layers.store_cross_kv(plan, (k, v), *rest)
             return ()
 
-        def copy_rows(plan: Plan, k: Any, v: Any, *rest: Any) -> tuple[()]:
-            layers.copy_rows(plan, (k, v), *rest)
-            return ()
-
-        qkv, q, kv = ("float32", "m", 3 * STATE), ("float32", "m", STATE), x3(2 * STATE)
+        q, kv = ("float32", "m", STATE), x3(2 * STATE)
+        self._add(f"cross_attention.{name}", cross_attention, *audio, q, per_token, layer)
+        self._add(f"store_cross_kv.{name}", store_cross_kv, *audio, kv, ("int32", "b"), layer)
         self._add(
-            f"self_attention.{dtype}", self_attention, *text, qkv, per_token, per_token, layer
-        )
-        copies = ("int32", "c")
-        self._add(f"copy_rows.{dtype}", copy_rows, *text, copies, copies, copies)
-        self._add(f"cross_attention.{dtype}", cross_attention, *audio, q, per_token, layer)
-        self._add(f"store_cross_kv.{dtype}", store_cross_kv, *audio, kv, ("int32", "b"), layer)
-        self._add(
-            f"alignment_scores.{dtype}", layers.alignment_scores,
+            f"alignment_scores.{name}", layers.alignment_scores,
             audio[0], q, per_token, layer, ("int32", "h"),
         )  # fmt: skip
 

@@ -154,7 +154,7 @@ def write_value[KV: DType](values: Pointer[mut=True, Scalar[KV], _], v: Pointer[
 
 
 @fieldwise_init
-struct CacheShape(Copyable, Movable):
+struct CacheShape(Copyable, ImplicitlyCopyable, Movable):
     """One layer of a pair of caches: elements of a slot's head in each, and the first slot's index.
 
     `first`: how many slots the layers before it hold.
@@ -164,6 +164,43 @@ struct CacheShape(Copyable, Movable):
     var key_size: Int
     var value_size: Int
     var first: Int
+
+
+@always_inline
+def self_attend_run[KV: DType](
+    mixed: Pointer[mut=True, Float32, _],
+    keys: Pointer[mut=True, Scalar[KV], _],
+    values: Pointer[mut=True, Scalar[KV], _],
+    qkv: Pointer[Float32, _],
+    rows: Pointer[Int32, _],
+    positions: Pointer[Int32, _],
+    starts: Pointer[Int, _],
+    item: Int,
+    cache: CacheShape,
+):
+    """One head of one run of tokens of the same row, of qkv[n, 3 * state].
+
+    Their keys and values are written into the row, and each attends up to itself: a run is causal
+    in itself and touches nothing else. `starts` [runs + 1] is where the runs begin; `item` counts
+    runs * heads.
+    """
+    var state = cache.heads * HEAD
+    var head = item % cache.heads
+    var begin = starts[unsafe_offset=item // cache.heads]
+    var end = starts[unsafe_offset=item // cache.heads + 1]
+    var slot = (cache.first + Int(rows[unsafe_offset=begin])) * cache.heads + head
+    var head_keys = keys.unsafe_offset(slot * cache.key_size)
+    var head_values = values.unsafe_offset(slot * cache.value_size)
+    var scores = Array[Float32, length=MAX_POSITIONS](uninitialized=True)
+    for i in range(begin, end):
+        var q = qkv.unsafe_offset(i * 3 * state + head * HEAD)
+        var position = Int(positions[unsafe_offset=i])
+        write_key[KV](head_keys, q.unsafe_offset(state), position)
+        write_value[KV](head_values, q.unsafe_offset(2 * state), position)
+        attend[KV, 1](
+            mixed.unsafe_offset(i * state + head * HEAD), q, state, head_keys, head_values,
+            scores.unsafe_ptr(), position + 1,
+        )
 
 
 @always_inline
@@ -177,43 +214,20 @@ def self_attend[KV: DType](
     n: Int,
     cache: CacheShape,
 ) raises:
-    """Write n tokens' keys and values of qkv[n, 3 * state] into their rows, attend up to each.
-
-    One item of work is one head of one run of tokens of the same row: the run is causal in itself
-    and touches nothing else.
-    """
-    var heads = cache.heads
-    var key_size = cache.key_size
-    var value_size = cache.value_size
-    var first = cache.first
-    var state = heads * HEAD
+    """Write n tokens' keys and values of qkv[n, 3 * state] into their rows, attend up to each."""
     var starts = runs_of(rows, n, n)
-    var runs = len(starts) - 1
     var start_ptr = starts.unsafe_ptr()
 
-    def head_of_run(item: Int) {var first, var heads, var state, var key_size, var value_size, var mixed, var keys, var values, var qkv, var rows, var positions, var start_ptr}:
-        var run = item // heads
-        var head = item % heads
-        var begin = start_ptr[unsafe_offset=run]
-        var end = start_ptr[unsafe_offset=run + 1]
-        var slot = (first + Int(rows[unsafe_offset=begin])) * heads + head
-        var head_keys = keys.unsafe_offset(slot * key_size)
-        var head_values = values.unsafe_offset(slot * value_size)
-        var scores = Array[Float32, length=MAX_POSITIONS](uninitialized=True)
-        for i in range(begin, end):
-            var q = qkv.unsafe_offset(i * 3 * state + head * HEAD)
-            var position = Int(positions[unsafe_offset=i])
-            write_key[KV](head_keys, q.unsafe_offset(state), position)
-            write_value[KV](head_values, q.unsafe_offset(2 * state), position)
-            attend[KV, 1](
-                mixed.unsafe_offset(i * state + head * HEAD), q, state, head_keys, head_values,
-                scores.unsafe_ptr(), position + 1,
-            )
+    def head_of_run(item: Int) {var mixed, var keys, var values, var qkv, var rows, var positions, var start_ptr, var cache}:
+        self_attend_run[KV](
+            mixed, keys, values, qkv, rows, positions, start_ptr, item, cache
+        )
 
     var seen = 0
     for i in range(n):
         seen += Int(positions[unsafe_offset=i]) + 1
-    share(head_of_run, runs * heads, serial=2 * seen * state < SERIAL_WORK)
+    var work = 2 * seen * cache.heads * HEAD
+    share(head_of_run, (len(starts) - 1) * cache.heads, serial=work < SERIAL_WORK)
     _ = starts^
 
 

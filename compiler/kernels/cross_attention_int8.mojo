@@ -23,15 +23,16 @@ from .attention_int8 import (
     value_units,
 )
 from .parallel import share
-from .quantized import F32, I32, quantize_words, sum_words, word_limit
+from .quantized import F32, I32, TERMS, quantize_words, sum_words, word_limit
 
 comptime U8 = DType.uint8
-comptime TOGETHER_INT8 = 8
-"""Tokens of one window that attend together."""
+comptime TOGETHER_TILES = (8, 4, 2, 1)
+"""Tokens of one window that attend together, the most that there are first."""
+comptime TOGETHER_INT8 = TOGETHER_TILES[0]
 
 
 @fieldwise_init
-struct ByteCacheShape(Copyable, Movable):
+struct ByteCacheShape(Copyable, ImplicitlyCopyable, Movable):
     """One layer of the caches: bytes of a slot's head in each, the index of its first slot."""
 
     var heads: Int
@@ -76,7 +77,9 @@ def attend_bytes[rows: Int](
     comptime unroll = 4 if rows == 1 else (2 if rows == 2 else 1)
     var units = Array[Float32, length=rows](fill=0)
     comptime for r in range(rows):
-        units[r] = quantize_words(words.unsafe_offset(r * HEAD), q.unsafe_offset(r * stride), HEAD)
+        units[r] = quantize_words(
+            words.unsafe_offset(r * TERMS), q.unsafe_offset(r * stride), HEAD, rows
+        )
     var highest = Array[Vector, length=rows](fill=Vector(MASKED))
     for t in range(0, padded, LANES):
         var block = keys.unsafe_offset(t // LANES * KEY_BLOCK_BYTES)
@@ -98,7 +101,9 @@ def attend_bytes[rows: Int](
             var e = exp(scores.unsafe_load[width=LANES](r * MAX_POSITIONS + t) - top)
             var whole = round(e * limit).cast[I32]()
             totals += whole
-            words.unsafe_store(r * padded + t, whole.cast[DType.int16]())
+            comptime for i in range(0, LANES, TERMS):
+                var four = whole.slice[TERMS, offset=i]().cast[DType.int16]()
+                words.unsafe_store((t + i) * rows + r * TERMS, four)
         scale[r] = 1.0 / Float32(totals.reduce_add())
 
     var unit = value_units(values, padded)
@@ -112,65 +117,51 @@ def attend_bytes[rows: Int](
 
 
 @always_inline
-def cross_attend_int8(
+def attend_run(
     mixed: Pointer[mut=True, Float32, _],
     keys: Pointer[UInt8, _],
     values: Pointer[UInt8, _],
     q: Pointer[Float32, _],
     windows: Pointer[Int32, _],
-    n: Int,
+    starts: Pointer[Int, _],
+    runs: Int,
+    item: Int,
     length: Int,
     cache: ByteCacheShape,
-) raises:
-    """Attend with q[n, state] to the `length` positions of each token's window.
+):
+    """One head of one run of tokens of q[n, state], whose windows are the same.
 
-    Neighbouring tokens of one window (a prompt, a beam) share the reading of its keys and values.
+    `starts` [runs + 1] is where the runs begin, of at most TOGETHER_INT8 tokens; `item` counts
+    runs * heads. Neighbouring tokens of one window (a prompt, a beam) share the reading of its
+    keys and values.
     """
-    var heads = cache.heads
-    var key_size = cache.key_size
-    var value_size = cache.value_size
-    var first = cache.first
-    var state = heads * HEAD
+    # Runs vary fastest: those of one window find its keys still in cache.
+    var head = item // runs
+    var i = starts[unsafe_offset=item % runs]
+    var end = starts[unsafe_offset=item % runs + 1]
+    var state = cache.heads * HEAD
     var padded = (length + LANES - 1) // LANES * LANES
-    var starts = runs_of(windows, n, TOGETHER_INT8)
-    var runs = len(starts) - 1
-    var start_ptr = starts.unsafe_ptr()
+    var slot = (cache.first + Int(windows[unsafe_offset=i])) * cache.heads + head
+    var head_keys = keys.unsafe_offset(slot * cache.key_size)
+    var head_values = values.unsafe_offset(slot * cache.value_size)
+    var scores = Array[Float32, length=TOGETHER_INT8 * MAX_POSITIONS](uninitialized=True)
+    var words = Array[Int16, length=TOGETHER_INT8 * MAX_POSITIONS](uninitialized=True)
+    var score_ptr = scores.unsafe_ptr()
+    var word_ptr = words.unsafe_ptr()
 
-    def head_of_run(item: Int) {var runs, var first, var heads, var state, var length, var padded, var key_size, var value_size, var mixed, var keys, var values, var q, var windows, var start_ptr}:
-        # Runs vary fastest: those of one window find its keys still in cache.
-        var head = item // runs
-        var i = start_ptr[unsafe_offset=item % runs]
-        var end = start_ptr[unsafe_offset=item % runs + 1]
-        var slot = (first + Int(windows[unsafe_offset=i])) * heads + head
-        var head_keys = keys.unsafe_offset(slot * key_size)
-        var head_values = values.unsafe_offset(slot * value_size)
-        var scores = Array[Float32, length=TOGETHER_INT8 * MAX_POSITIONS](uninitialized=True)
-        var words = Array[Int16, length=TOGETHER_INT8 * MAX_POSITIONS](uninitialized=True)
-        var score_ptr = scores.unsafe_ptr()
-        var word_ptr = words.unsafe_ptr()
+    @always_inline
+    def tile[rows: Int](token: Int) {var state, var length, var padded, var head, var mixed, var q, var head_keys, var head_values, var score_ptr, var word_ptr}:
+        var at = token * state + head * HEAD
+        attend_bytes[rows](
+            mixed.unsafe_offset(at), q.unsafe_offset(at), state, head_keys, head_values,
+            score_ptr, word_ptr, length, padded,
+        )
 
-        @always_inline
-        def tile[rows: Int](token: Int) {var state, var length, var padded, var head, var mixed, var q, var head_keys, var head_values, var score_ptr, var word_ptr}:
-            var at = token * state + head * HEAD
-            attend_bytes[rows](
-                mixed.unsafe_offset(at), q.unsafe_offset(at), state, head_keys, head_values,
-                score_ptr, word_ptr, length, padded,
-            )
-
-        if end - i == TOGETHER_INT8:
-            tile[TOGETHER_INT8](i)
-            return
-        if end - i >= 4:
-            tile[4](i)
-            i += 4
-        if end - i >= 2:
-            tile[2](i)
-            i += 2
-        if end > i:
-            tile[1](i)
-
-    share(head_of_run, runs * heads)
-    _ = starts^
+    comptime for kind in range(len(TOGETHER_TILES)):
+        comptime rows = TOGETHER_TILES[kind]
+        while i + rows <= end:
+            tile[rows](i)
+            i += rows
 
 
 @extensibility.register("mwc_cross_attention_int8")
@@ -191,10 +182,23 @@ struct CrossAttentionInt8:
         layer: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        cross_attend_int8(
-            output.unsafe_ptr(), cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), q.unsafe_ptr(),
-            windows.unsafe_ptr(), q.dim_size(0), length, byte_shape_of(cross_k, cross_v, layer),
-        )
+        var cache = byte_shape_of(cross_k, cross_v, layer)
+        var starts = runs_of(windows.unsafe_ptr(), q.dim_size(0), TOGETHER_INT8)
+        var runs = len(starts) - 1
+        var start_ptr = starts.unsafe_ptr()
+        var mixed = output.unsafe_ptr()
+        var keys = cross_k.unsafe_ptr()
+        var values = cross_v.unsafe_ptr()
+        var q_ptr = q.unsafe_ptr()
+        var window_ptr = windows.unsafe_ptr()
+
+        def head_of_run(item: Int) {var mixed, var keys, var values, var q_ptr, var window_ptr, var start_ptr, var runs, var cache}:
+            attend_run(
+                mixed, keys, values, q_ptr, window_ptr, start_ptr, runs, item, length, cache
+            )
+
+        share(head_of_run, runs * cache.heads)
+        _ = starts^
 
 
 @extensibility.register("mwc_store_cross_kv_int8")
@@ -280,7 +284,7 @@ struct AlignmentScoresInt8:
             var scores = out_ptr.unsafe_offset(item * length)
             var words = Array[Int16, length=HEAD](fill=0)
             var unit = quantize_words(
-                words.unsafe_ptr(), q_ptr.unsafe_offset(i * state + head * HEAD), HEAD
+                words.unsafe_ptr(), q_ptr.unsafe_offset(i * state + head * HEAD), HEAD, 1
             )
             for t in range(0, length, LANES):
                 var block = key_ptr.unsafe_offset(slot * key_size + t // LANES * KEY_BLOCK_BYTES)

@@ -1,22 +1,107 @@
 """A whole layer of the decoder in int8 artifacts, as one operation.
 
-A step's products take microseconds each, no more than it costs to start an operation of a graph;
-the same functions as the single operations call, one after the other, save most of that.
+A step's products take microseconds each, less than it costs to start the threads: they are started
+once, and go through the layer's phases together (`parallel.work_through`).
 """
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from extensibility import _MutableInputTensor as MutableInputTensor
+from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
+from std.runtime import parallelism_level
 
-from .attention import self_attend
+from .attention import runs_of, self_attend_run
 from .attention_ops import shape_of
-from .cross_attention_int8 import U8, byte_shape_of, cross_attend_int8
-from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL
-from .linear_int8 import norm_product_int8, product_int8
+from .cross_attention_int8 import TOGETHER_INT8, U8, attend_run, byte_shape_of
+from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
+from .linear_int8 import blocks_of, multiply_blocks, quantize_rows
+from .parallel import phase_counters, work_through
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
+comptime PHASES = 14
+comptime ROWS_AT_ONCE = 8
+"""Rows that one thread rounds as one item of a phase."""
+comptime SHARES = 2
+"""Parts of a product for each thread: one that comes late leaves the other no long wait."""
+comptime SERIAL_LAYER = 1 << 14
+"""Tokens times squared size below which one thread is as fast."""
+
+
+@always_inline
+def quantize_phase(
+    words: Pointer[mut=True, Int16, _],
+    units: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    m: Int,
+    k: Int,
+    counters: Pointer[mut=True, Int64, _],
+    phase: Int,
+):
+    """Round x[m, k] for the product that comes next."""
+
+    def some_rows(item: Int) {imm}:
+        var first = item * ROWS_AT_ONCE
+        quantize_rows(words, units, x, first, min(first + ROWS_AT_ONCE, m), m, k)
+
+    work_through(some_rows, (m + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE, counters, phase)
+
+
+@always_inline
+def norm_phase(
+    words: Pointer[mut=True, Int16, _],
+    units: Pointer[mut=True, Float32, _],
+    normed: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    gamma: Pointer[Float32, _],
+    beta: Pointer[Float32, _],
+    m: Int,
+    k: Int,
+    counters: Pointer[mut=True, Int64, _],
+    phase: Int,
+):
+    """Normalise x[m, k] and round it for the product that comes next."""
+
+    def some_rows(item: Int) {imm}:
+        var first = item * ROWS_AT_ONCE
+        var last = min(first + ROWS_AT_ONCE, m)
+        var at = first * k
+        layer_norm_rows(
+            normed.unsafe_offset(at), x.unsafe_offset(at), gamma, beta, last - first, k
+        )
+        quantize_rows(words, units, normed, first, last, m, k)
+
+    work_through(some_rows, (m + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE, counters, phase)
+
+
+@always_inline
+def product_phase[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    words: Pointer[Int16, _],
+    units: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    m: Int,
+    n: Int,
+    k: Int,
+    threads: Int,
+    counters: Pointer[mut=True, Int64, _],
+    phase: Int,
+):
+    """Set y[m, n] = epilogue(x[m, k] · wᵀ) of x as rounded by the phase before."""
+    var blocks = blocks_of(n)
+    var items = min(blocks, SHARES * threads)
+
+    def some_blocks(item: Int) {imm}:
+        multiply_blocks[epilogue](
+            y, words, units, w, scale, bias, residual,
+            blocks * item // items, blocks * (item + 1) // items, m, n, k,
+        )
+
+    work_through(some_blocks, items, counters, phase)
 
 
 @extensibility.register("mwc_decoder_layer_int8")
@@ -71,53 +156,111 @@ struct DecoderLayerInt8:
     ) raises:
         var n = x.dim_size(0)
         var state = x.dim_size(1)
-        var wide_size = max(3 * state, fc1_scale.dim_size(0))
+        var h = fc1_scale.dim_size(0)
         # qkv and later the hidden values; what attention mixed; x after each of the attentions.
-        var wide_list = List[Float32](length=n * wide_size, fill=0)
+        var wide_list = List[Float32](length=n * max(3 * state, h), fill=0)
         var mixed_list = List[Float32](length=n * state, fill=0)
         var first_list = List[Float32](length=n * state, fill=0)
         var second_list = List[Float32](length=n * state, fill=0)
+        # Activations as the products take them.
+        var word_list = List[Int16](length=n * max(state, h), fill=0)
+        var unit_list = List[Float32](length=n, fill=0)
+        var row_starts = runs_of(rows.unsafe_ptr(), n, n)
+        var window_starts = runs_of(windows.unsafe_ptr(), n, TOGETHER_INT8)
+        var counter_list = phase_counters(PHASES)
+
         var wide = wide_list.unsafe_ptr()
         var mixed = mixed_list.unsafe_ptr()
         var first = first_list.unsafe_ptr()
         var second = second_list.unsafe_ptr()
+        var words = word_list.unsafe_ptr()
+        var units = unit_list.unsafe_ptr()
+        var counters = counter_list.unsafe_ptr()
+        var threads = parallelism_level()
 
-        norm_product_int8[BIAS](
-            wide, x.unsafe_ptr(), self_gamma.unsafe_ptr(), self_beta.unsafe_ptr(),
-            qkv_w.unsafe_ptr(), qkv_scale.unsafe_ptr(), qkv_bias.unsafe_ptr(), n, 3 * state, state,
-        )
-        self_attend[KV](
-            mixed, self_k.unsafe_ptr(), self_v.unsafe_ptr(), wide, rows.unsafe_ptr(),
-            positions.unsafe_ptr(), n, shape_of(self_k, self_v, layer),
-        )
-        product_int8[BIAS_RESIDUAL](
-            first, mixed, self_out_w.unsafe_ptr(), self_out_scale.unsafe_ptr(),
-            self_out_bias.unsafe_ptr(), x.unsafe_ptr(), n, state, state,
-        )
+        var x_ptr = x.unsafe_ptr()
+        var y_ptr = y.unsafe_ptr()
+        var query_ptr = queries.unsafe_ptr()
+        var row_ptr = rows.unsafe_ptr()
+        var position_ptr = positions.unsafe_ptr()
+        var window_ptr = windows.unsafe_ptr()
+        var row_start_ptr = row_starts.unsafe_ptr()
+        var window_start_ptr = window_starts.unsafe_ptr()
+        var self_key_ptr = self_k.unsafe_ptr()
+        var self_value_ptr = self_v.unsafe_ptr()
+        var cross_key_ptr = cross_k.unsafe_ptr()
+        var cross_value_ptr = cross_v.unsafe_ptr()
+        var self_cache = shape_of(self_k, self_v, layer)
+        var cross_cache = byte_shape_of(cross_k, cross_v, layer)
+        var window_runs = len(window_starts) - 1
 
-        norm_product_int8[BIAS](
-            queries.unsafe_ptr(), first, cross_gamma.unsafe_ptr(), cross_beta.unsafe_ptr(),
-            q_w.unsafe_ptr(), q_scale.unsafe_ptr(), q_bias.unsafe_ptr(), n, state, state,
-        )
-        cross_attend_int8(
-            mixed, cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), queries.unsafe_ptr(),
-            windows.unsafe_ptr(), n, length, byte_shape_of(cross_k, cross_v, layer),
-        )
-        product_int8[BIAS_RESIDUAL](
-            second, mixed, cross_out_w.unsafe_ptr(), cross_out_scale.unsafe_ptr(),
-            cross_out_bias.unsafe_ptr(), first, n, state, state,
-        )
+        def self_attention(item: Int) {imm}:
+            self_attend_run[KV](
+                mixed, self_key_ptr, self_value_ptr, wide, row_ptr, position_ptr, row_start_ptr,
+                item, self_cache,
+            )
 
-        var h = fc1_scale.dim_size(0)
-        norm_product_int8[BIAS_GELU](
-            wide, second, final_gamma.unsafe_ptr(), final_beta.unsafe_ptr(), fc1_w.unsafe_ptr(),
-            fc1_scale.unsafe_ptr(), fc1_bias.unsafe_ptr(), n, h, state,
-        )
-        product_int8[BIAS_RESIDUAL](
-            y.unsafe_ptr(), wide, fc2_w.unsafe_ptr(), fc2_scale.unsafe_ptr(),
-            fc2_bias.unsafe_ptr(), second, n, state, h,
-        )
+        def cross_attention(item: Int) {imm}:
+            attend_run(
+                mixed, cross_key_ptr, cross_value_ptr, query_ptr, window_ptr, window_start_ptr,
+                window_runs, item, length, cross_cache,
+            )
+
+        def task(t: Int) {imm}:
+            norm_phase(
+                words, units, mixed, x_ptr, self_gamma.unsafe_ptr(), self_beta.unsafe_ptr(), n, state,
+                counters, 0,
+            )
+            product_phase[BIAS](
+                wide, words, units, qkv_w.unsafe_ptr(), qkv_scale.unsafe_ptr(), qkv_bias.unsafe_ptr(),
+                x_ptr, n, 3 * state, state, threads, counters, 1,
+            )
+            work_through(self_attention, (len(row_starts) - 1) * self_cache.heads, counters, 2)
+            quantize_phase(words, units, mixed, n, state, counters, 3)
+            product_phase[BIAS_RESIDUAL](
+                first, words, units, self_out_w.unsafe_ptr(), self_out_scale.unsafe_ptr(), self_out_bias.unsafe_ptr(),
+                x_ptr, n, state, state, threads, counters, 4,
+            )
+
+            norm_phase(
+                words, units, mixed, first, cross_gamma.unsafe_ptr(), cross_beta.unsafe_ptr(), n, state,
+                counters, 5,
+            )
+            product_phase[BIAS](
+                query_ptr, words, units, q_w.unsafe_ptr(), q_scale.unsafe_ptr(), q_bias.unsafe_ptr(),
+                first, n, state, state, threads, counters, 6,
+            )
+            work_through(cross_attention, window_runs * cross_cache.heads, counters, 7)
+            quantize_phase(words, units, mixed, n, state, counters, 8)
+            product_phase[BIAS_RESIDUAL](
+                second, words, units, cross_out_w.unsafe_ptr(), cross_out_scale.unsafe_ptr(), cross_out_bias.unsafe_ptr(),
+                first, n, state, state, threads, counters, 9,
+            )
+
+            norm_phase(
+                words, units, mixed, second, final_gamma.unsafe_ptr(), final_beta.unsafe_ptr(), n, state,
+                counters, 10,
+            )
+            product_phase[BIAS_GELU](
+                wide, words, units, fc1_w.unsafe_ptr(), fc1_scale.unsafe_ptr(), fc1_bias.unsafe_ptr(),
+                second, n, h, state, threads, counters, 11,
+            )
+            quantize_phase(words, units, wide, n, h, counters, 12)
+            product_phase[BIAS_RESIDUAL](
+                y_ptr, words, units, fc2_w.unsafe_ptr(), fc2_scale.unsafe_ptr(), fc2_bias.unsafe_ptr(),
+                second, n, state, h, threads, counters, 13,
+            )
+
+        if n * state * state < SERIAL_LAYER:
+            task(0)
+        else:
+            sync_parallelize(task, threads)
         _ = wide_list^
         _ = mixed_list^
         _ = first_list^
         _ = second_list^
+        _ = word_list^
+        _ = unit_list^
+        _ = row_starts^
+        _ = window_starts^
+        _ = counter_list^

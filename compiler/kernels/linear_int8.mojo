@@ -23,6 +23,8 @@ from .quantized import COLUMNS, F32, STEP, TERMS, Sums, quantize_words, sum_word
 
 comptime SERIAL_WORK_INT8 = 1 << 20
 """As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""
+comptime TILES = (8, 4, 2, 1)
+"""Rows multiplied together, the most that there is room for first: 12 fill the registers."""
 
 
 @always_inline
@@ -95,6 +97,96 @@ def finish[epilogue: Int, *, within_bytes: Bool = False](
     store_part(y, result, count)
 
 
+@fieldwise_init
+struct Tile(Copyable, Movable):
+    """Rows that are multiplied together, from `start` on."""
+
+    var start: Int
+    var rows: Int
+
+
+@always_inline
+def tile_of(i: Int, m: Int) -> Tile:
+    """The tile that row i of m is in: as many of TILES' first as there is room for, then smaller."""
+    var start = 0
+    comptime for kind in range(len(TILES)):
+        comptime rows = TILES[kind]
+        var end = start + (m - start) // rows * rows
+        if i < end:
+            return Tile(i - (i - start) % rows, rows)
+        start = end
+    return Tile(i, 1)
+
+
+@always_inline
+def quantize_rows(
+    words: Pointer[mut=True, Int16, _],
+    units: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    first: Int,
+    last: Int,
+    m: Int,
+    k: Int,
+):
+    """Round rows [first, last) of x[m, k] to 16 bits, tile by tile as `multiply_blocks` has them."""
+    for i in range(first, last):
+        var tile = tile_of(i, m)
+        units[unsafe_offset=i] = quantize_words(
+            words.unsafe_offset(tile.start * k + (i - tile.start) * TERMS),
+            x.unsafe_offset(i * k), k, tile.rows,
+        )
+
+
+@always_inline
+def multiply_blocks[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    words: Pointer[Int16, _],
+    units: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    first: Int,
+    last: Int,
+    m: Int,
+    n: Int,
+    k: Int,
+):
+    """Compute the blocks of columns [first, last) of y[m, n] = epilogue(x[m, k] · wᵀ).
+
+    x is given as `quantize_rows` made it. `bias` [n] and `residual` [m, n] are read only where the
+    epilogue names them.
+    """
+
+    @always_inline
+    def tile[rows: Int](i: Int, block: Int) {var k, var n, var y, var w, var scale, var bias, var residual, var words, var units}:
+        # Few rows: several chains hide the latency of the sums.
+        comptime unroll = 4 if rows == 1 else (2 if rows == 2 else 1)
+        var j = block * COLUMNS
+        var sums = sum_words[rows, unroll](words.unsafe_offset(i * k), w.unsafe_offset(j * k), k)
+        var scales = load_part(scale.unsafe_offset(j), n - j)
+        comptime for a in range(rows):
+            var at = (i + a) * n + j
+            finish[epilogue](
+                y.unsafe_offset(at), sums[a], scales * units[unsafe_offset=i + a],
+                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
+            )
+
+    for block in range(first, last):
+        var i = 0
+        comptime for kind in range(len(TILES)):
+            comptime rows = TILES[kind]
+            while i + rows <= m:
+                tile[rows](i, block)
+                i += rows
+
+
+@always_inline
+def blocks_of(n: Int) -> Int:
+    """Blocks of n columns."""
+    return (n + COLUMNS - 1) // COLUMNS
+
+
 @always_inline
 def product_int8[epilogue: Int](
     y: Pointer[mut=True, Float32, _],
@@ -111,57 +203,26 @@ def product_int8[epilogue: Int](
 
     `bias` [n] and `residual` [m, n] are read only where the epilogue names them.
     """
-    var words = List[Int16](length=m * k, fill=0)
-    var units = List[Float32](length=m, fill=0)
-    var word_ptr = words.unsafe_ptr()
-    var unit_ptr = units.unsafe_ptr()
-    for i in range(m):
-        unit_ptr[unsafe_offset=i] = quantize_words(
-            word_ptr.unsafe_offset(i * k), x.unsafe_offset(i * k), k
+    var word_list = List[Int16](length=m * k, fill=0)
+    var unit_list = List[Float32](length=m, fill=0)
+    var words = word_list.unsafe_ptr()
+    var units = unit_list.unsafe_ptr()
+    quantize_rows(words, units, x, 0, m, m, k)
+    var blocks = blocks_of(n)
+    var tasks = 1 if m * n * k < SERIAL_WORK_INT8 else min(parallelism_level(), blocks)
+
+    def task(t: Int) {var y, var words, var units, var w, var scale, var bias, var residual, var blocks, var tasks, var m, var n, var k}:
+        multiply_blocks[epilogue](
+            y, words, units, w, scale, bias, residual,
+            blocks * t // tasks, blocks * (t + 1) // tasks, m, n, k,
         )
 
-    @always_inline
-    def tile[rows: Int, unroll: Int](i: Int, block: Int) {var k, var n, var y, var w, var scale, var bias, var residual, var word_ptr, var unit_ptr}:
-        var j = block * COLUMNS
-        var sums = sum_words[rows, unroll](
-            word_ptr.unsafe_offset(i * k), w.unsafe_offset(j * k), k
-        )
-        var scales = load_part(scale.unsafe_offset(j), n - j)
-        comptime for a in range(rows):
-            var at = (i + a) * n + j
-            finish[epilogue](
-                y.unsafe_offset(at), sums[a], scales * unit_ptr[unsafe_offset=i + a],
-                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
-            )
-
-    @always_inline
-    def blocks_of(first: Int, last: Int) {var m, var tile}:
-        for block in range(first, last):
-            var i = 0
-            while i + 8 <= m:
-                tile[8, 1](i, block)
-                i += 8
-            if i + 4 <= m:
-                tile[4, 1](i, block)
-                i += 4
-            if i + 2 <= m:
-                tile[2, 2](i, block)
-                i += 2
-            if i < m:
-                tile[1, 4](i, block)
-
-    var blocks = (n + COLUMNS - 1) // COLUMNS
-    if m * n * k < SERIAL_WORK_INT8:
-        blocks_of(0, blocks)
+    if tasks == 1:
+        task(0)
     else:
-        var tasks = min(parallelism_level(), blocks)
-
-        def task(t: Int) {var blocks, var tasks, var blocks_of}:
-            blocks_of(blocks * t // tasks, blocks * (t + 1) // tasks)
-
         sync_parallelize(task, tasks)
-    _ = words^
-    _ = units^
+    _ = word_list^
+    _ = unit_list^
 
 
 @always_inline

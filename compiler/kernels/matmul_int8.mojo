@@ -54,7 +54,9 @@ def sum_tile[rows: Int, blocks: Int](
                     sums[j] = dot_bytes(sums[j], xv, terms[b])
     else:
         comptime for b in range(blocks):
-            var block = sum_words[rows, 1](x.bitcast[Int16](), w.unsafe_offset(b * k * COLUMNS), k)
+            var block = sum_words[rows, 1, strided=True](
+                x.bitcast[Int16](), w.unsafe_offset(b * k * COLUMNS), k
+            )
             comptime for i in range(rows):
                 sums[i * blocks + b] = block[i]
     return sums^

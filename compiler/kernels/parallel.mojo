@@ -1,7 +1,14 @@
 """Sharing independent items of work between the threads of MAX's pool."""
 
 from max.algorithm import sync_parallelize
+from std.atomic import Atomic
+from std.ffi import external_call
 from std.runtime import parallelism_level
+
+comptime LINE = 8
+"""Counters of 8 bytes that fill a cache line: those of two phases never share one."""
+comptime SPINS = 200
+"""Looks at a counter before the thread lets others run: about what an item takes, 20 µs."""
 
 
 @always_inline
@@ -23,3 +30,33 @@ def share[WorkType: def(Int) raises -> None](
             work(item)
 
     sync_parallelize(task, tasks)
+
+
+def phase_counters(phases: Int) -> List[Int64]:
+    """What `work_through` counts with in so many phases."""
+    return List[Int64](length=phases * 2 * LINE, fill=0)
+
+
+@always_inline
+def work_through[WorkType: def(Int) -> None](
+    work: WorkType, items: Int, counters: Pointer[mut=True, Int64, _], phase: Int
+):
+    """Do a part of a phase's items, together with other threads; return when all are done.
+
+    Each thread calls it for phase after phase, with the same items; an item is whoever's claims it
+    first. A thread waits for items that others are at, never for a thread: one that comes late, or
+    not at all, finds its work done. So a whole layer costs one start of threads, not one a phase.
+    """
+    var claimed = counters.unsafe_offset(phase * 2 * LINE)
+    var done = claimed.unsafe_offset(LINE)
+    while True:
+        var item = Int(Atomic[Int64].fetch_add(claimed, Int64(1)))
+        if item >= items:
+            break
+        work(item)
+        _ = Atomic[Int64].fetch_add(done, Int64(1))
+    var spins = 0
+    while Int(Atomic[Int64].load(done)) < items:
+        spins += 1
+        if spins % SPINS == 0:
+            _ = external_call["sched_yield", Int32]()

@@ -81,12 +81,13 @@ def broadcast_bytes(x: Pointer[UInt8, _]) -> SIMD[DType.uint8, STEP]:
 
 
 @always_inline
-def sum_words[rows: Int, unroll: Int](
+def sum_words[rows: Int, unroll: Int, *, strided: Bool = False](
     x: Pointer[Int16, _], w: Pointer[Int8, _], k: Int
 ) -> Array[Sums, rows]:
-    """The sums of `rows` rows of x[rows, k] over one block of weights [k / 4, 16, 4].
+    """The sums of `rows` rows of x over one block of weights [k / 4, 16, 4].
 
-    k is a multiple of 4 * unroll; with few rows, several chains hide the latency.
+    x is [k / 4, rows, 4]: what is multiplied together stands together; where `strided`, it is
+    [rows, k]. k is a multiple of 4 * unroll; with few rows, several chains hide the latency.
     """
     var sums = Array[PairSums, length=rows * unroll * PARTS](fill=PairSums(0))
     for c in range(0, k, TERMS * unroll):
@@ -94,7 +95,8 @@ def sum_words[rows: Int, unroll: Int](
             var at = c + TERMS * u
             var terms = Array[Words, length=rows](fill=Words(0))
             comptime for i in range(rows):
-                terms[i] = broadcast_words(x.unsafe_offset(i * k + at))
+                var place = i * k + at if strided else at * rows + i * TERMS
+                terms[i] = broadcast_words(x.unsafe_offset(place))
             comptime for part in range(PARTS):
                 var wide = w.unsafe_load[width=2 * PAIRS](
                     at * COLUMNS + part * 2 * PAIRS
@@ -125,14 +127,28 @@ def largest_magnitude(x: Pointer[Float32, _], k: Int) -> Float32:
 
 
 @always_inline
-def quantize_words(y: Pointer[mut=True, Int16, _], x: Pointer[Float32, _], k: Int) -> Float32:
-    """Round a row of k values to 16 bits; returns what one unit is worth."""
+def store_words(
+    y: Pointer[mut=True, Int16, _], words: SIMD[DType.int16, WIDTH], c: Int, rows: Int
+):
+    """Put terms c … c + WIDTH of one row into y [k / 4, rows, 4], y being the row's first term."""
+    comptime for i in range(0, WIDTH, TERMS):
+        y.unsafe_store((c + i) * rows, words.slice[TERMS, offset=i]())
+
+
+@always_inline
+def quantize_words(
+    y: Pointer[mut=True, Int16, _], x: Pointer[Float32, _], k: Int, rows: Int
+) -> Float32:
+    """Round a row of k values to 16 bits; returns what one unit is worth.
+
+    y is the row's first place in [k / 4, rows, 4].
+    """
     var limit = word_limit(k)
     var top = largest_magnitude(x, k)
     var inverse = limit / top if top > 0 else Float32(0)
     for c in range(0, k, WIDTH):
         var units = round(x.unsafe_load[width=WIDTH](c) * inverse)
-        y.unsafe_store(c, units.cast[I32]().cast[DType.int16]())
+        store_words(y, units.cast[I32]().cast[DType.int16](), c, rows)
     return top / limit
 
 

@@ -18,6 +18,7 @@ from kernel_graphs import (
     to_buffer,
     unpack_keys,
 )
+from numpy_layers import attention, normal
 
 Array = npt.NDArray[Any]
 
@@ -25,10 +26,6 @@ TOLERANCE = 5e-6
 """Absolute, for mixes of values of size 1."""
 
 TEXT, AUDIO, AUDIO_PADDED = 448, 1500, 1504
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
 def fused(*shape: int, seed: int = 0) -> Array:
@@ -41,13 +38,6 @@ def fused(*shape: int, seed: int = 0) -> Array:
 def heads_of(x: Array) -> Array:
     """[..., t, heads * 64] -> [..., heads, t, 64]."""
     return np.moveaxis(x.reshape(*x.shape[:-1], HEADS, 64), -2, -3)
-
-
-def attention(q: Array, k: Array, v: Array) -> Array:
-    """Softmax(q kᵀ) v in float64 over [..., time, 64]; queries are already scaled."""
-    scores = q.astype(np.float64) @ np.swapaxes(k, -1, -2)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True) @ v
 
 
 def assert_close(ours: Array, exact: Array, tolerance: float = TOLERANCE) -> None:

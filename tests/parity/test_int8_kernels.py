@@ -19,14 +19,18 @@ from kernel_graphs import (
     SLOTS,
     STATE,
     Kernels,
-    from_buffer,
     to_buffer,
 )
 from max.driver import Buffer
 from numpy_layers import gelu, layer_norm, normal
 
 from mwc.compiler.weights import pack_int8, quantize_int8
-from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
+from mwc.runtime.decoder import (
+    AUDIO_KEY_BYTES_SHAPE,
+    AUDIO_VALUE_BYTES_SHAPE,
+    TEXT_KEY_SHAPE,
+    TEXT_VALUE_SHAPE,
+)
 
 Array = npt.NDArray[Any]
 
@@ -217,19 +221,28 @@ def decoder_layer_weights() -> dict[str, Array]:
     return {name: weights[name] for name in DECODER_LAYER}
 
 
-def caches_of(seed: int) -> list[Buffer]:
-    """Random self- and cross-attention caches in float16."""
-    shapes = (TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE)
+def caches_of(kernels: Kernels, seed: int) -> list[Buffer]:
+    """Random self-attention caches in float16, and cross-attention caches of bytes in layer 1."""
     slots = (LAYERS, SLOTS, HEADS)
-    return [to_buffer(normal(*slots, *shape, seed=seed), "float16") for shape in shapes]
+    text = [
+        to_buffer(normal(*slots, *shape, seed=seed), "float16")
+        for shape in (TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
+    ]
+    audio = [
+        Buffer.from_numpy(np.zeros((*slots, *shape), np.uint8))
+        for shape in (AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
+    ]
+    kv = normal(SLOTS, 1500, 2 * STATE, seed=seed)
+    kernels.run("store_cross_kv.int8", *audio, kv, np.arange(SLOTS), np.array([1]))
+    return [*text, *audio]
 
 
-@pytest.mark.parametrize("m", [1, 3, 9])
+@pytest.mark.parametrize("m", [1, 3, 9, 40])
 def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
     x, weights, layer = normal(m, STATE), decoder_layer_weights(), np.array([1])
     rows, positions = np.full(m, 2), 20 + np.arange(m)
-    windows = np.zeros(m) if m == 9 else np.arange(m) % SLOTS
-    together, apart = caches_of(seed=7), caches_of(seed=7)
+    windows = np.zeros(m) if m > 8 else np.arange(m) % SLOTS
+    together, apart = caches_of(kernels, seed=7), caches_of(kernels, seed=7)
     y, queries = kernels.run(
         "decoder_layer.int8", *together, x, rows, positions, windows, layer, *weights.values()
     )
@@ -248,13 +261,13 @@ def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
     mixed = kernels.run("self_attention.float16", *apart[:2], qkv, rows, positions, layer)
     x = closed(mixed, "self_attn.out_proj", x)
     q = normed("norm_linear.int8", x, "encoder_attn_layer_norm", "encoder_attn.q_proj")
-    mixed = kernels.run("cross_attention.float16", *apart[2:], q, windows, layer)
+    mixed = kernels.run("cross_attention.int8", *apart[2:], q, windows, layer)
     x = closed(mixed, "encoder_attn.out_proj", x)
     hidden = normed("norm_linear_gelu.int8", x, "final_layer_norm", "fc1")
     assert np.array_equal(queries, q)
     assert np.array_equal(y, closed(hidden, "fc2", x))
     for ours, theirs in zip(together, apart, strict=True):
-        assert np.array_equal(from_buffer(ours), from_buffer(theirs))
+        assert np.array_equal(ours.to_numpy(), theirs.to_numpy())
 
 
 @pytest.mark.parametrize("sign", [1, -1])
