@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mwc.runtime import scheduling
 from mwc.runtime.artifact import (
     Artifact,
     TargetEntry,
@@ -271,7 +272,7 @@ class Session:
         arguments = [
             self._cache(spec) if spec.mutable else buffers[spec.name] for spec in signature.inputs
         ]
-        results = graph.execute(*arguments)
+        results = scheduling.call(graph.execute, arguments)
         return {
             spec.name: result.to_numpy()
             for spec, result in zip(signature.outputs, results, strict=True)

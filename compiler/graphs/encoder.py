@@ -66,7 +66,9 @@ def cross_caches(plan: Plan) -> tuple[TensorSpec, TensorSpec]:
     """cross_k and cross_v, every layer, window and head; of bytes where the weights are int8."""
     model = plan.model
     head = (model.n_text_layer, "windows", model.n_text_head)
-    dtype, key, value = plan.cache, AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE
+    dtype = plan.cache
+    key: tuple[int, ...] = AUDIO_KEY_SHAPE
+    value: tuple[int, ...] = AUDIO_VALUE_SHAPE
     if plan.int8:
         dtype, key, value = "uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE
     return (
