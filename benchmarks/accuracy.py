@@ -24,7 +24,8 @@ from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from text_parity import TextDifference, explain
 from token_parity import Generator, WindowTokens, check_window, windows
 from weights import artifact_of, ctranslate2_folder, openai_file
-from wer import WordErrors, word_errors
+
+from mwc.compiler.word_errors import WordErrors, word_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")

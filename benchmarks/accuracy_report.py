@@ -11,7 +11,8 @@ from machine import machine_lines
 from report import table
 from text_parity import TextDifference
 from token_parity import MARGIN, WindowTokens
-from wer import WordErrors
+
+from mwc.compiler.word_errors import WordErrors
 
 
 @dataclass(frozen=True)

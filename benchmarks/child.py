@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines import ENGINES
-from wer import word_errors
+
+from mwc.compiler.word_errors import word_errors
 
 
 @dataclass(frozen=True)

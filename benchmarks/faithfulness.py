@@ -36,8 +36,9 @@ from segment_parity import Explain, compare_segments
 from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from text_parity import Float32, first_difference, our_samples
 from weights import CACHE, artifact_of, ctranslate2_folder, openai_file
-from wer import WordErrors, word_errors
 from word_parity import Part, read_parts, word_places, word_times
+
+from mwc.compiler.word_errors import WordErrors, word_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")

@@ -10,8 +10,9 @@ from machine import machine_lines
 from report import table
 from segment_parity import CAUSES, CLOSE, SegmentDifference, SegmentParity
 from token_parity import MARGIN
-from wer import WordErrors
 from word_parity import SAME, WordPlaces, WordTimes
+
+from mwc.compiler.word_errors import WordErrors
 
 
 @dataclass(frozen=True)

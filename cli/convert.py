@@ -52,6 +52,15 @@ def command(
             help="Replace an artifact that is there already; keep int8 beyond its error bounds.",
         ),
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            help="Measure the word error rate on recordings: a table, tabs between its columns "
+            "path, transcript and, if you like, language.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Compile a checkpoint into an artifact.
@@ -70,6 +79,7 @@ def command(
                 "--tokenizer": tokenizer is not None,
                 "--no-verify": not verify,
                 "--force": force,
+                "--calibrate": calibrate is not None,
             }
         )
         _add_targets(Path(source), add_target, quiet)
@@ -85,6 +95,7 @@ def command(
         tokenizer=tokenizer,
         verify=verify,
         force=force,
+        calibrate=calibrate,
     )
     with Display(quiet=quiet) as display:
         result = convert(source, out, options, display)

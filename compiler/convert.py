@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mwc.compiler.calibrate import calibrate, check_packages, read_manifest
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
 from mwc.compiler.compile import CompileJob, compile_target
 from mwc.compiler.config import check_tensors, read_spec
@@ -48,12 +49,14 @@ class ConvertOptions:
 
     Attributes:
         precision: "f32", "bf16" or "f16": dtype of the stored matrices and the caches; or "int8",
-            for CPUs: int8 matrices, 16- and 8-bit activations, float16 caches.
+            for CPUs: int8 matrices and cross-attention caches, 16- and 8-bit activations.
         targets: what to compile for, as `target.parse_target` reads them.
         revision: branch, tag or commit of a Hub id.
         tokenizer: where the vocabulary is, for checkpoints that hold none.
         verify: compare every stage with a reference before the artifact is put in place.
         force: replace an artifact that is there; with int8, keep one beyond its error bounds.
+        calibrate: a manifest of transcribed recordings (`calibrate.read_manifest`) on which the
+            word error rate is measured, for the parity report; it needs `verify`.
     """
 
     precision: str = "f32"
@@ -62,6 +65,7 @@ class ConvertOptions:
     tokenizer: str | None = None
     verify: bool = True
     force: bool = False
+    calibrate: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def convert(
         ArtifactError: `out` cannot be written.
     """
     targets = _check_options(options)
+    recordings = () if options.calibrate is None else read_manifest(options.calibrate)
     watch = Stopwatch()
     with watch.part("checkpoint"):
         checkpoint = open_checkpoint(
@@ -160,6 +165,10 @@ def convert(
         if reference is not None:
             with watch.part("verify"):
                 report = _verify(writer.preview(**parts), reference.result(), progress)
+            if report and recordings:
+                with watch.part("calibrate"):
+                    measured = calibrate(writer.preview(**parts), recordings, progress)
+                report = replace(report, calibration=measured)
             verified = report.targets if report else ()
             if report:
                 notes += _refuse_if_wrong(report, options)
@@ -233,6 +242,13 @@ def _check_options(options: ConvertOptions) -> tuple[Target, ...]:
         raise OptionError(
             f"precision is {options.precision!r}; it must be one of {', '.join(PRECISIONS)}."
         )
+    if options.calibrate is not None:
+        if not options.verify:
+            raise OptionError(
+                "--calibrate writes into the report of verifying, which --no-verify leaves out; "
+                "give one of the two."
+            )
+        check_packages()
     if not options.targets:
         raise OptionError("there is no target to compile for; give at least one, such as cpu.")
     targets = tuple(parse_target(text) for text in options.targets)
@@ -274,7 +290,10 @@ def _provenance(
     checkpoint: Checkpoint, options: ConvertOptions, notes: tuple[str, ...]
 ) -> Provenance:
     origin = checkpoint.origin
-    given = {name: value for name, value in asdict(options).items() if name != "force"}
+    given = asdict(options)
+    del given["force"]
+    if options.calibrate is not None:
+        given["calibrate"] = options.calibrate.name
     return Provenance(
         source=origin.source,
         kind=origin.kind,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mwc.compiler.calibrate import Calibration
 from mwc.runtime.errors import OptionError
 
 Array = npt.NDArray[Any]
@@ -127,6 +128,7 @@ class ParityReport:
         differences: the others.
         ok: every stage within its bound, every difference within the margin.
         targets: the targets that ran; empty where `verify` was given a session alone.
+        calibration: word errors on recordings of the user's, by language, if any were given.
     """
 
     reference: str
@@ -138,6 +140,7 @@ class ParityReport:
     differences: tuple[Difference, ...]
     ok: bool
     targets: tuple[str, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where a number is not finite."""
@@ -156,7 +159,8 @@ class ParityReport:
         ]
         failed = [s for s in self.stages if not s.ok and s is not worst]
         lines += [f"beyond its bound: {_describe(s)}" for s in failed]
-        return lines + [_explain(d) for d in self.differences]
+        lines += [_explain(d) for d in self.differences]
+        return lines + [language.summary() for language in self.calibration]
 
 
 def merge_reports(reports: Mapping[str, ParityReport]) -> ParityReport:

@@ -183,6 +183,11 @@ def _parity_rows(parity: dict[str, Any] | None) -> Rows:
             f"{parity.get('tokens_equal', '?')} of {parity.get('tokens_compared', '?')} equal",
         ),
     ]
+    for measured in parity.get("calibration", ()):
+        rate, errors = measured.get("rate"), measured.get("errors", {})
+        shown = f"{100 * rate:.2f} %" if isinstance(rate, int | float) else "?"
+        words = f"{measured.get('recordings', '?')} recordings, {errors.get('words', '?')} words"
+        rows.append((f"word errors, {measured.get('language', '?')}", f"{shown} ({words})"))
     for stage in parity.get("stages", ()):
         error = f"max abs {_number(stage.get('max_abs'))}, rel {_number(stage.get('max_rel'))}"
         error += f" (bound {_number(stage.get('bound'))})"

@@ -34,6 +34,8 @@ ALLOWED = {
         "tqdm",  # how huggingface_hub reports its downloads; it depends on it
         "torch",
         "transformers",
+        "jiwer",
+        "whisper_normalizer",
         "max",
     },
     "cli": {"mwc.cli", "mwc.compiler", "mwc.runtime", "typer", "click", "rich", "numpy"},

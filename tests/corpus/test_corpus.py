@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from speech_corpus import Clip, english, other_languages, spread
 from token_parity import MARGIN, Generator, WindowTokens, check_window, windows
-from wer import word_errors
 
 from mwc.compiler.checkpoint import open_checkpoint
 from mwc.compiler.reference import open_reference
+from mwc.compiler.word_errors import word_errors
 from mwc.runtime import Model
 
 pytestmark = pytest.mark.corpus

@@ -18,7 +18,8 @@ from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from startup import ConvertTimes
 from text_parity import FirstDifference, TextDifference, agreeing, by_window, cause_of
 from token_parity import TokenDifference, WindowTokens
-from wer import WordErrors, word_errors
+
+from mwc.compiler.word_errors import WordErrors, word_errors
 
 MACHINE = {
     "cpu": "a CPU",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from mwc.compiler import ConvertOptions, add_target, convert, verify_artifact
 from mwc.compiler import convert as convert_function
 from mwc.compiler.compile import CompileJob
+from mwc.compiler.convert import SAMPLE
 from mwc.compiler.parity import ParityReport, StageError
 from mwc.runtime.artifact import open_artifact
+from mwc.runtime.describe import describe, read_parity
 from mwc.runtime.errors import (
     ArtifactError,
     CheckpointError,
@@ -78,6 +81,8 @@ def test_an_artifact_says_where_it_comes_from(
         (ConvertOptions(targets=()), ["no target"]),
         (ConvertOptions(targets=("cpu", "cpu")), ["cpu-host", "twice"]),
         (ConvertOptions(targets=("tpu",)), ["'tpu'", "cpu", "cuda:sm_90a"]),
+        (ConvertOptions(calibrate=Path("m.tsv"), verify=False), ["--calibrate", "--no-verify"]),
+        (ConvertOptions(calibrate=Path("missing.tsv")), ["missing.tsv", "cannot be read"]),
         (
             ConvertOptions(precision="int8", targets=("cpu", "cuda:sm_90a")),
             ["int8", "cuda-sm_90a", "--precision f16 or bf16"],
@@ -126,6 +131,29 @@ def test_what_is_there_is_kept_without_force_and_replaced_with_it(
     convert(random_checkpoint, out, ConvertOptions(verify=False, force=True, precision="f16"))
     assert open_artifact(out).manifest.weights[0].precision == "f16"
     assert leftovers(tmp_path) == ["out"]
+
+
+def test_word_errors_on_recordings_are_part_of_the_report(
+    random_checkpoint: Path, random_artifact: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "mine.tsv"
+    manifest.write_text("path\ttranscript\tlanguage\nspeech.flac\tnobody says this\ten\n")
+    (tmp_path / "speech.flac").write_bytes(SAMPLE.read_bytes())
+    options = ConvertOptions(calibrate=manifest)
+    result = convert(random_checkpoint, tmp_path / "out", options)
+    assert result.report is not None
+    (measured,) = result.report.calibration
+    assert (measured.language, measured.recordings, measured.errors.words) == ("en", 1, 3)
+    assert measured.rate > 0
+    assert "calibrate" in result.seconds
+    artifact = open_artifact(result.artifact)
+    report = read_parity(artifact)
+    assert report is not None
+    assert report["calibration"][0]["rate"] == measured.rate
+    assert artifact.manifest.provenance.options["calibrate"] == "mine.tsv"
+    assert f"word errors, en  {100 * measured.rate:.2f} % (1 recordings" in re.sub(
+        "  +", "  ", describe(artifact)
+    )
 
 
 def test_a_model_that_computes_something_else_is_not_written(

@@ -16,8 +16,9 @@ from faithfulness_report import Detected, FaithfulnessReport, ModeReport, write_
 from kept import KeptTranscripts
 from segment_parity import compare_segments, equal_segments, first_seek
 from text_parity import FirstDifference
-from wer import WordErrors, word_errors
 from word_parity import Part, WordPlaces, word_places, word_times
+
+from mwc.compiler.word_errors import WordErrors, word_errors
 
 A = Piece(0.0, 1.5, 0, " One.", (90, 1, 91))
 B = Piece(1.5, 3.0, 0, " Two.", (91, 2, 92))
