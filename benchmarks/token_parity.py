@@ -25,6 +25,7 @@ from mwc.runtime.features import Features
 from mwc.runtime.model import Model
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
+from mwc.runtime.rules import feed
 from mwc.runtime.spec import WhisperSpec
 
 Float32 = npt.NDArray[np.float32]
@@ -122,6 +123,17 @@ class Recorder:
         """See `Decoder.step`."""
         choice = self._decoder.step(batch, suppress, n_candidates)
         self._remember(choice.tokens, choice.logprobs, batch.rule_states[0])
+        return choice
+
+    def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
+        """See `Decoder.steps`: each step is remembered until the row ends."""
+        choice = self._decoder.steps(batch, suppress)
+        for i, token in enumerate(choice.candidates[0]):
+            one = choice.candidates[:1, i], choice.candidate_logprobs[:1, i]
+            self._remember(*one, batch.rule_states[0])
+            if token == self.spec.tokens.eot:
+                break
+            batch = feed(batch, one[0], self.spec.tokens.timestamp_begin)
         return choice
 
     def _remember(self, tokens: Any, logprobs: Any, state: npt.NDArray[np.int32]) -> None:

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mwc.runtime.decoder import Choice, Decoder, Float32, PrefillRow, StepBatch
+from mwc.runtime.decoder import (
+    STEPS_AHEAD,
+    Choice,
+    Decoder,
+    Float32,
+    PrefillRow,
+    StepBatch,
+)
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import Prompt
 from mwc.runtime.rules import RuleState, rule_columns, suppress_mask
@@ -194,7 +201,7 @@ class DecodingBatch:
             first = search.take(result.choice, first)
 
     def _step(self, searches: "Sequence[RunningSearch]") -> None:
-        """Feed each row its last token and take the next."""
+        """Feed each row its last token and take the next, or several where nobody has to choose."""
         rows = [(search, row) for search in searches for row in search.rows]
         sampled = any(search.temperature > 0 for search in searches)
         batch = StepBatch(
@@ -212,6 +219,11 @@ class DecodingBatch:
             if sampled
             else None,
         )
+        if all(search.can_go_ahead for search in searches):
+            ahead = self._decoder.steps(batch, self._suppress)
+            for row, search in enumerate(searches):
+                search.take_ahead(ahead, row)
+            return
         n_candidates = max(search.n_candidates for search in searches)
         choice = self._decoder.step(batch, self._suppress, n_candidates)
         first = 0
@@ -314,6 +326,22 @@ class RunningSearch:
                 np.full(len(copies), length, dtype=np.int32),
             )
         return rows.stop
+
+    @property
+    def can_go_ahead(self) -> bool:
+        """Whether it is one greedy row, with room for STEPS_AHEAD tokens to be fed."""
+        if self.temperature > 0 or len(self.slots) > 1:
+            return False
+        room = self._decoder.spec.model.n_text_ctx - STEPS_AHEAD
+        return self.position(self.rows[0]) <= room
+
+    def take_ahead(self, ahead: Choice, row: int) -> None:
+        """Take the tokens of its row of a choice of `Decoder.steps`, until it ends."""
+        for i in range(ahead.candidates.shape[1]):
+            if not self.rows:
+                return
+            at = (slice(row, row + 1), slice(i, i + 1))
+            self.take(Choice(ahead.candidates[at], ahead.candidate_logprobs[at]), 0)
 
     def result(self, tokenizer: Tokenizer) -> WindowResult:
         """The best transcript found, once it has ended."""

@@ -54,6 +54,10 @@ VAD_CONTEXT = 64
 VAD_STATE_SHAPE = (2, 128)
 """Sizes of the speech detector's state: the LSTM's hidden state and cells; zeros at the start."""
 
+STEPS_AHEAD = 4
+"""Greedy tokens of a row that one call of `steps` chooses. Between two calls the caller costs about
+as much as a step of a small model; of what is chosen, what follows an end is thrown away."""
+
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
 
@@ -223,6 +227,15 @@ class Decoder(Protocol):
 
     def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
         """Feed one token to each row and choose the next; other arguments as for `prefill`."""
+        ...
+
+    def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
+        """Take STEPS_AHEAD greedy steps: each token chosen is fed to the next, also after an eot.
+
+        Returns:
+            Choice of [rows, STEPS_AHEAD]: the tokens in their order, not candidates of one step;
+            the same as `step` would have chosen one by one.
+        """
         ...
 
     def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:

@@ -9,11 +9,21 @@ Algorithm: openai/whisper `whisper/decoding.py`, `SuppressBlank`, `SuppressToken
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from mwc.runtime.decoder import ABSENT, RULE_STATE_SIZE, Choice, Float32, Int32
+from mwc.runtime.decoder import (
+    ABSENT,
+    RULE_STATE_SIZE,
+    STEPS_AHEAD,
+    Choice,
+    Decoder,
+    Float32,
+    Int32,
+    StepBatch,
+)
 from mwc.runtime.errors import OptionError
 from mwc.runtime.spec import TokenSpec, WhisperSpec
 
@@ -78,6 +88,32 @@ def rule_columns(
         n_sampled=len(sampled),
         with_timestamps=int(with_timestamps),
         max_initial_timestamp_index=limit,
+    )
+
+
+def feed(batch: StepBatch, tokens: Int32, timestamp_begin: int) -> StepBatch:
+    """Return the batch of the step after `tokens`, int32 [rows], were chosen for its rows."""
+    last, _, last_timestamp, n_sampled, *rest = batch.rule_states.T
+    is_timestamp = tokens >= timestamp_begin
+    last_timestamp = np.where(is_timestamp, tokens, last_timestamp)
+    states = np.stack([tokens, last, last_timestamp, n_sampled + 1, *rest], axis=1)
+    return replace(
+        batch,
+        tokens=tokens,
+        positions=batch.positions + np.int32(1),
+        rule_states=states.astype(np.int32),
+    )
+
+
+def steps_one_by_one(decoder: Decoder, batch: StepBatch, suppress: Float32) -> Choice:
+    """What `Decoder.steps` gives, by `Decoder.step`: for decoders that have no better way."""
+    choices = []
+    for _ in range(STEPS_AHEAD):
+        choices.append(decoder.step(batch, suppress))
+        batch = feed(batch, choices[-1].tokens, decoder.spec.tokens.timestamp_begin)
+    return Choice(
+        np.stack([choice.tokens for choice in choices], axis=1),
+        np.stack([choice.logprobs for choice in choices], axis=1),
     )
 
 

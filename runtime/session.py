@@ -23,6 +23,7 @@ from mwc.runtime.artifact import (
 from mwc.runtime.caches import cross_kv_of
 from mwc.runtime.checks import check_distinct, check_range, check_shapes
 from mwc.runtime.decoder import (
+    STEPS_AHEAD,
     Choice,
     Float32,
     Int32,
@@ -82,7 +83,7 @@ class Session:
         self._weights = _load_weights(artifact, self._target)
         self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
-        self._step_inputs: dict[tuple[int, int], StepInputs] = {}
+        self._step_inputs: dict[tuple[str, int, int], StepInputs] = {}
         self._suppress: tuple[Float32, Buffer] | None = None
 
     @property
@@ -164,9 +165,20 @@ class Session:
         """Feed one token to each row and choose the next; see `Decoder.step`."""
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
         check_range("position", batch.positions, self.spec.model.n_text_ctx)
-        kept = self._kept_step_inputs(batch, suppress, n_candidates)
+        return self._step("step", batch, suppress, n_candidates)
+
+    def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
+        """Take several greedy steps; see `Decoder.steps`."""
+        self._check_tokens(batch.tokens, batch.rows, batch.windows)
+        last = self.spec.model.n_text_ctx - STEPS_AHEAD + 1
+        check_range("position", batch.positions, last)
+        return self._step("steps", batch, suppress, 1)
+
+    def _step(self, name: str, batch: StepBatch, suppress: Float32, n_candidates: int) -> Choice:
+        """Run `step` or `steps`, from kept inputs where that can be."""
+        kept = self._kept_step_inputs(name, batch, suppress, n_candidates)
         if kept is not None:
-            outputs = self._execute("step", kept)
+            outputs = self._execute(name, kept)
             return Choice(outputs["chosen"], outputs["logprobs"])
         zeros = np.zeros(len(batch.tokens), np.float32)
         inputs: dict[str, Array] = {
@@ -178,9 +190,10 @@ class Session:
             "rule_states": batch.rule_states,
             "temperatures": zeros if batch.temperatures is None else batch.temperatures,
             "uniforms": zeros if batch.uniforms is None else batch.uniforms,
-            "ranks": np.arange(n_candidates),
         }
-        outputs = self._run("step", inputs)
+        if name == "step":
+            inputs["ranks"] = np.arange(n_candidates)
+        outputs = self._run(name, inputs)
         return Choice(outputs["chosen"], outputs["logprobs"])
 
     def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
@@ -280,7 +293,7 @@ class Session:
         }
 
     def _kept_step_inputs(
-        self, batch: StepBatch, suppress: Float32, n_candidates: int
+        self, name: str, batch: StepBatch, suppress: Float32, n_candidates: int
     ) -> "dict[str, Buffer] | None":
         """The inputs of a step in buffers of the step before; None where that cannot be.
 
@@ -288,12 +301,12 @@ class Session:
         """
         if self._target.device != "cpu":
             return None
-        key = (len(batch.tokens), n_candidates)
+        key = (name, len(batch.tokens), n_candidates)
         if key not in self._step_inputs:
             from max.driver import Buffer
 
-            signature, _ = self._graphs["step"]
-            self._step_inputs[key] = StepInputs(signature, *key, Buffer.from_numpy)
+            signature, _ = self._graphs[name]
+            self._step_inputs[key] = StepInputs(signature, *key[1:], Buffer.from_numpy)
         buffers = self._step_inputs[key].fill(batch)
         if buffers is None:
             return None

@@ -1,4 +1,4 @@
-"""The inputs of `step`, kept from one step to the next: at each only their values are new.
+"""The inputs of `step` and `steps`, kept from call to call: only their values are new.
 
 A step takes about a millisecond, so making nine small buffers for it anew is felt. On a CPU a
 buffer shares its memory with the numpy array it was made of: writing to the array is enough.
@@ -37,7 +37,8 @@ class StepInputs:
             for spec in signature.inputs
             if not spec.mutable and spec.name != "suppress"
         }
-        self._arrays["ranks"][:] = np.arange(n_candidates)
+        if "ranks" in self._arrays:
+            self._arrays["ranks"][:] = np.arange(n_candidates)
         self._buffers = {name: share(array) for name, array in self._arrays.items()}
 
     def fill(self, batch: StepBatch) -> dict[str, Any] | None:

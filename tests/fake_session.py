@@ -8,7 +8,7 @@ from numpy_vad import numpy_vad
 
 from mwc.compiler.reference_numpy import NumpyReference, softmax
 from mwc.runtime.decoder import Choice, Float32, Int32, PrefillResult, PrefillRow, StepBatch
-from mwc.runtime.rules import choose
+from mwc.runtime.rules import choose, steps_one_by_one
 from mwc.runtime.spec import WhisperSpec
 
 
@@ -76,3 +76,6 @@ class FakeSession:
         row.append(int(batch.tokens[0]))
         logits = self._model.logits(self._encoded[int(batch.windows[0])], row)
         return self.pick(logits[-1:], suppress, batch.rule_states)
+
+    def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
+        return steps_one_by_one(self, batch, suppress)

@@ -1,9 +1,9 @@
-"""`prefill`, `step`, `copy_rows`, `logits`, `align`: the text decoder over rows and windows.
+"""`prefill`, `step`, `steps`, `copy_rows`, `logits`, `align`: the decoder over rows and windows.
 
 Every one runs the same layers over a flat batch of tokens. A token names its row (whose
 self-attention cache it extends), its position there, and its window (whose cross-attention cache
 it reads); tokens of one row stand together in ascending positions. `step` gives each row one
-token, `prefill` a prompt, `logits` and `align` a whole transcript.
+token, `steps` one after the other, `prefill` a prompt, `logits` and `align` a whole transcript.
 """
 
 from max.dtype import DType
@@ -19,7 +19,12 @@ from mwc.compiler.graphs.scope import (
     outputs_of,
     tensor_type,
 )
-from mwc.runtime.decoder import RULE_STATE_SIZE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
+from mwc.runtime.decoder import (
+    RULE_STATE_SIZE,
+    STEPS_AHEAD,
+    TEXT_KEY_SHAPE,
+    TEXT_VALUE_SHAPE,
+)
 from mwc.runtime.spec import TensorSpec
 
 LAYER_WEIGHTS = (
@@ -92,6 +97,19 @@ def step_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
     )
 
 
+def steps_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """As `step`, for one candidate of each row."""
+    return (*TOKEN_INPUTS, *_rules(plan, "tokens")[:-1], *_caches(plan))
+
+
+def steps_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """STEPS_AHEAD tokens of each row, each fed to the next step, and their log-probabilities."""
+    return (
+        TensorSpec("chosen", "int32", ("tokens", STEPS_AHEAD)),
+        TensorSpec("logprobs", "float32", ("tokens", STEPS_AHEAD)),
+    )
+
+
 def prefill_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
     """Prompts, and where in the flat batch each row's last token and sot stand."""
     return (
@@ -146,6 +164,27 @@ def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and choose each row's next token."""
     x, _ = _run_layers(scope, values)
     return _choose(scope, _logits(scope, x), values)
+
+
+def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Step STEPS_AHEAD times without the host: what is chosen is fed, whatever it is."""
+    values = {**values, "ranks": scope.constant_ids([0])}
+    chosen, logprobs = [], []
+    layer_graph = None
+    for _ in range(STEPS_AHEAD):
+        x, _, layer_graph = _run_layers_of(scope, values, layer_graph)
+        token, logprob = _choose(scope, _logits(scope, x), values)
+        chosen.append(token)
+        logprobs.append(logprob)
+        tokens, positions, states = layers.feed(
+            scope.plan,
+            token,
+            values["positions"].tensor,
+            values["rule_states"].tensor,
+            scope.constant_ids([scope.plan.spec.tokens.timestamp_begin]),
+        )
+        values |= {"tokens": tokens, "positions": positions, "rule_states": states}
+    return [ops.concat(chosen, axis=1), ops.concat(logprobs, axis=1)]
 
 
 def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
@@ -223,12 +262,19 @@ def _logits(scope: Scope, x: TensorValue) -> TensorValue:
 
 def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:
     """Embed and run every layer: last hidden states, and each layer's cross-attention queries."""
+    return _run_layers_of(scope, values, None)[:2]
+
+
+def _run_layers_of(
+    scope: Scope, values: dict[str, Value], layer_graph: Graph | None
+) -> tuple[TensorValue, list[TensorValue], Graph]:
+    """As `_run_layers`; the subgraph of a layer is made, or given, and returned."""
     tokens, rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS)
     caches = [values[spec.name].buffer for spec in _caches(scope.plan)]
     table = scope.weight("decoder.embed_positions.weight")
     embedding = scope.matrix("decoder.embed_tokens")
     x = layers.embed(scope.plan, tokens, positions, embedding, table)
-    layer_graph = _layer_subgraph(scope, x.type)
+    layer_graph = layer_graph or _layer_subgraph(scope, x.type)
     queries = []
     for i in range(scope.plan.model.n_text_layer):
         prefix = f"decoder.layers.{i}"
@@ -237,7 +283,7 @@ def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, li
         called = ops.call(layer_graph, x, rows, positions, windows, layer, *caches, *weights)
         x, query = outputs_of(called)
         queries.append(query)
-    return x, queries
+    return x, queries, layer_graph
 
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:

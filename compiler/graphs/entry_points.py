@@ -33,6 +33,7 @@ ENTRY_POINTS = (
     EntryPoint("trace", encoder.trace_inputs, encoder.trace_outputs, encoder.build_trace),
     EntryPoint("prefill", decoder.prefill_inputs, decoder.prefill_outputs, decoder.build_prefill),
     EntryPoint("step", decoder.step_inputs, decoder.step_outputs, decoder.build_step),
+    EntryPoint("steps", decoder.steps_inputs, decoder.steps_outputs, decoder.build_steps),
     EntryPoint(
         "copy_rows", decoder.copy_rows_inputs, decoder.copy_rows_outputs, decoder.build_copy_rows
     ),

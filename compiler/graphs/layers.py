@@ -249,6 +249,36 @@ def choose(
     return chosen[0].tensor, chosen[1].tensor
 
 
+def feed(
+    plan: Plan,
+    chosen: TensorValue,
+    positions: TensorValue,
+    rule_states: TensorValue,
+    begin: TensorValue,
+) -> tuple[TensorValue, TensorValue, TensorValue]:
+    """Tokens [n], positions [n] and rule states [n, 6] of the step that feeds `chosen` [n, 1].
+
+    On a CPU one operation of our own: of slices and sums, MAX 26.7 reused the memory of the
+    positions while a layer that was called as a subgraph still read them.
+    """
+    if plan.on_gpu:
+        last, n_sampled, rest = rule_states[:, :1], rule_states[:, 3:4], rule_states[:, 4:]
+        last_timestamp = ops.where(chosen >= begin, chosen, rule_states[:, 2:3])
+        columns = [chosen, last, last_timestamp, n_sampled + 1, rest]
+        return ops.squeeze(chosen, 1), positions + 1, ops.concat(columns, axis=1)
+    fed = ops.custom(
+        "mwc_feed",
+        plan.device,
+        [chosen, positions, rule_states, begin],
+        [
+            TensorType(DType.int32, positions.shape, plan.device),
+            TensorType(DType.int32, positions.shape, plan.device),
+            TensorType(DType.int32, rule_states.shape, plan.device),
+        ],
+    )
+    return fed[0].tensor, fed[1].tensor, fed[2].tensor
+
+
 def copy_rows(
     plan: Plan,
     caches: tuple[BufferValue, BufferValue],

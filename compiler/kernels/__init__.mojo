@@ -13,7 +13,9 @@ from .matmul_int8 import *
 from .encoder_int8 import *
 from .encoder_attention import *
 from .cross_kv import *
+from .cross_attention_int8 import *
 from .copy_rows import *
 from .choose import *
+from .feed import *
 from .vad import *
 from .lstm import *

@@ -1,7 +1,7 @@
 """The entry points together: prompts and steps, rows and windows, padding, alignment, refusals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from numpy_decoder import NumpyDecoder
 from tiny_model import speech_like
 
 from mwc.runtime.artifact import map_weights, open_artifact
-from mwc.runtime.decoder import PIECE_SAMPLES, Float32, PrefillRow, StepBatch
+from mwc.runtime.decoder import PIECE_SAMPLES, STEPS_AHEAD, Float32, PrefillRow, StepBatch
 from mwc.runtime.errors import OptionError
-from mwc.runtime.rules import choose, log_softmax, rule_state, suppress_mask
+from mwc.runtime.rules import choose, log_softmax, rule_state, steps_one_by_one, suppress_mask
 from mwc.runtime.session import Session
 
 LIMIT = 50
@@ -91,16 +91,19 @@ def prefill(rows: Sequence[Row]) -> Any:
     return result
 
 
-def step(rows: Sequence[Row]) -> None:
-    session = rows[0].session
-    batch = StepBatch(
+def batch_of(rows: Sequence[Row]) -> StepBatch:
+    return StepBatch(
         tokens=np.array([row.sampled[-1] for row in rows], np.int32),
         rows=np.array([row.slot for row in rows], np.int32),
         positions=np.array([row.position for row in rows], np.int32),
         windows=np.array([row.window for row in rows], np.int32),
         rule_states=np.stack([row.state for row in rows]),
     )
-    choice = session.step(batch, mask(session))
+
+
+def step(rows: Sequence[Row]) -> None:
+    session = rows[0].session
+    choice = session.step(batch_of(rows), mask(session))
     for row, token, logprob in zip(rows, choice.tokens, choice.logprobs, strict=True):
         row.take(token, logprob)
 
@@ -152,6 +155,51 @@ def test_prefill_and_steps_choose_what_forced_logits_say(
         assert choice.tokens[0] == token
         assert choice.logprobs[0] == pytest.approx(logprob, abs=1e-4)
         sampled.append(token)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_several_steps_are_those_of_single_ones(session: Session, timed: bool) -> None:
+    """Rows at different positions; their caches go on alike."""
+    ahead, single = (
+        [Row(session, prompt, i, i % 2, timed) for i, prompt in enumerate(prompts(session))]
+        for _ in range(2)
+    )
+    prefill(ahead)
+    for _ in range(6):
+        chosen = session.steps(batch_of(ahead), mask(session))
+        assert chosen.candidates.shape == (len(ahead), STEPS_AHEAD)
+        for i, row in enumerate(ahead):
+            for token, logprob in zip(
+                chosen.candidates[i], chosen.candidate_logprobs[i], strict=True
+            ):
+                row.take(token, logprob)
+    prefill(single)
+    for _ in range(6 * STEPS_AHEAD):
+        step(single)
+    for ours, theirs in zip(ahead, single, strict=True):
+        assert ours.sampled == theirs.sampled
+        assert ours.logprobs == theirs.logprobs
+
+
+def test_steps_ahead_are_those_of_the_oracle(session: Session) -> None:
+    """Again and again: memory reused too soon would show now and then only."""
+    rows = [Row(session, prompt, i, 1, True) for i, prompt in enumerate(prompts(session))]
+    prefill(rows)
+    theirs = steps_one_by_one(session, batch_of(rows), mask(session))
+    for _ in range(20):
+        ours = session.steps(batch_of(rows), mask(session))
+        assert np.array_equal(ours.candidates, theirs.candidates)
+        assert np.array_equal(ours.candidate_logprobs, theirs.candidate_logprobs)
+
+
+def test_steps_do_not_go_beyond_the_context(session: Session) -> None:
+    row = Row(session, [session.spec.tokens.sot] * 440, 0, 0, False)
+    prefill([row])
+    batch = batch_of([row])
+    last = session.spec.model.n_text_ctx - STEPS_AHEAD
+    session.steps(replace(batch, positions=np.array([last], np.int32)), mask(session))
+    with pytest.raises(IndexError, match="position"):
+        session.steps(replace(batch, positions=np.array([last + 1], np.int32)), mask(session))
 
 
 def test_prefill_reads_probabilities_at_sot(session: Session) -> None:

@@ -20,6 +20,7 @@ from fake_decoder import (
     scripted,
 )
 
+from mwc.runtime.decoder import STEPS_AHEAD
 from mwc.runtime.engine import Engine, Part
 from mwc.runtime.errors import Cancelled
 from mwc.runtime.options import TranscribeOptions, make_options
@@ -351,7 +352,7 @@ def test_a_batch_needs_the_speech(tokenizer: Tokenizer) -> None:
 def test_stopping_keeps_what_is_done(tokenizer: Tokenizer, batch_size: int) -> None:
     whole, decoder = run(tokenizer, noise(SPEC), batch_size=batch_size)
     n_calls = len(decoder.batch_sizes)
-    for after in (0, n_calls // 3, n_calls // 2, n_calls - 1):
+    for after in (0, n_calls // 3, n_calls // 2, n_calls - STEPS_AHEAD):
         decoder = FakeDecoder(SPEC, noise(SPEC))
         features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
         options = make_options(language="en", batch_size=batch_size)
@@ -365,7 +366,7 @@ def test_stopping_keeps_what_is_done(tokenizer: Tokenizer, batch_size: int) -> N
         given: list[Segment] = []
         with pytest.raises(Cancelled) as caught:
             given.extend(transcription)
-        assert len(decoder.batch_sizes) == after  # not one call of the model more
+        assert after <= len(decoder.batch_sizes) < after + STEPS_AHEAD  # no further call
         kept = caught.value.transcript.segments
         assert kept[: len(given)] == tuple(given)
         known = [replace(segment, id=0) for segment in whole.segments]

@@ -1,0 +1,46 @@
+"""What changes when a chosen token is fed to its row: between two steps that the host does not see."""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.gpu.host import DeviceContext
+
+from .rules import LAST, LAST_TIMESTAMP, N_SAMPLED, PENULTIMATE, STATE_SIZE
+
+comptime I32 = DType.int32
+
+
+@extensibility.register("mwc_feed")
+struct Feed:
+    """The inputs of the step that feeds `chosen`: `mwc.runtime.rules.feed` on the device.
+
+    Inputs: chosen int32 [n, 1], positions int32 [n], rule_states int32 [n, 6], begin int32 [1], the
+    first timestamp's id. Outputs: tokens int32 [n], positions int32 [n], rule_states int32 [n, 6].
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        tokens: OutputTensor[dtype=I32, rank=1, ...],
+        next_positions: OutputTensor[dtype=I32, rank=1, ...],
+        next_states: OutputTensor[dtype=I32, rank=2, ...],
+        chosen: InputTensor[dtype=I32, rank=2, ...],
+        positions: InputTensor[dtype=I32, rank=1, ...],
+        rule_states: InputTensor[dtype=I32, rank=2, ...],
+        begin: InputTensor[dtype=I32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var first_timestamp = begin.unsafe_ptr()[unsafe_offset=0]
+        for i in range(chosen.dim_size(0)):
+            var token = chosen.unsafe_ptr()[unsafe_offset=i]
+            var state = rule_states.unsafe_ptr().unsafe_offset(i * STATE_SIZE)
+            var after = next_states.unsafe_ptr().unsafe_offset(i * STATE_SIZE)
+            for column in range(STATE_SIZE):
+                after[unsafe_offset=column] = state[unsafe_offset=column]
+            after[unsafe_offset=LAST] = token
+            after[unsafe_offset=PENULTIMATE] = state[unsafe_offset=LAST]
+            if token >= first_timestamp:
+                after[unsafe_offset=LAST_TIMESTAMP] = token
+            after[unsafe_offset=N_SAMPLED] = state[unsafe_offset=N_SAMPLED] + 1
+            tokens.unsafe_ptr()[unsafe_offset=i] = token
+            next_positions.unsafe_ptr()[unsafe_offset=i] = (
+                positions.unsafe_ptr()[unsafe_offset=i] + 1
+            )
