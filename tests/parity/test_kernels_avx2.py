@@ -21,6 +21,7 @@ FILES = (
     "test_kernels.py",
     "test_int8_kernels.py",
     "test_attention_kernels.py",
+    "test_byte_caches.py",
     "test_vad_kernels.py",
 )
 

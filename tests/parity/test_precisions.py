@@ -15,10 +15,17 @@ from mwc.runtime.artifact import map_weights, open_artifact
 
 pytest.importorskip("transformers")
 
-CACHES = {"bf16": "bfloat16", "f16": "float16", "int8": "float16"}
+CACHES = {
+    "bf16": ("bfloat16", "bfloat16", "bfloat16"),
+    "f16": ("float16", "float16", "float16"),
+    "int8": ("int8", "float16", "uint8"),
+}
+"""As the manifest calls them, and the dtypes of the self- and the cross-attention's."""
 SIZES = {"bf16": 0.65, "f16": 0.65, "int8": 0.5}
 """At most this part of the f32 weights, log-mel and position tables included."""
 LOGPROBS = {"bf16": 0.02, "f16": 0.02, "int8": 0.05}
+TIMES = {"bf16": 1e-9, "f16": 1e-9, "int8": 0.1}
+"""Seconds; a timestamp is 20 ms, and the next one is often nearly as likely."""
 F32_ERROR = 1e-4
 
 
@@ -69,10 +76,11 @@ def test_weights_and_caches_take_fewer_bytes(
     size = weight_bytes(random_half.artifact, precision)
     assert size < SIZES[precision] * weight_bytes(random_artifact, "f32")
     target = load(random_half.artifact).session.target
-    assert (target.precision, target.kv_dtype) == (precision, CACHES[precision])
+    kv_dtype, text, audio = CACHES[precision]
+    assert (target.precision, target.kv_dtype) == (precision, kv_dtype)
     graphs = {graph.name: graph for graph in target.graphs}
     dtypes = {spec.name: spec.dtype for spec in graphs["step"].inputs if spec.mutable}
-    assert dtypes == dict.fromkeys(("self_k", "self_v", "cross_k", "cross_v"), CACHES[precision])
+    assert dtypes == {"self_k": text, "self_v": text, "cross_k": audio, "cross_v": audio}
 
 
 def test_random_weights_transcribe(random_half: ConvertResult) -> None:
@@ -99,6 +107,8 @@ def test_tiny_en_hears_what_float32_hears(
 ) -> None:
     ours, full = load(tiny_en_half.artifact).transcribe(SAMPLE), tiny_en_model.transcribe(SAMPLE)
     assert ours.text == full.text
-    assert [s.tokens for s in ours.segments] == [s.tokens for s in full.segments]
     for segment, expected in zip(ours.segments, full.segments, strict=True):
+        assert segment.text == expected.text
+        assert segment.start == pytest.approx(expected.start, abs=TIMES[precision])
+        assert segment.end == pytest.approx(expected.end, abs=TIMES[precision])
         assert segment.avg_logprob == pytest.approx(expected.avg_logprob, abs=LOGPROBS[precision])
