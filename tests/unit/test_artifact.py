@@ -74,8 +74,9 @@ def test_what_is_not_there_or_not_an_artifact(tmp_path: Path) -> None:
 
 
 def test_another_format_revision(folder: Path) -> None:
-    edit(folder, lambda data: data.update(revision=4), sign=True)
-    with pytest.raises(ArtifactError, match=r"revision 4 and this mwc reads 3; .* a newer mwc"):
+    newer = f"revision {FORMAT_REVISION + 1} and this mwc reads {FORMAT_REVISION}; .* a newer mwc"
+    edit(folder, lambda data: data.update(revision=FORMAT_REVISION + 1), sign=True)
+    with pytest.raises(ArtifactError, match=newer):
         open_artifact(folder)
     edit(folder, lambda data: data.update(revision=1), sign=True)
     with pytest.raises(ArtifactError, match=r"revision 1 .* convert its checkpoint again"):
