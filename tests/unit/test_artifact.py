@@ -18,7 +18,7 @@ from mwc.runtime.artifact import (
     select_target,
 )
 from mwc.runtime.errors import ArtifactError, OptionError, TargetError
-from mwc.runtime.manifest import Manifest, manifest_text
+from mwc.runtime.manifest import FORMAT_REVISION, Manifest, manifest_text
 from mwc.runtime.platform import FEATURES_OF_ARCH
 from mwc.runtime.progress import ProgressEvent
 
