@@ -165,19 +165,21 @@ def convert(
         if reference is not None:
             with watch.part("verify"):
                 report = _verify(writer.preview(**parts), reference.result(), progress)
-            if report and recordings:
-                with watch.part("calibrate"):
-                    measured = calibrate(writer.preview(**parts), recordings, progress)
-                report = replace(report, calibration=measured)
             verified = report.targets if report else ()
             if report:
                 notes += _refuse_if_wrong(report, options)
+                if recordings:
+                    with watch.part("calibrate"):
+                        measured = calibrate(writer.preview(**parts), recordings, progress)
+                    report = replace(report, calibration=measured)
                 writer.path(PARITY_NAME).write_text(json.dumps(report.to_json(), indent=1) + "\n")
             notes += tuple(
                 f"{target.name} is not verified: it cannot run on this machine"
                 for target in targets
                 if target.name not in verified
             )
+            if recordings and report is None:
+                notes += ("word errors are not measured: no target of it can run on this machine",)
             parts["provenance"] = _provenance(checkpoint, options, notes)
         written = writer.commit(**parts, progress=progress)
     return ConvertResult(written.path, report, watch.seconds, notes)

@@ -102,7 +102,8 @@ class Model:
             audio: a path, bytes, a binary file, an opened source, float32 or int16 samples [n] at
                 16 kHz, or (samples, rate).
             progress: told the seconds of audio done.
-            cancel: once it is set, from any thread, the call ends within a step of the model.
+            cancel: once it is set, from any thread, the call ends within one call
+                of the model, which is at most four steps of decoding.
             options: fields of `TranscribeOptions`, for example language="de".
 
         Raises:

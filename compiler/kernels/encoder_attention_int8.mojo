@@ -14,7 +14,6 @@ would lose it. A row is divided by the sum of its bytes.
 
 from max.algorithm import sync_parallelize
 from std.math import exp2, iota
-from std.memory import bitcast
 from std.runtime import parallelism_level
 from std.sys import llvm_intrinsic
 
@@ -31,7 +30,7 @@ from .attention_int8 import (
     value_bytes,
     value_units,
 )
-from .quantized import F32, I32, STEP, TERMS, Sums
+from .quantized import F32, I32, STEP, TERMS, Sums, broadcast_bytes, dot_bytes
 
 comptime KEY_ZERO = 128
 """The byte that stands for 0 in a key: the dot product wants one side unsigned."""
@@ -43,18 +42,6 @@ comptime CHUNK = 1 << CHUNK_BITS
 comptime LOG2_E = Float32(1.4426950408889634)
 comptime LOG2_TOP = Float32(7.9886846867721655)
 """log2(254): the highest weight of a row, which dithering can raise by one."""
-
-
-@always_inline
-def dot_offset_bytes(sums: Sums, keys: SIMD[DType.uint8, STEP], x: SIMD[DType.int8, STEP]) -> Sums:
-    """sums[i] + the four products of lane i."""
-    return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", Sums](sums, keys, x)
-
-
-@always_inline
-def broadcast_four[T: DType](x: Pointer[Scalar[T], _]) -> SIMD[T, STEP]:
-    """TERMS bytes over and over."""
-    return bitcast[T, STEP](SIMD[I32, LANES](x.bitcast[Int32]()[unsafe_offset=0]))
 
 
 def dither_pattern() -> List[Float32]:
@@ -116,9 +103,9 @@ def score_chunk[rows: Int](
             var k0 = block0.unsafe_load[width=STEP](d * LANES)
             var k1 = block1.unsafe_load[width=STEP](d * LANES)
             comptime for i in range(rows):
-                var qv = broadcast_four(q.unsafe_offset(i * HEAD + d))
-                sums[2 * i] = dot_offset_bytes(sums[2 * i], k0, qv)
-                sums[2 * i + 1] = dot_offset_bytes(sums[2 * i + 1], k1, qv)
+                var qv = broadcast_bytes(q.unsafe_offset(i * HEAD + d))
+                sums[2 * i] = dot_bytes(sums[2 * i], k0, qv)
+                sums[2 * i + 1] = dot_bytes(sums[2 * i + 1], k1, qv)
         var unit0 = key_units(block0)
         var unit1 = key_units(block1)
         var whole = start + t + 2 * LANES <= length
@@ -159,9 +146,9 @@ def mix_chunk[rows: Int](
             var a0 = v0.unsafe_load[width=STEP](t * LANES)
             var a1 = v1.unsafe_load[width=STEP](t * LANES)
             comptime for i in range(rows):
-                var p = broadcast_four(weights.unsafe_offset(i * CHUNK + t))
-                sums[2 * i] = dot_offset_bytes(sums[2 * i], p, a0)
-                sums[2 * i + 1] = dot_offset_bytes(sums[2 * i + 1], p, a1)
+                var p = broadcast_bytes(weights.unsafe_offset(i * CHUNK + t))
+                sums[2 * i] = dot_bytes(sums[2 * i], p, a0)
+                sums[2 * i + 1] = dot_bytes(sums[2 * i + 1], p, a1)
         comptime for i in range(rows):
             comptime for half in range(2):
                 var at = i * HEAD + (part + half) * LANES

@@ -74,10 +74,10 @@ def broadcast_words(x: Pointer[Int16, _]) -> Words:
 
 
 @always_inline
-def broadcast_bytes(x: Pointer[UInt8, _]) -> SIMD[DType.uint8, STEP]:
-    """TERMS 8-bit activations over and over."""
+def broadcast_bytes[T: DType](x: Pointer[Scalar[T], _]) -> SIMD[T, STEP]:
+    """TERMS 8-bit values over and over."""
     var four = x.bitcast[Int32]()[unsafe_offset=0]
-    return bitcast[DType.uint8, STEP](SIMD[I32, COLUMNS](four))
+    return bitcast[T, STEP](SIMD[I32, COLUMNS](four))
 
 
 @always_inline

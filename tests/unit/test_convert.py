@@ -260,6 +260,33 @@ def test_a_target_that_cannot_run_here_is_noted_as_not_verified(
     assert result.notes == open_artifact(result.artifact).manifest.provenance.notes
 
 
+def test_word_errors_that_cannot_be_measured_here_are_noted(
+    random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
+) -> None:
+    manifest = tmp_path / "mine.tsv"
+    manifest.write_text(f"path\ttranscript\n{SAMPLE}\tnobody says this\n")
+    options = ConvertOptions(targets=("cuda:sm_90a",), calibrate=manifest)
+    result = convert(random_checkpoint, tmp_path / "out", options)
+    assert any("word errors are not measured" in note for note in result.notes)
+    assert result.notes == open_artifact(result.artifact).manifest.provenance.notes
+
+
+def test_recordings_are_not_heard_by_a_wrong_model(
+    random_checkpoint: Path, random_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that does not match is refused before anything is transcribed with it."""
+    module = converter()
+    manifest = tmp_path / "mine.tsv"
+    manifest.write_text(f"path\ttranscript\n{SAMPLE}\tnobody says this\n")
+    wrong = ParityReport(
+        "x", "f32", 1e-4, (StageError("conv", 1.0, 1.0, 1e-4, False),), 0, 0, (), False
+    )
+    monkeypatch.setattr(module, "_verify", lambda *_: wrong)
+    monkeypatch.setattr(module, "calibrate", lambda *_: pytest.fail("it was used"))
+    with pytest.raises(VerificationError):
+        convert(random_checkpoint, tmp_path / "out", ConvertOptions(calibrate=manifest))
+
+
 def test_a_flipped_bit_in_compiled_code_is_told_before_it_runs(
     random_artifact: Path, tmp_path: Path
 ) -> None:
