@@ -16,10 +16,17 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, KernelLibrary, Module, TensorType, ops
 
+from mwc.runtime.platform import cpu_features
+
 PEAK = Path(__file__).resolve().parent / "peak"
-KINDS = {"f32": (0, 16), "bf16": (1, 32), "int8": (2, 64)}
+FEATURES = cpu_features()
+LANES, CHAINS = (16, 24) if "avx512f" in FEATURES else (8, 12)
+"""Of a register; sums in flight: as in peak/."""
+KINDS = {
+    "f32": (0, LANES),
+    "int8": (1, (4 if "avx512_vnni" in FEATURES else 2) * LANES),
+}
 """Kind -> its number in peak/, and multiply-adds per instruction."""
-CHAINS = 24
 READ_BYTES = 256 << 20
 """What is read over and over to learn the bandwidth: more than any cache."""
 
@@ -29,7 +36,7 @@ class Ceiling:
     """The best of several tries each.
 
     Attributes:
-        flops: by kind "f32", "bf16", "int8": operations per second, two per multiply-add.
+        flops: by kind "f32", "int8": operations per second, two per multiply-add.
         bandwidth: bytes per second read from memory.
     """
 

@@ -13,16 +13,21 @@ from std.sys import CompilationTarget, llvm_intrinsic
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
-comptime CHAINS = 24
-"""Sums in flight: enough to hide the latency of two units."""
+comptime WIDE = CompilationTarget.has_avx512f()
+comptime VNNI = WIDE and CompilationTarget._has_feature["avx512vnni"]()
+comptime LANES = 16 if WIDE else 8
+"""Of one register."""
+comptime CHAINS = 24 if WIDE else 12
+"""Sums in flight: enough to hide the latency of two units, and registers for all."""
 
 
 @extensibility.register("peak_arithmetic")
 struct PeakArithmetic:
     """Run rounds[0] times CHAINS multiply-add instructions per thread, on registers alone.
 
-    `kind` 0: f32; 1: bf16 pairs (vdpbf16ps); 2: int8 quadruples (vpdpbusd). The sums go to
-    output f32 [threads], so that nothing is left out.
+    `kind` 0: f32; 1: int8 quadruples (vpdpbusd), or without VNNI pairs of 16 bits
+    and their sum (vpmaddwd, vpaddd). The sums go to output f32 [threads], so that nothing is left
+    out.
     """
 
     @staticmethod
@@ -31,8 +36,8 @@ struct PeakArithmetic:
         rounds: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        comptime ACC = I32 if kind == 2 else F32
-        comptime Lanes = SIMD[ACC, 16]
+        comptime ACC = I32 if kind == 1 else F32
+        comptime Lanes = SIMD[ACC, LANES]
         var n = Int(rounds.unsafe_ptr()[unsafe_offset=0])
         var out_ptr = output.unsafe_ptr()
 
@@ -44,16 +49,17 @@ struct PeakArithmetic:
                 comptime for i in range(CHAINS):
                     comptime if kind == 0:
                         sums[i] = a.fma(b, sums[i])
-                    elif kind == 1:
-                        sums[i] = llvm_intrinsic["llvm.x86.avx512bf16.dpbf16ps.512", Lanes](
-                            sums[i],
-                            bitcast[DType.bfloat16, 32](a),
-                            bitcast[DType.bfloat16, 32](b),
-                        )
-                    else:
+                    elif VNNI:
                         sums[i] = llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", Lanes](
                             sums[i], bitcast[DType.uint8, 64](a), bitcast[DType.int8, 64](b)
                         )
+                    else:
+                        # Of its own sum, so that the compiler cannot do it once for all.
+                        comptime pairs = DType.int16
+                        sums[i] += llvm_intrinsic[
+                            "llvm.x86.avx512.pmaddw.d.512" if WIDE else "llvm.x86.avx2.pmadd.wd",
+                            Lanes,
+                        ](bitcast[pairs, 2 * LANES](sums[i]), bitcast[pairs, 2 * LANES](b))
             var total = Lanes(0)
             comptime for i in range(CHAINS):
                 total += sums[i]

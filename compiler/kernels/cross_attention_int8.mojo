@@ -73,8 +73,6 @@ def attend_bytes[rows: Int](
     Rows of q and of mixed are `stride` apart; scores and words have room for
     [rows, MAX_POSITIONS].
     """
-    # Few rows: several chains hide the latency of the sums.
-    comptime unroll = 4 if rows == 1 else (2 if rows == 2 else 1)
     var units = Array[Float32, length=rows](fill=0)
     comptime for r in range(rows):
         units[r] = quantize_words(
@@ -83,7 +81,7 @@ def attend_bytes[rows: Int](
     var highest = Array[Vector, length=rows](fill=Vector(MASKED))
     for t in range(0, padded, LANES):
         var block = keys.unsafe_offset(t // LANES * KEY_BLOCK_BYTES)
-        var sums = sum_words[rows, unroll](words, block.bitcast[Int8](), HEAD)
+        var sums = sum_words[rows](words, block.bitcast[Int8](), HEAD)
         var unit = key_units(block)
         comptime for r in range(rows):
             var s = sums[r].cast[F32]() * (unit * units[r])
@@ -109,7 +107,7 @@ def attend_bytes[rows: Int](
     var unit = value_units(values, padded)
     comptime for part in range(PARTS_OF_HEAD):
         var block = values.unsafe_offset(part * padded * LANES)
-        var sums = sum_words[rows, unroll](words, block.bitcast[Int8](), padded)
+        var sums = sum_words[rows](words, block.bitcast[Int8](), padded)
         var middle = unit.unsafe_load[width=LANES](HEAD + part * LANES)
         comptime for r in range(rows):
             var units_of_sum = unit.unsafe_load[width=LANES](part * LANES) * scale[r]
@@ -288,7 +286,7 @@ struct AlignmentScoresInt8:
             )
             for t in range(0, length, LANES):
                 var block = key_ptr.unsafe_offset(slot * key_size + t // LANES * KEY_BLOCK_BYTES)
-                var sums = sum_words[1, 4](words.unsafe_ptr(), block.bitcast[Int8](), HEAD)[0]
+                var sums = sum_words[1](words.unsafe_ptr(), block.bitcast[Int8](), HEAD)[0]
                 var s = sums.cast[F32]() * (key_units(block) * unit)
                 if t + LANES <= length:
                     scores.unsafe_store(t, s)

@@ -16,7 +16,6 @@ from .attention import HEAD, MASKED
 from .encoder_attention_int8 import attend_windows_int8
 from .linear import WIDTH
 from .matmul import PANEL, TILE
-from .quantized import VNNI
 
 comptime F32 = DType.float32
 comptime Vector = SIMD[F32, WIDTH]
@@ -129,7 +128,7 @@ def pack_head(
 struct EncoderAttention:
     """mixed[b, t, state] = attention of qkv[b, t, 3 * state] (queries, keys, values).
 
-    Products are of f32, or of 8-bit values where `bytes` is 1 and the CPU has VNNI.
+    Products are of f32, or of 8-bit values where `bytes` is 1.
     """
 
     @staticmethod
@@ -141,7 +140,7 @@ struct EncoderAttention:
         var length = qkv.dim_size(1)
         var stride = qkv.dim_size(2)
         var state = stride // 3
-        comptime if bytes == 1 and VNNI:
+        comptime if bytes == 1:
             attend_windows_int8(
                 mixed.unsafe_ptr(), qkv.unsafe_ptr(), qkv.dim_size(0), length, state
             )

@@ -1,4 +1,4 @@
-"""The encoder's self-attention in 8-bit products with whole sums, for CPUs with VNNI.
+"""The encoder's self-attention in 8-bit products with whole sums.
 
 As in encoder_attention.mojo a unit of work is a run of queries of one head of one window, whose
 keys and values are packed once (attention_int8.mojo). QUERIES at a time take the keys CHUNK by
@@ -10,12 +10,15 @@ Exponentials become bytes relative to the highest of their chunk. Most of a row'
 hundreds of them that are below half a byte's unit; so they are rounded up or down by a pattern
 along the keys (ordered dithering), which keeps the sum of many right where rounding to nearest
 would lose it. A row is divided by the sum of its bytes.
+
+Without VNNI what is packed is then widened to 16 bits; the sums are the same.
 """
 
 from max.algorithm import sync_parallelize
-from std.math import exp2, iota
+from std.math import exp2, floor, iota
+from std.memory import bitcast
 from std.runtime import parallelism_level
-from std.sys import llvm_intrinsic
+from std.sys import CompilationTarget, llvm_intrinsic
 
 from .attention import HEAD, LANES, MASKED
 from .attention_int8 import (
@@ -30,12 +33,30 @@ from .attention_int8 import (
     value_bytes,
     value_units,
 )
-from .quantized import F32, I32, STEP, TERMS, Sums, broadcast_bytes, dot_bytes
+from .quantized import (
+    AVX512_WORDS,
+    F32,
+    I32,
+    STEP,
+    TERMS,
+    VNNI,
+    Sums,
+    broadcast_bytes,
+    dot_bytes,
+    sum_pairs,
+    widen_block,
+)
 
-comptime KEY_ZERO = 128
-"""The byte that stands for 0 in a key: the dot product wants one side unsigned."""
-comptime QUERIES = 12
-"""Queries of one tile: with two registers each they fill three quarters of them."""
+comptime KEY_ZERO = 128 if VNNI else 0
+"""The byte that stands for 0 in a key: VNNI's dot product wants one side unsigned."""
+comptime QUERY = DType.int8 if VNNI else DType.int16
+"""What holds an 8-bit query."""
+comptime WEIGHT = DType.uint8 if VNNI else DType.int16
+"""What holds an 8-bit weight."""
+comptime QUERIES = 12 if AVX512_WORDS else 6
+"""Queries of one tile: their sums fill three quarters of the registers."""
+comptime BLOCKS = 2 if VNNI else 1
+"""Blocks of keys, or of a value's axes, multiplied together."""
 comptime CHUNK_BITS = 8
 comptime CHUNK = 1 << CHUNK_BITS
 """Keys per chunk: the scores of a tile stay in the first-level cache."""
@@ -59,29 +80,101 @@ def dither_pattern() -> List[Float32]:
 
 
 @always_inline
+def exp2_series(f: Vector) -> Vector:
+    """2^f for f in [0, 1), off by 7.5e-5 of it at most."""
+    var series = f.fma(Vector(0.07802438), Vector(0.22606736))
+    series = series.fma(f, Vector(0.69583347))
+    return series.fma(f, Vector(0.99992522))
+
+
+@always_inline
 def exp2_to_bytes(x: Vector, dither: Vector) -> SIMD[I32, LANES]:
     """2^x rounded up or down by `dither` in [0, 1), for x <= LOG2_TOP.
 
-    2^(x - floor(x)) by a polynomial that is off by 7.5e-5 of it at most, then scaled by 2^floor(x).
+    2^(x - floor(x)) by a polynomial, then scaled by 2^floor(x).
     """
+    comptime if not CompilationTarget.has_avx512f():
+        var exponent = floor(max(x, Vector(-64)))
+        var scale = bitcast[F32, LANES]((exponent.cast[I32]() + 127) << 23)
+        return (exp2_series(max(x, Vector(-64)) - exponent) * scale + dither).cast[I32]()
     var f = llvm_intrinsic["llvm.x86.avx512.mask.reduce.ps.512", Vector](
         x, Int32(1), Vector(0), UInt16(0xFFFF), Int32(4)
     )
-    var series = f.fma(Vector(0.07802438), Vector(0.22606736))
-    series = series.fma(f, Vector(0.69583347))
-    series = series.fma(f, Vector(0.99992522))
     var power = llvm_intrinsic["llvm.x86.avx512.mask.scalef.ps.512", Vector](
-        series, x, Vector(0), UInt16(0xFFFF), Int32(4)
+        exp2_series(f), x, Vector(0), UInt16(0xFFFF), Int32(4)
     )
     return (power + dither).cast[I32]()
 
 
 @always_inline
-def score_chunk[rows: Int](
-    scores: Pointer[mut=True, Float32, _],
-    q: Pointer[Int8, _],
+def key_sums[rows: Int](
+    q: Pointer[Scalar[QUERY], _],
     offsets: Array[Int32, rows],
     keys: Pointer[UInt8, _],
+    wide_keys: Pointer[Int16, _],
+    t: Int,
+) -> Array[Sums, rows * BLOCKS]:
+    """Whole products of q[rows, HEAD] and the BLOCKS * LANES keys from t on."""
+    comptime if not VNNI:
+        return rebind[Array[Sums, rows * BLOCKS]](
+            sum_pairs[rows](q.bitcast[Int16](), HEAD, wide_keys.unsafe_offset(t * HEAD), HEAD)
+        ).copy()
+    var sums = Array[Sums, length=rows * BLOCKS](fill=Sums(0))
+    comptime for i in range(rows):
+        comptime for b in range(BLOCKS):
+            sums[i * BLOCKS + b] = Sums(offsets[i])
+    for d in range(0, HEAD, TERMS):
+        var terms = Array[SIMD[DType.uint8, STEP], length=BLOCKS](fill=SIMD[DType.uint8, STEP](0))
+        comptime for b in range(BLOCKS):
+            var block = keys.unsafe_offset((t // LANES + b) * KEY_BLOCK_BYTES)
+            terms[b] = block.unsafe_load[width=STEP](d * LANES)
+        comptime for i in range(rows):
+            var qv = broadcast_bytes(q.bitcast[Int8]().unsafe_offset(i * HEAD + d))
+            comptime for b in range(BLOCKS):
+                comptime j = i * BLOCKS + b
+                sums[j] = dot_bytes(sums[j], terms[b], qv)
+    return sums^
+
+
+@always_inline
+def value_sums[rows: Int](
+    weights: Pointer[Scalar[WEIGHT], _],
+    values: Pointer[UInt8, _],
+    wide_values: Pointer[Int16, _],
+    at: Int,
+    padded: Int,
+    size: Int,
+) -> Array[Sums, rows * BLOCKS]:
+    """Whole products of weights[rows, CHUNK] and `size` positions of BLOCKS parts of the values.
+
+    `at` is where the first part's first position begins; parts are `padded` positions apart.
+    """
+    comptime if not VNNI:
+        return rebind[Array[Sums, rows * BLOCKS]](
+            sum_pairs[rows](weights.bitcast[Int16](), CHUNK, wide_values.unsafe_offset(at), size)
+        ).copy()
+    var sums = Array[Sums, length=rows * BLOCKS](fill=Sums(0))
+    for t in range(0, size, TERMS):
+        var terms = Array[SIMD[DType.int8, STEP], length=BLOCKS](fill=SIMD[DType.int8, STEP](0))
+        comptime for b in range(BLOCKS):
+            terms[b] = values.bitcast[Int8]().unsafe_load[width=STEP](
+                at + b * padded * LANES + t * LANES
+            )
+        comptime for i in range(rows):
+            var p = broadcast_bytes(weights.bitcast[UInt8]().unsafe_offset(i * CHUNK + t))
+            comptime for b in range(BLOCKS):
+                comptime j = i * BLOCKS + b
+                sums[j] = dot_bytes(sums[j], p, terms[b])
+    return sums^
+
+
+@always_inline
+def score_chunk[rows: Int](
+    scores: Pointer[mut=True, Float32, _],
+    q: Pointer[Scalar[QUERY], _],
+    offsets: Array[Int32, rows],
+    keys: Pointer[UInt8, _],
+    wide_keys: Pointer[Int16, _],
     start: Int,
     size: Int,
     length: Int,
@@ -92,35 +185,18 @@ def score_chunk[rows: Int](
     on are masked.
     """
     var highest = Array[Vector, length=rows](fill=Vector(MASKED))
-    for t in range(0, size, 2 * LANES):
-        var block0 = keys.unsafe_offset((start + t) // LANES * KEY_BLOCK_BYTES)
-        var block1 = block0.unsafe_offset(KEY_BLOCK_BYTES)
-        var sums = Array[Sums, length=2 * rows](fill=Sums(0))
-        comptime for i in range(rows):
-            sums[2 * i] = Sums(offsets[i])
-            sums[2 * i + 1] = Sums(offsets[i])
-        for d in range(0, HEAD, TERMS):
-            var k0 = block0.unsafe_load[width=STEP](d * LANES)
-            var k1 = block1.unsafe_load[width=STEP](d * LANES)
+    for t in range(start, start + size, BLOCKS * LANES):
+        var sums = key_sums[rows](q, offsets, keys, wide_keys, t)
+        var whole = t + BLOCKS * LANES <= length
+        comptime for b in range(BLOCKS):
+            var unit = key_units(keys.unsafe_offset((t // LANES + b) * KEY_BLOCK_BYTES))
+            var held = iota[I32, LANES](Int32(b * LANES)).lt(SIMD[I32, LANES](length - t))
             comptime for i in range(rows):
-                var qv = broadcast_bytes(q.unsafe_offset(i * HEAD + d))
-                sums[2 * i] = dot_bytes(sums[2 * i], k0, qv)
-                sums[2 * i + 1] = dot_bytes(sums[2 * i + 1], k1, qv)
-        var unit0 = key_units(block0)
-        var unit1 = key_units(block1)
-        var whole = start + t + 2 * LANES <= length
-        var left = SIMD[I32, LANES](length - start - t)
-        var held0 = iota[I32, LANES]().lt(left)
-        var held1 = iota[I32, LANES](LANES).lt(left)
-        comptime for i in range(rows):
-            var s0 = sums[2 * i].cast[F32]() * unit0
-            var s1 = sums[2 * i + 1].cast[F32]() * unit1
-            if not whole:
-                s0 = held0.select(s0, Vector(MASKED))
-                s1 = held1.select(s1, Vector(MASKED))
-            scores.unsafe_store(i * CHUNK + t, s0)
-            scores.unsafe_store(i * CHUNK + t + LANES, s1)
-            highest[i] = max(highest[i], max(s0, s1))
+                var s = sums[i * BLOCKS + b].cast[F32]() * unit
+                if not whole:
+                    s = held.select(s, Vector(MASKED))
+                scores.unsafe_store(i * CHUNK + t - start + b * LANES, s)
+                highest[i] = max(highest[i], s)
     var maxima = Array[Float32, length=rows](fill=0)
     comptime for i in range(rows):
         maxima[i] = highest[i].reduce_max()
@@ -130,30 +206,24 @@ def score_chunk[rows: Int](
 @always_inline
 def mix_chunk[rows: Int](
     mixed: Pointer[mut=True, Float32, _],
-    weights: Pointer[UInt8, _],
+    weights: Pointer[Scalar[WEIGHT], _],
     values: Pointer[UInt8, _],
+    wide_values: Pointer[Int16, _],
     rescale: Array[Float32, rows],
     start: Int,
     size: Int,
     padded: Int,
 ):
     """Set mixed[rows, HEAD] = mixed · rescale + weights[rows, CHUNK] · values[start, start + size)."""
-    comptime for part in range(0, PARTS_OF_HEAD, 2):
-        var v0 = values.bitcast[Int8]().unsafe_offset(part * padded * LANES + start * LANES)
-        var v1 = v0.unsafe_offset(padded * LANES)
-        var sums = Array[Sums, length=2 * rows](fill=Sums(0))
-        for t in range(0, size, TERMS):
-            var a0 = v0.unsafe_load[width=STEP](t * LANES)
-            var a1 = v1.unsafe_load[width=STEP](t * LANES)
-            comptime for i in range(rows):
-                var p = broadcast_bytes(weights.unsafe_offset(i * CHUNK + t))
-                sums[2 * i] = dot_bytes(sums[2 * i], p, a0)
-                sums[2 * i + 1] = dot_bytes(sums[2 * i + 1], p, a1)
+    comptime for part in range(0, PARTS_OF_HEAD, BLOCKS):
+        var sums = value_sums[rows](
+            weights, values, wide_values, (part * padded + start) * LANES, padded, size
+        )
         comptime for i in range(rows):
-            comptime for half in range(2):
-                var at = i * HEAD + (part + half) * LANES
+            comptime for b in range(BLOCKS):
+                var at = i * HEAD + (part + b) * LANES
                 var so_far = mixed.unsafe_load[width=LANES](at)
-                var sum = so_far.fma(Vector(rescale[i]), sums[2 * i + half].cast[F32]())
+                var sum = so_far.fma(Vector(rescale[i]), sums[i * BLOCKS + b].cast[F32]())
                 mixed.unsafe_store(at, sum)
 
 
@@ -163,10 +233,12 @@ def attend_tile[rows: Int](
     queries: Pointer[Float32, _],
     keys: Pointer[UInt8, _],
     values: Pointer[UInt8, _],
+    wide_keys: Pointer[Int16, _],
+    wide_values: Pointer[Int16, _],
     dithers: Pointer[Float32, _],
-    q: Pointer[mut=True, Int8, _],
+    q: Pointer[mut=True, Scalar[QUERY], _],
     scores: Pointer[mut=True, Float32, _],
-    weights: Pointer[mut=True, UInt8, _],
+    weights: Pointer[mut=True, Scalar[WEIGHT], _],
     mixed: Pointer[mut=True, Float32, _],
     length: Int,
     padded: Int,
@@ -188,15 +260,15 @@ def attend_tile[rows: Int](
             var source = queries.unsafe_load[width=LANES](i * stride + part * LANES)
             var whole = signed_units(source, inverse)
             total += whole
-            q.unsafe_store(i * HEAD + part * LANES, whole.cast[DType.int8]())
+            q.unsafe_store(i * HEAD + part * LANES, whole.cast[QUERY]())
         # Not 0, with which masked scores would be as good as others.
         units[i] = max(highest, Float32(1e-9)) * (LOG2_E / BYTE_TOP)
-        offsets[i] = -KEY_ZERO * total.reduce_add()
+        offsets[i] = Int32(-KEY_ZERO) * total.reduce_add()
     var top = Array[Float32, length=rows](fill=MASKED)
     var total = Array[Float32, length=rows](fill=0)
     for start in range(0, padded, CHUNK):
         var size = min(CHUNK, padded - start)
-        var maxima = score_chunk[rows](scores, q, offsets, keys, start, size, length)
+        var maxima = score_chunk[rows](scores, q, offsets, keys, wide_keys, start, size, length)
         var rescale = Array[Float32, length=rows](fill=0)
         comptime for i in range(rows):
             var highest = max(top[i], maxima[i] * units[i])
@@ -209,9 +281,9 @@ def attend_tile[rows: Int](
                 var dither = dithers.unsafe_load[width=LANES](t)
                 var p = exp2_to_bytes(s.fma(Vector(units[i]), shift), dither)
                 sums += p
-                weights.unsafe_store(i * CHUNK + t, p.cast[DType.uint8]())
+                weights.unsafe_store(i * CHUNK + t, p.cast[WEIGHT]())
             total[i] = total[i] * rescale[i] + Float32(sums.reduce_add())
-        mix_chunk[rows](mixed, weights, values, rescale, start, size, padded)
+        mix_chunk[rows](mixed, weights, values, wide_values, rescale, start, size, padded)
     var unit = value_units(values, padded)
     comptime for i in range(rows):
         var scale = 1.0 / total[i]
@@ -245,13 +317,18 @@ def attend_windows_int8(
     def task(t: Int) {var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
         var key_list = List[UInt8](length=padded // LANES * KEY_BLOCK_BYTES, fill=0)
         var value_list = List[UInt8](length=value_bytes(padded), fill=0)
-        var query_list = List[Int8](length=QUERIES * HEAD, fill=0)
+        var wide = 1 if VNNI else padded * HEAD
+        var wide_key_list = List[Int16](length=wide, fill=0)
+        var wide_value_list = List[Int16](length=wide, fill=0)
+        var query_list = List[Scalar[QUERY]](length=QUERIES * HEAD, fill=0)
         var score_list = List[Float32](length=QUERIES * CHUNK, fill=0)
-        var weight_list = List[UInt8](length=QUERIES * CHUNK, fill=0)
+        var weight_list = List[Scalar[WEIGHT]](length=QUERIES * CHUNK, fill=0)
         var mixed_list = List[Float32](length=QUERIES * HEAD, fill=0)
         var dither_list = dither_pattern()
         var keys = key_list.unsafe_ptr()
         var values = value_list.unsafe_ptr()
+        var wide_keys = wide_key_list.unsafe_ptr()
+        var wide_values = wide_value_list.unsafe_ptr()
         var ready = -1
         for item in range(items * t // tasks, items * (t + 1) // tasks):
             var pair = item // splits
@@ -264,6 +341,18 @@ def attend_windows_int8(
                 for i in range(length):
                     pack_key[KEY_ZERO](keys, queries.unsafe_offset(i * stride + state), i)
                 pack_values(values, queries.unsafe_offset(2 * state), length, padded, stride)
+                comptime if not VNNI:
+                    for block in range(padded // LANES):
+                        widen_block(
+                            wide_keys.unsafe_offset(block * LANES * HEAD),
+                            keys.unsafe_offset(block * KEY_BLOCK_BYTES).bitcast[Int8](), HEAD,
+                        )
+                    for part in range(PARTS_OF_HEAD):
+                        var at = part * padded * LANES
+                        widen_block(
+                            wide_values.unsafe_offset(at),
+                            values.unsafe_offset(at).bitcast[Int8](), padded,
+                        )
                 ready = pair
 
             var i = (tiles * split // splits) * QUERIES
@@ -271,7 +360,7 @@ def attend_windows_int8(
             while i + QUERIES <= last:
                 attend_tile[QUERIES](
                     y.unsafe_offset(i * state), queries.unsafe_offset(i * stride), keys, values,
-                    dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
+                    wide_keys, wide_values, dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
                     weight_list.unsafe_ptr(), mixed_list.unsafe_ptr(), length, padded, stride,
                     state,
                 )
@@ -279,13 +368,15 @@ def attend_windows_int8(
             while i < last:
                 attend_tile[1](
                     y.unsafe_offset(i * state), queries.unsafe_offset(i * stride), keys, values,
-                    dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
+                    wide_keys, wide_values, dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
                     weight_list.unsafe_ptr(), mixed_list.unsafe_ptr(), length, padded, stride,
                     state,
                 )
                 i += 1
         _ = key_list^
         _ = value_list^
+        _ = wide_key_list^
+        _ = wide_value_list^
         _ = query_list^
         _ = score_list^
         _ = weight_list^

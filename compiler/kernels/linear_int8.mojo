@@ -160,10 +160,8 @@ def multiply_blocks[epilogue: Int](
 
     @always_inline
     def tile[rows: Int](i: Int, block: Int) {var k, var n, var y, var w, var scale, var bias, var residual, var words, var units}:
-        # Few rows: several chains hide the latency of the sums.
-        comptime unroll = 4 if rows == 1 else (2 if rows == 2 else 1)
         var j = block * COLUMNS
-        var sums = sum_words[rows, unroll](words.unsafe_offset(i * k), w.unsafe_offset(j * k), k)
+        var sums = sum_words[rows](words.unsafe_offset(i * k), w.unsafe_offset(j * k), k)
         var scales = load_part(scale.unsafe_offset(j), n - j)
         comptime for a in range(rows):
             var at = (i + a) * n + j

@@ -2,7 +2,8 @@
 
 The encoder's products in int8 artifacts; quantized.mojo has the layout and the arithmetic. Each
 task takes a range of rows: it normalises and quantizes a group of them, then multiplies these with
-all of the weights, two blocks of columns at a time.
+all of the weights, a block or two of columns at a time. Without VNNI a block is widened to 16 bits
+for the group.
 """
 
 import extensibility
@@ -10,11 +11,11 @@ from extensibility import InputTensor, OutputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
-from std.sys import CompilationTarget
 
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .quantized import (
+    AVX512_WORDS,
     COLUMNS,
     F32,
     STEP,
@@ -24,12 +25,15 @@ from .quantized import (
     broadcast_bytes,
     dot_bytes,
     quantize_bytes,
-    sum_words,
+    sum_pairs,
+    widen_block,
 )
 
-comptime TILE = 12 if VNNI else (8 if CompilationTarget.has_avx512f() else 2)
-"""Rows multiplied together: with two blocks of columns they fill three quarters of the registers."""
-comptime GROUP = 4 * TILE
+comptime TILE = 12 if AVX512_WORDS else 6
+"""Rows multiplied together: with BLOCKS of columns they fill three quarters of the registers."""
+comptime BLOCKS = 2 if VNNI else 1
+"""Blocks of columns multiplied together."""
+comptime GROUP = 48
 """Rows quantized together: their bytes stay in cache."""
 comptime BYTES = DType.uint8 if VNNI else DType.int16
 """What holds an 8-bit activation: without VNNI, sums are of 16-bit products."""
@@ -37,28 +41,28 @@ comptime BYTES = DType.uint8 if VNNI else DType.int16
 
 @always_inline
 def sum_tile[rows: Int, blocks: Int](
-    x: Pointer[Scalar[BYTES], _], w: Pointer[Int8, _], k: Int
+    x: Pointer[Scalar[BYTES], _], w: Pointer[Int8, _], wide: Pointer[Int16, _], k: Int
 ) -> Array[Sums, rows * blocks]:
-    """Sums of x[rows, k] over neighbouring blocks of weights: row i, block b at i * blocks + b."""
+    """Sums of x[rows, k] over neighbouring blocks of weights: row i, block b at i * blocks + b.
+
+    With VNNI the weights are read as bytes; else one block of them is read as `wide`.
+    """
+    comptime if not VNNI:
+        comptime assert blocks == 1
+        return rebind[Array[Sums, rows * blocks]](
+            sum_pairs[rows](x.bitcast[Int16](), k, wide, k)
+        ).copy()
     var sums = Array[Sums, length=rows * blocks](fill=Sums(0))
-    comptime if VNNI:
-        var bytes = x.bitcast[UInt8]()
-        for c in range(0, k, TERMS):
-            var terms = Array[SIMD[DType.int8, STEP], length=blocks](fill=SIMD[DType.int8, STEP](0))
-            comptime for b in range(blocks):
-                terms[b] = w.unsafe_load[width=STEP]((b * k + c) * COLUMNS)
-            comptime for i in range(rows):
-                var xv = broadcast_bytes(bytes.unsafe_offset(i * k + c))
-                comptime for b in range(blocks):
-                    comptime j = i * blocks + b
-                    sums[j] = dot_bytes(sums[j], xv, terms[b])
-    else:
+    var bytes = x.bitcast[UInt8]()
+    for c in range(0, k, TERMS):
+        var terms = Array[SIMD[DType.int8, STEP], length=blocks](fill=SIMD[DType.int8, STEP](0))
         comptime for b in range(blocks):
-            var block = sum_words[rows, 1, strided=True](
-                x.bitcast[Int16](), w.unsafe_offset(b * k * COLUMNS), k
-            )
-            comptime for i in range(rows):
-                sums[i * blocks + b] = block[i]
+            terms[b] = w.unsafe_load[width=STEP]((b * k + c) * COLUMNS)
+        comptime for i in range(rows):
+            var xv = broadcast_bytes(bytes.unsafe_offset(i * k + c))
+            comptime for b in range(blocks):
+                comptime j = i * blocks + b
+                sums[j] = dot_bytes(sums[j], xv, terms[b])
     return sums^
 
 
@@ -113,11 +117,13 @@ def multiply_rows[epilogue: Int](
     var bytes = x.bytes.unsafe_ptr()
     var units = x.units.unsafe_ptr()
     var zeros = x.zeros.unsafe_ptr()
+    var wide_list = List[Int16](length=1 if VNNI else COLUMNS * k, fill=0)
+    var wide = wide_list.unsafe_ptr()
 
     @always_inline
-    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var wide, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
         var sums = sum_tile[height, width](
-            bytes.unsafe_offset(row * k), w.unsafe_offset(block * COLUMNS * k), k
+            bytes.unsafe_offset(row * k), w.unsafe_offset(block * COLUMNS * k), wide, k
         )
         comptime for b in range(width):
             var j = (block + b) * COLUMNS
@@ -136,19 +142,21 @@ def multiply_rows[epilogue: Int](
                 )
 
     var blocks = (n + COLUMNS - 1) // COLUMNS
-    for block in range(0, blocks, 2):
+    for block in range(0, blocks, BLOCKS):
+        comptime if not VNNI:
+            widen_block(wide, w.unsafe_offset(block * COLUMNS * k), k)
         var i = 0
         while i + TILE <= rows:
-            if block + 1 < blocks:
-                tile[TILE, 2](i, block)
+            if block + BLOCKS <= blocks:
+                tile[TILE, BLOCKS](i, block)
             else:
                 tile[TILE, 1](i, block)
             i += TILE
         while i < rows:
-            tile[1, 1](i, block)
-            if block + 1 < blocks:
-                tile[1, 1](i, block + 1)
+            for b in range(block, min(block + BLOCKS, blocks)):
+                tile[1, 1](i, b)
             i += 1
+    _ = wide_list^
 
 
 @always_inline

@@ -31,7 +31,9 @@ comptime AVX512_WORDS = CompilationTarget.has_avx512f() and CompilationTarget._h
 comptime PAIRS = 16 if AVX512_WORDS else 8
 """Pairs of 16-bit products summed by one instruction."""
 comptime PARTS = STEP // 2 // PAIRS
-"""Registers of 16-bit pairs that one register of weights widens to."""
+"""Registers of 16-bit pairs that four terms of sixteen columns widen to."""
+comptime HALVES = PARTS // 2
+"""Registers of 16-bit pairs that two terms of sixteen columns widen to."""
 comptime Sums = SIMD[I32, COLUMNS]
 """One row's whole sums of the columns of a block."""
 comptime PairSums = SIMD[I32, PAIRS]
@@ -81,39 +83,81 @@ def broadcast_bytes[T: DType](x: Pointer[Scalar[T], _]) -> SIMD[T, STEP]:
 
 
 @always_inline
-def sum_words[rows: Int, unroll: Int, *, strided: Bool = False](
+def sum_words[rows: Int](
     x: Pointer[Int16, _], w: Pointer[Int8, _], k: Int
 ) -> Array[Sums, rows]:
-    """The sums of `rows` rows of x over one block of weights [k / 4, 16, 4].
+    """The sums of `rows` rows of x [k / 4, rows, 4] over one block of weights [k / 4, 16, 4].
 
-    x is [k / 4, rows, 4]: what is multiplied together stands together; where `strided`, it is
-    [rows, k]. k is a multiple of 4 * unroll; with few rows, several chains hide the latency.
+    What is multiplied together stands together; k is a multiple of 16. Eight sums at a time, or as
+    many as there are: that hides their latency and leaves registers for the rest.
     """
-    var sums = Array[PairSums, length=rows * unroll * PARTS](fill=PairSums(0))
-    for c in range(0, k, TERMS * unroll):
-        comptime for u in range(unroll):
-            var at = c + TERMS * u
-            var terms = Array[Words, length=rows](fill=Words(0))
-            comptime for i in range(rows):
-                var place = i * k + at if strided else at * rows + i * TERMS
-                terms[i] = broadcast_words(x.unsafe_offset(place))
-            comptime for part in range(PARTS):
-                var wide = w.unsafe_load[width=2 * PAIRS](
-                    at * COLUMNS + part * 2 * PAIRS
-                ).cast[DType.int16]()
+    comptime at_once = max(1, min(PARTS, 8 // rows))
+    comptime unroll = max(1, min(4, 4 // (rows * at_once)))
+    var whole = Array[SIMD[I32, 2 * COLUMNS], length=rows](fill=SIMD[I32, 2 * COLUMNS](0))
+    comptime for first in range(0, PARTS, at_once):
+        var sums = Array[PairSums, length=rows * unroll * at_once](fill=PairSums(0))
+        for c in range(0, k, TERMS * unroll):
+            comptime for u in range(unroll):
+                var at = c + TERMS * u
+                var terms = Array[Words, length=rows](fill=Words(0))
                 comptime for i in range(rows):
-                    comptime j = (i * unroll + u) * PARTS + part
-                    sums[j] = dot_pairs(sums[j], terms[i], wide)
+                    terms[i] = broadcast_words(x.unsafe_offset(at * rows + i * TERMS))
+                comptime for part in range(at_once):
+                    var wide = w.unsafe_load[width=2 * PAIRS](
+                        at * COLUMNS + (first + part) * 2 * PAIRS
+                    ).cast[DType.int16]()
+                    comptime for i in range(rows):
+                        comptime j = (i * unroll + u) * at_once + part
+                        sums[j] = dot_pairs(sums[j], terms[i], wide)
+        comptime for i in range(rows):
+            comptime for part in range(at_once):
+                var total = sums[i * unroll * at_once + part]
+                comptime for u in range(1, unroll):
+                    total += sums[(i * unroll + u) * at_once + part]
+                whole[i] = whole[i].insert[offset=(first + part) * PAIRS](total)
+    var sums_of_columns = Array[Sums, length=rows](fill=Sums(0))
+    comptime for i in range(rows):
+        var halves = whole[i].deinterleave()
+        sums_of_columns[i] = halves[0] + halves[1]
+    return sums_of_columns^
+
+
+@always_inline
+def widen_block(words: Pointer[mut=True, Int16, _], w: Pointer[Int8, _], k: Int):
+    """Write a block of weights [k / 4, 16, 4] as 16-bit words [k / 2, 16, 2]."""
+    for c in range(0, k, TERMS):
+        var wide = w.unsafe_load[width=STEP](c * COLUMNS).cast[DType.int16]()
+        var pairs = bitcast[I32, 2 * COLUMNS](wide).deinterleave()
+        comptime for half in range(2):
+            words.unsafe_store(
+                c * COLUMNS + half * 2 * COLUMNS,
+                bitcast[DType.int16, 2 * COLUMNS](rebind[Sums](pairs[half])),
+            )
+
+
+@always_inline
+def sum_pairs[rows: Int](
+    x: Pointer[Int16, _], stride: Int, w: Pointer[Int16, _], k: Int
+) -> Array[Sums, rows]:
+    """The sums of x[rows, k], whose rows are `stride` apart, over words [k / 2, 16, 2]; k is even.
+
+    For many rows without VNNI: weights are widened once for all, and no pair is left to add.
+    """
+    var sums = Array[PairSums, length=rows * HALVES](fill=PairSums(0))
+    for c in range(0, k, 2):
+        var terms = Array[Words, length=HALVES](fill=Words(0))
+        comptime for half in range(HALVES):
+            terms[half] = w.unsafe_load[width=2 * PAIRS](c * COLUMNS + half * 2 * PAIRS)
+        comptime for i in range(rows):
+            var two = x.unsafe_offset(i * stride + c).bitcast[Int32]()[unsafe_offset=0]
+            var pair = bitcast[DType.int16, 2 * PAIRS](PairSums(two))
+            comptime for half in range(HALVES):
+                comptime j = i * HALVES + half
+                sums[j] = dot_pairs(sums[j], pair, terms[half])
     var whole = Array[Sums, length=rows](fill=Sums(0))
     comptime for i in range(rows):
-        var pairs = SIMD[I32, 2 * COLUMNS](0)
-        comptime for part in range(PARTS):
-            var total = sums[i * unroll * PARTS + part]
-            comptime for u in range(1, unroll):
-                total += sums[(i * unroll + u) * PARTS + part]
-            pairs = pairs.insert[offset=part * PAIRS](total)
-        var halves = pairs.deinterleave()
-        whole[i] = halves[0] + halves[1]
+        comptime for half in range(HALVES):
+            whole[i] = whole[i].insert[offset=half * PAIRS](sums[i * HALVES + half])
     return whole^
 
 
