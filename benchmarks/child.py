@@ -1,4 +1,6 @@
-"""One engine in a process of its own: load, a short clip, the long file; times and memory as JSON.
+"""One engine in a process of its own: load, a short clip, the long file, more clips, one by one.
+
+Times and memory as JSON:
 
 python benchmarks/child.py JOB.json RESULT.json
 """
@@ -10,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines import ENGINES
+from engines import ENGINES, GREEDY
 
 from mwc.compiler.word_errors import word_errors
 
@@ -28,6 +30,8 @@ class Job:
         threads: how many; the process is also kept on that many CPUs.
         timestamps: whether segments within a window are asked for.
         transcript: what is said in the long file; empty where that is not known.
+        beam_size: hypotheses; 1 for greedy decoding.
+        clips: files to transcribe one at a time, and what is said in each.
         begun: `time.monotonic()` in the parent, just before this process was started.
     """
 
@@ -39,6 +43,8 @@ class Job:
     threads: int
     timestamps: bool
     transcript: str
+    beam_size: int
+    clips: dict[str, str]
     begun: float
 
 
@@ -58,6 +64,8 @@ class Measured:
         words: of the long file, as a check that the same work was done.
         segments: of the long file.
         error_rate: word errors of the long file over its words; None where they are not known.
+        clips: all short clips, one after the other; None where there are none.
+        clips_error_rate: their word errors over their words; None likewise.
     """
 
     loaded: float
@@ -71,6 +79,8 @@ class Measured:
     words: int
     segments: int
     error_rate: float | None
+    clips: float | None
+    clips_error_rate: float | None
 
 
 class Heard:
@@ -98,12 +108,18 @@ def measure(job: Job) -> Measured:
     engine.load(Path(job.weights), job.threads)
     loaded = time.monotonic()
     short = Heard()
-    engine.transcribe(Path(job.short), job.language, job.timestamps, short)
+    beams = {} if job.beam_size == 1 else {"beam_size": job.beam_size}
+    how = job.language, job.timestamps
+    options = {**GREEDY, **beams}
+    engine.transcribe(Path(job.short), *how, short, options)
     long, start = Heard(), time.monotonic()
-    result = engine.transcribe(Path(job.audio), job.language, job.timestamps, long)
+    result = engine.transcribe(Path(job.audio), *how, long, options)
     end = time.monotonic()
     peak, anonymous, mapped = (memory(name) for name in ("VmHWM", "RssAnon", "RssFile"))
     errors = word_errors([job.transcript], [result.text], job.language) if job.transcript else None
+    begin_clips = time.monotonic()
+    texts = [engine.transcribe(Path(clip), *how, options=options).text for clip in job.clips]
+    clips = time.monotonic() - begin_clips
     return Measured(
         loaded=loaded - job.begun,
         load=loaded - begin,
@@ -116,6 +132,10 @@ def measure(job: Job) -> Measured:
         words=len(result.text.split()),
         segments=len(result.pieces),
         error_rate=None if errors is None else errors.rate,
+        clips=clips if texts else None,
+        clips_error_rate=(
+            word_errors(list(job.clips.values()), texts, job.language).rate if texts else None
+        ),
     )
 
 

@@ -240,6 +240,67 @@ class FasterWhisper:
         return Result("".join(piece.text for piece in pieces), tuple(pieces))
 
 
+class Transformers:
+    """transformers' Whisper in float32; the weights are a `.pt` file, read by mwc's compiler."""
+
+    packages: tuple[str, ...] = ("transformers", "torch", "av")
+
+    def load(self, weights: Path, threads: int) -> None:
+        """See `Engine.load`."""
+        import torch
+        from token_parity import transformers_model
+        from transformers import WhisperFeatureExtractor
+
+        from mwc.compiler.checkpoint import open_checkpoint
+        from mwc.compiler.config import read_spec
+
+        torch.set_num_threads(threads)
+        checkpoint = open_checkpoint(str(weights))
+        self.spec = read_spec(checkpoint)[0]
+        self.vocabulary = checkpoint.vocabulary.tokens
+        self.model: Any = transformers_model(checkpoint, self.spec)
+        self.features: Any = WhisperFeatureExtractor(feature_size=self.spec.model.n_mels)
+
+    def transcribe(
+        self,
+        audio: Audio,
+        language: str,
+        timestamps: bool,
+        heard: Callable[[], None] = nothing,
+        options: Options = GREEDY,
+    ) -> Result:
+        """See `Engine.transcribe`; as its manual's example of long files, whole text at the end."""
+        import torch
+
+        from mwc.runtime.audio import open_audio
+
+        asked = {"num_beams": options.get("beam_size", 1), "temperature": options["temperature"]}
+        if self.spec.tokens.is_multilingual:
+            asked |= {"language": language, "task": "transcribe"}
+        samples = (
+            np.concatenate(list(open_audio(audio).blocks())) if isinstance(audio, Path) else audio
+        )
+        long = len(samples) > self.spec.audio.n_samples
+        if long:
+            asked |= {
+                "condition_on_prev_tokens": True,
+                "compression_ratio_threshold": 1.35,
+                "logprob_threshold": -1.0,
+                "no_speech_threshold": 0.6,
+            }
+        whole = {"truncation": False, "padding": "longest", "return_attention_mask": True}
+        inputs = self.features(
+            samples, sampling_rate=self.spec.audio.sample_rate, return_tensors="pt",
+            **(whole if long else {}),
+        )  # fmt: skip
+        with torch.inference_mode():
+            ids = self.model.generate(**inputs, return_timestamps=timestamps or long, **asked)[0]
+        tokens = tuple(int(i) for i in ids if int(i) < self.spec.tokens.eot)
+        text = b"".join(self.vocabulary[i] for i in tokens).decode("utf-8", errors="replace")
+        heard()
+        return Result(text, (Piece(0.0, len(samples) / 16000, 0, text, tokens),))
+
+
 class WhisperCpp:
     """whisper.cpp by pywhispercpp; the weights are a GGML file. It needs the ffmpeg command."""
 
@@ -284,6 +345,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "mwc int8": Mwc,
     "mwc int8, batch 8": lambda: Mwc(8),
     "openai-whisper": OpenaiWhisper,
+    "transformers": Transformers,
     "whisper.cpp f16": WhisperCpp,
     "faster-whisper float32": lambda: FasterWhisper("float32"),
     "faster-whisper int8": lambda: FasterWhisper("int8"),

@@ -22,6 +22,8 @@ class Report:
     short: str
     seconds: float
     threads: int
+    beam_size: int
+    clips: int
     engines: dict[str, list[Measured]]
     start: dict[str, list[float]]
     convert: ConvertTimes | None
@@ -41,7 +43,7 @@ def draw(report: Report, folder: Path) -> None:
     """Draw the engines as folder/<name>.svg, to which the Markdown points; needs matplotlib."""
     from plot import write_plot
 
-    title = f"{report.name}: {report.audio}, {report.threads} threads, greedy"
+    title = f"{report.name}: {report.audio}, {report.threads} threads, {search(report)}"
     engines = {name: medians(runs) for name, runs in report.engines.items()}
     write_plot(folder / f"{report.name}.svg", title, report.seconds, engines)
 
@@ -50,6 +52,8 @@ def markdown(report: Report) -> list[str]:
     lines = [f"# {report.name}: speed, start, memory", "", *machine_lines(report.machine), ""]
     if report.engines:
         lines += engine_lines(report)
+        if report.clips:
+            lines += clip_lines(report)
     if report.start:
         lines += start_lines(report)
     if report.convert:
@@ -65,8 +69,8 @@ def engine_lines(report: Report) -> list[str]:
             name,
             f"{m['transcribe']:.2f} s",
             f"{report.seconds / m['transcribe']:.1f}",
-            ratio(of, name, "mwc"),
-            ratio(of, name, "mwc int8"),
+            ratio(of, name, "mwc", "transcribe"),
+            ratio(of, name, "mwc int8", "transcribe"),
             spread(run.transcribe for run in report.engines[name]),
             f"{m['load']:.2f} s",
             f"{m['first_text']:.2f} s",
@@ -101,24 +105,53 @@ def engine_lines(report: Report) -> list[str]:
         *table(head, rows),
         "",
         f"{rounds}, the engines in turn, each time in a process of its own kept on "
-        f"{report.threads} CPUs. Greedy, temperature 0, one hypothesis, with timestamps, the "
-        "language given, each engine from the file. Batch 8: eight windows at once, which "
+        f"{report.threads} CPUs. {search(report).capitalize()}, temperature 0, with timestamps, "
+        "the language given, each engine from the file. Batch 8: eight windows at once, which "
         "faster-whisper cuts with its own speech detector. Ratios are to mwc in the same mode, "
         "batched or not; above 1, mwc is faster. "
         "Load: the engine's imports and its model. Start to first text: from starting the "
         f"process, on {report.short}; "
-        "openai-whisper gives its text at the end only. Peak memory: the most resident at once "
-        "(VmHWM), in which memory-mapped files count, such as mwc's weights and the libraries of "
-        "all; the ffmpeg process that openai-whisper starts does not count. At the end: private "
+        "openai-whisper and transformers give their text at the end only. Peak memory: the most "
+        "resident at once (VmHWM), in which memory-mapped files count, such as mwc's weights and the "
+        "libraries of all; the ffmpeg process that openai-whisper starts does not count. At the end: private "
         "memory + pages of mapped files, MiB.",
         "",
     ]
 
 
-def ratio(of: Mapping[str, Mapping[str, Any]], name: str, ours: str) -> str:
+def search(report: Report) -> str:
+    """How tokens were searched for."""
+    return "greedy, one hypothesis" if report.beam_size == 1 else f"beams of {report.beam_size}"
+
+
+def clip_lines(report: Report) -> list[str]:
+    """The short clips, one at a time."""
+    of = {name: medians(runs) for name, runs in report.engines.items()}
+    rows = [
+        [
+            name,
+            f"{m['clips']:.2f} s",
+            ratio(of, name, "mwc", "clips"),
+            ratio(of, name, "mwc int8", "clips"),
+            f"{100 * m['clips_error_rate']:.2f} %",
+        ]
+        for name, m in of.items()
+        if m["clips"] is not None
+    ]
+    return [
+        f"## {report.clips} short clips, one at a time",
+        "",
+        *table(["engine", "time", "time / mwc's", "time / mwc int8's", "word errors"], rows),
+        "",
+        "In the same processes, after the long file.",
+        "",
+    ]
+
+
+def ratio(of: Mapping[str, Mapping[str, Any]], name: str, ours: str, what: str) -> str:
     """An engine's time over that of one of mwc's, batched where the engine is."""
     base = of.get(f"{ours}, batch 8" if name.endswith(", batch 8") else ours)
-    return f"{of[name]['transcribe'] / base['transcribe']:.2f}" if base else ""
+    return f"{of[name][what] / base[what]:.2f}" if base else ""
 
 
 def start_lines(report: Report) -> list[str]:

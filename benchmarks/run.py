@@ -25,13 +25,14 @@ from child import Job, Measured
 from engines import ENGINES
 from machine import machine
 from report import Report, draw, write_report
-from speech_corpus import read_corpus
+from speech_corpus import english, read_corpus, spread
 from startup import ConvertTimes, command_seconds, convert_seconds, import_seconds
 from weights import artifact_of, ctranslate2_folder, ggml_file, openai_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 SAMPLE = ROOT / "compiler" / "data" / "sample.flac"
+GREEDY_ONLY = ("whisper.cpp f16",)
 PARTS = ("engines", "start", "convert")
 
 
@@ -52,12 +53,16 @@ def parse_arguments() -> argparse.Namespace:
     add("--short", type=Path, default=SAMPLE, help="the clip whose first text is timed")
     add("--language", default="en")
     add("--without-timestamps", action="store_true")
+    add("--beam-size", type=int, default=1, help="hypotheses of each engine (default: greedy)")
+    add("--clips", type=int, default=20, help="short clips timed one at a time; 0 for none")
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=3)
     add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     add("--name", default="tiny.en", help="of the results")
     arguments = parser.parse_args()
+    if arguments.beam_size > 1:  # pywhispercpp is asked for greedy decoding only
+        arguments.engines = [name for name in arguments.engines if name not in GREEDY_ONLY]
     for audio in (arguments.audio, arguments.short):
         if not audio.is_file():
             parser.error(f"there is no {audio}; give --audio and --short, or MWC_TEST_AUDIO")
@@ -73,7 +78,7 @@ def weights_for(arguments: argparse.Namespace) -> dict[str, Path]:
             found[name] = arguments.artifact_int8 or artifact_of(source, "int8")
         elif name.startswith("mwc"):
             found[name] = arguments.artifact or artifact_of(source)
-        elif name == "openai-whisper":
+        elif name in ("openai-whisper", "transformers"):
             found[name] = arguments.openai or openai_file(source)
         elif name.startswith("whisper.cpp"):
             found[name] = arguments.ggml or ggml_file(source)
@@ -95,6 +100,8 @@ def measure(name: str, weights: Path, arguments: argparse.Namespace) -> Measured
             threads=arguments.threads,
             timestamps=not arguments.without_timestamps,
             transcript=transcript_of(arguments.audio),
+            beam_size=arguments.beam_size,
+            clips=short_clips(arguments.clips),
             begun=time.monotonic(),
         )
         job.write_text(json.dumps(asdict(description)))
@@ -110,6 +117,14 @@ def transcript_of(audio: Path) -> str:
         return ""
     said = {clip.path.resolve(): clip.transcript for clip in read_corpus(CORPUS)}
     return said.get(audio.resolve(), "")
+
+
+def short_clips(count: int) -> dict[str, str]:
+    """Short English clips of the corpus, at even distances, and what is said in each."""
+    if not (CORPUS / "manifest.tsv").is_file():
+        return {}
+    clips = [clip for clip in english(read_corpus(CORPUS)) if clip.group == "short"]
+    return {str(clip.path): clip.transcript for clip in spread(clips, count)}
 
 
 def measure_engines(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
@@ -166,6 +181,8 @@ def main() -> None:
         short=arguments.short.name,
         seconds=duration(arguments.audio),
         threads=arguments.threads,
+        beam_size=arguments.beam_size,
+        clips=len(short_clips(arguments.clips)),
         engines=measure_engines(arguments) if "engines" in parts else {},
         start=measure_start(arguments) if "start" in parts else {},
         convert=measure_convert(arguments) if "convert" in parts else None,

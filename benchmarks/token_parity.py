@@ -211,20 +211,7 @@ class Generator:
 
     def __init__(self, checkpoint: Checkpoint, spec: WhisperSpec) -> None:
         """Build transformers' model; the checkpoint's generation config counts where it has one."""
-        import torch
-        from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
-
-        ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), spec.tokens.eot)
-        start = {"decoder_start_token_id": spec.tokens.sot}
-        config = WhisperConfig.from_dict({**checkpoint.config, **ends, **start})
-        tensors = checkpoint.tensors
-        state = {f"model.{n}": torch.from_numpy(tensors.read(n)) for n in tensors.shapes}
-        state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
-        model: Any = WhisperForConditionalGeneration(config)
-        model.load_state_dict(state)
-        self._settings = {**generation_config(spec), **checkpoint.generation_config}
-        model.generation_config = GenerationConfig.from_dict({**self._settings, **ends, **start})
-        self._model = model.eval()
+        self._model = transformers_model(checkpoint, spec)
         self._spec = spec
 
     def generate(self, normalised: Float32, language: str) -> list[int]:
@@ -249,6 +236,24 @@ class Generator:
             )
         ids = [int(token) for token in out[0]]
         return [i for i in ids if i < tokens.eot]
+
+
+def transformers_model(checkpoint: Checkpoint, spec: WhisperSpec) -> Any:
+    """transformers' model of a checkpoint in float32, ready for `generate`."""
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), spec.tokens.eot)
+    start = {"decoder_start_token_id": spec.tokens.sot}
+    config = WhisperConfig.from_dict({**checkpoint.config, **ends, **start})
+    tensors = checkpoint.tensors
+    state = {f"model.{n}": torch.from_numpy(tensors.read(n)) for n in tensors.shapes}
+    state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
+    model: Any = WhisperForConditionalGeneration(config)
+    model.load_state_dict(state)
+    settings = {**generation_config(spec), **checkpoint.generation_config}
+    model.generation_config = GenerationConfig.from_dict({**settings, **ends, **start})
+    return model.eval()
 
 
 def generation_config(spec: WhisperSpec) -> dict[str, Any]:

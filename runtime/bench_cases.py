@@ -8,6 +8,7 @@ import numpy as np
 
 from mwc.runtime.decoder import (
     PIECE_SAMPLES,
+    STEPS_AHEAD,
     VAD_CONTEXT,
     VAD_FRAME,
     VAD_STATE_SHAPE,
@@ -64,6 +65,11 @@ def step_name(rows: int) -> str:
     return f"step, {rows} row" if rows == 1 else f"step, {rows} rows"
 
 
+def steps_name(rows: int) -> str:
+    """What the steps that greedy decoding takes in one call are called."""
+    return f"{STEPS_AHEAD} steps at once, {rows} row" + ("" if rows == 1 else "s")
+
+
 def cases_of(session: Session) -> Iterator[Case]:
     """Every entry point that transcribing needs, with its least work.
 
@@ -97,6 +103,18 @@ def cases_of(session: Session) -> Iterator[Case]:
     for rows in ROWS:
         work = decode_work(model, item, cache, rows=rows, new=1, past=POSITION)
         yield Case(step_name(rows), step_call(session, rows, POSITION), work, speedup, tokens=rows)
+    for rows in ROWS:
+        works = [
+            decode_work(model, item, cache, rows=rows, new=1, past=POSITION + i)
+            for i in range(STEPS_AHEAD)
+        ]
+        yield Case(
+            steps_name(rows),
+            steps_call(session, rows, POSITION),
+            sum(works, Work(0, 0)),
+            speedup,
+            tokens=rows * STEPS_AHEAD,
+        )
 
 
 def _noise(rng: np.random.Generator, *shape: int) -> Float32:
@@ -131,15 +149,24 @@ def prefill_call(session: Session, length: int) -> Callable[[], object]:
 
 def step_call(session: Session, rows: int, position: int) -> Callable[[], object]:
     """A step of `rows` rows, each with a window of its own and as many tokens before it."""
+    batch, suppress = _step_batch(session, rows, position), suppress_mask(session.spec)
+    return lambda: session.step(batch, suppress)
+
+
+def steps_call(session: Session, rows: int, position: int) -> Callable[[], object]:
+    """The steps of one call, from the same rows on."""
+    batch, suppress = _step_batch(session, rows, position), suppress_mask(session.spec)
+    return lambda: session.steps(batch, suppress)
+
+
+def _step_batch(session: Session, rows: int, position: int) -> StepBatch:
     tokens = session.spec.tokens
     state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
     slots = np.arange(rows, dtype=np.int32)
-    batch = StepBatch(
+    return StepBatch(
         tokens=np.full(rows, 1000, np.int32),
         rows=slots,
         positions=np.full(rows, position, np.int32),
         windows=slots,
         rule_states=np.repeat(state[None], rows, axis=0),
     )
-    suppress = suppress_mask(session.spec)
-    return lambda: session.step(batch, suppress)

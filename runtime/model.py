@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,8 +60,13 @@ class Model:
 
     def __init__(self, artifact: Artifact, *, device: str, threads: int | None) -> None:
         self._artifact = artifact
-        self._session = Session(artifact, device=device, threads=threads)
-        self._tokenizer = Tokenizer(artifact.path / "tokenizer", self.spec.tokens)
+        # The tokenizer, and PyAV for the first file, are ready by the time the graphs are.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            tokens = artifact.manifest.spec.tokens
+            tokenizer = beside.submit(Tokenizer, artifact.path / "tokenizer", tokens)
+            beside.submit(import_module, "mwc.runtime.audio_file")
+            self._session = Session(artifact, device=device, threads=threads)
+            self._tokenizer = tokenizer.result()
         self._lock = threading.Lock()
         self._owner: int | None = None
 

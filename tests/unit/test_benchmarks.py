@@ -94,7 +94,9 @@ def test_a_text_is_explained_by_its_samples_or_a_near_tie() -> None:
 
 
 def measured(seconds: float) -> Measured:
-    return Measured(1.0, 0.5, 1.5, seconds, 0.25, 300.0, 100.0, 150.0, 1000, 90, 0.0787)
+    return Measured(
+        1.0, 0.5, 1.5, seconds, 0.25, 300.0, 100.0, 150.0, 1000, 90, 0.0787, seconds / 2, 0.1
+    )
 
 
 def test_speed_is_told_as_medians_and_ratios(tmp_path: Path) -> None:
@@ -105,6 +107,8 @@ def test_speed_is_told_as_medians_and_ratios(tmp_path: Path) -> None:
         short="short.flac",
         seconds=100.0,
         threads=2,
+        beam_size=1,
+        clips=20,
         engines={
             "mwc": [measured(2.0), measured(9.0), measured(4.0)],
             "other": [measured(8.0), measured(6.0), measured(7.0)],
@@ -117,6 +121,7 @@ def test_speed_is_told_as_medians_and_ratios(tmp_path: Path) -> None:
     assert "| mwc | 4.00 s | 25.0 | 1.00 |  | 2.00 to 9.00 |" in text
     assert "| other | 7.00 s | 14.3 | 1.75 |  | 6.00 to 8.00 |" in text
     assert "| 100 + 150 | 7.87 % |" in text
+    assert "| other | 3.50 s | 1.75 |  | 10.00 % |" in text
     assert "| import | 0.20 s | 0.10 to 0.30 |" in text
     assert "60.0 s with empty caches, 6.0 s once more" in text
     assert "`--no-verify`: 3.0 s" in text
