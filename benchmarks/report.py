@@ -110,10 +110,10 @@ def engine_lines(report: Report) -> list[str]:
         "faster-whisper cuts with its own speech detector. Ratios are to mwc in the same mode, "
         "batched or not; above 1, mwc is faster. "
         "Load: the engine's imports and its model. Start to first text: from starting the "
-        f"process, on {report.short}; "
-        "openai-whisper and transformers give their text at the end only. Peak memory: the most "
-        "resident at once (VmHWM), in which memory-mapped files count, such as mwc's weights and the "
-        "libraries of all; the ffmpeg process that openai-whisper starts does not count. At the end: private "
+        f"process, on {report.short}; openai-whisper and transformers give their text at the end "
+        "only. Peak memory: the most resident at once (VmHWM), in which memory-mapped files count, "
+        "such as mwc's weights and the libraries of all; the ffmpeg process that openai-whisper "
+        "starts does not count. At the end: private "
         "memory + pages of mapped files, MiB.",
         "",
     ]
