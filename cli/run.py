@@ -17,7 +17,7 @@ from mwc.runtime.options import make_options
 from mwc.runtime.writers.options import LAYOUT
 
 if TYPE_CHECKING:
-    from mwc.runtime import Coverage, Model
+    from mwc.runtime import Coverage, Model, Transcript
 
 STDIN = "-"
 MUCH = 2.0
@@ -131,14 +131,17 @@ class Job:
 
 
 def transcribe_all(model: "Model", job: Job, display: Display) -> int:
-    """Transcribe every input in order and return how many could not be.
+    """Transcribe every input and return how many could not be.
 
-    With one input its error is raised; with several it is told, and the next one's turn comes.
+    With one input its error is raised; with several it is told, and the others go on. With
+    --batch-size several are decoded together; their texts come in order all the same.
 
     Raises:
         AudioError: the only input cannot be used as audio.
         MwcError: something that would fail for every input alike.
     """
+    if len(job.audio) > 1 and job.decoding.get("batch_size", 1) > 1:
+        return _transcribe_together(model, job, display)
     failed = 0
     for name in job.audio:
         try:
@@ -156,7 +159,7 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
 
     started = time.perf_counter()
     display.clear()
-    source = open_audio(_stdin() if name == STDIN else name)
+    source = open_audio(_input(name))
     stream = model.stream(source, progress=display, **job.decoding)
     if job.output.streams:
         with display.aside():
@@ -169,12 +172,39 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
     if not job.output.streams:
         with display.aside():
             job.output.write(name, transcript)
+    _tell(name, transcript, job, display)
+    speed = format_speed(transcript.duration, time.perf_counter() - started)
+    display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
+
+
+def _transcribe_together(model: "Model", job: Job, display: Display) -> int:
+    started, seconds, failed = time.perf_counter(), 0.0, 0
+    inputs = (_input(name) for name in job.audio)
+    found = model.transcribe_many(inputs, progress=display, skip_errors=True, **job.decoding)
+    for name, transcript in zip(job.audio, found, strict=True):
+        if isinstance(transcript, AudioError):
+            failed += 1
+            display.warn(str(transcript))
+            continue
+        seconds += transcript.duration
+        with display.aside():
+            if job.output.streams:
+                job.output.begin(name)
+                for segment in transcript.segments:
+                    job.output.print_segment(segment)
+            else:
+                job.output.write(name, transcript)
+        _tell(name, transcript, job, display)
+    speed = format_speed(seconds, time.perf_counter() - started)
+    display.note(f"{len(job.audio) - failed} files: {speed}")
+    return failed
+
+
+def _tell(name: str, transcript: "Transcript", job: Job, display: Display) -> None:
+    """Say what there is to know of a transcript that is not in its text."""
     for warning in transcript.warnings:
         display.warn(f"{name}: {warning}" if len(job.audio) > 1 else warning)
     _tell_coverage(transcript.coverage, job, display)
-    seconds = transcript.duration
-    speed = format_speed(seconds, time.perf_counter() - started)
-    display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
 
 
 def _tell_coverage(coverage: "Coverage | None", job: Job, display: Display) -> None:
@@ -183,6 +213,10 @@ def _tell_coverage(coverage: "Coverage | None", job: Job, display: Display) -> N
         return
     if job.decoding.get("coverage") or coverage.uncovered_seconds >= MUCH:
         display.note(format_coverage(coverage))
+
+
+def _input(name: str) -> "str | BinaryIO":
+    return _stdin() if name == STDIN else name
 
 
 def _stdin() -> BinaryIO:

@@ -306,7 +306,7 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size",
         metavar="N",
-        help="Parts decoded side by side, cut at silences; 1, the default: no parts.",
+        help="Parts, of one or several files, decoded side by side; cut at silences. 1: no parts.",
     ),
 ]
 

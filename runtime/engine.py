@@ -146,9 +146,13 @@ class Engine:
         options: TranscribeOptions,
         *,
         n_lanes: int = 1,
+        listens_aside: bool = False,
         stop: Stop = lambda: False,
     ) -> None:
         """Have the slots that `n_lanes` need: window and row slots from 0 on are used.
+
+        `listens_aside`: whether languages of files are told while others are decoded, which needs
+        a slot that no lane has.
 
         Raises:
             OptionError: `suppress_tokens` holds an id that is not in the vocabulary.
@@ -159,8 +163,10 @@ class Engine:
         self._stop = stop
         self._sampling = sampling_for(decoder.spec, options)
         width = max(self._at(temperature).strategy.width for temperature in options.temperature)
-        decoder.reserve(n_windows=n_lanes, n_rows=n_lanes * width)
+        aside = int(listens_aside and options.language is None)
+        decoder.reserve(n_windows=n_lanes + aside, n_rows=n_lanes * width + aside)
         self._lanes = [_Lane(i, tuple(range(i * width, (i + 1) * width))) for i in range(n_lanes)]
+        self._aside = _Lane(n_lanes, (n_lanes * width,)) if aside else None
         self._batch = DecodingBatch(decoder, self._sampling.suppress)
         self._works: dict[RunningSearch, _Work] = {}
         self._shortened: list[_Work] = []
@@ -231,10 +237,10 @@ class Engine:
 
     def detect_language(self, features: Features) -> DetectedLanguage:
         """Tell the language of a file from its first 30 s; see `transcribe.detect_language`."""
-        lane = self._lanes[0]
+        lane = self._aside or self._lanes[0]
         window = EncodedWindow(lane.slot, features, 0, self._decoder.spec.audio.n_frames)
         encode_windows(self._decoder, [window])
-        self._held = window
+        self._held = window if lane is self._lanes[0] else None
         slots = [(lane.slot, lane.rows[0])]
         return detect_languages(self._decoder, slots, self._options.languages)[0]
 

@@ -1,19 +1,22 @@
 """A loaded Whisper, ready to transcribe: what `load` returns and applications hold on to."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from mwc.runtime.artifact import Artifact, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import Stop
-from mwc.runtime.errors import BusyError, Cancelled, OptionError
-from mwc.runtime.features import Features, Float32
+from mwc.runtime.errors import AudioError, BusyError, OptionError
+from mwc.runtime.features import Features
+from mwc.runtime.listen import listen
+from mwc.runtime.many import transcribe_together
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.session import Session
@@ -23,7 +26,6 @@ from mwc.runtime.stream import Opened, Stream
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcribe import Transcription, align, detect_language
 from mwc.runtime.transcript import Segment, Transcript, Word
-from mwc.runtime.vad import SpeechDetector
 
 
 class Event(Protocol):
@@ -148,19 +150,102 @@ class Model:
 
         return Stream(segments(), opened)
 
+    @overload
     def transcribe_many(
         self,
         audios: Iterable[AudioInput | AudioSource],
         *,
         progress: Progress = silent,
+        cancel: Event | None = None,
+        skip_errors: Literal[False] = False,
         **options: Any,
-    ) -> Iterator[Transcript]:
-        """Transcribe files one after another with the same options; see `transcribe`.
+    ) -> Iterator[Transcript]: ...
 
-        A file that fails ends the iteration; to go on, call `transcribe` for each.
+    @overload
+    def transcribe_many(
+        self,
+        audios: Iterable[AudioInput | AudioSource],
+        *,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        skip_errors: Literal[True],
+        **options: Any,
+    ) -> Iterator[Transcript | AudioError]: ...
+
+    def transcribe_many(
+        self,
+        audios: Iterable[AudioInput | AudioSource],
+        *,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        skip_errors: bool = False,
+        **options: Any,
+    ) -> Iterator[Transcript | AudioError]:
+        """Transcribe files with the same options; gives their transcripts in order.
+
+        With `batch_size` above 1 files are decoded together: many short ones are several times as
+        fast as one after another, and each gets the transcript that `transcribe` with the same
+        options gives it. The model is then taken until the iterator ends or is closed.
+
+        Args:
+            audios: what `transcribe` takes, taken from the iterable as there is room.
+            progress: told the seconds of audio done; with `batch_size`, of all files opened so far.
+            cancel: as for `transcribe`; what was not given yet is lost.
+            skip_errors: give the AudioError of a file that cannot be used in its place and go on,
+                instead of raising it.
+            options: as for `transcribe`.
+
+        Raises:
+            AudioError: a file cannot be used; transcripts of the files before it have been given.
+            OptionError: an option is unknown or not allowed; told at once.
+            BusyError: this thread has a stream open on the model.
+            Cancelled: `cancel` was set.
         """
-        make_options(**options)
-        return (self.transcribe(audio, progress=progress, **options) for audio in audios)
+        chosen = make_options(**options)
+        found = (
+            self._together(audios, chosen, progress, cancel)
+            if chosen.batch_size > 1
+            else self._in_turn(audios, progress, cancel, options)
+        )
+        return found if skip_errors else _raising(found)
+
+    def _in_turn(
+        self,
+        audios: Iterable[AudioInput | AudioSource],
+        progress: Progress,
+        cancel: Event | None,
+        options: dict[str, Any],
+    ) -> Generator[Transcript | AudioError, None, None]:
+        """File after file; between them the model is nobody's."""
+        for audio in audios:
+            try:
+                found = self.transcribe(audio, progress=progress, cancel=cancel, **options)
+            except AudioError as error:
+                yield error
+            else:
+                yield found
+
+    def _together(
+        self,
+        audios: Iterable[AudioInput | AudioSource],
+        options: TranscribeOptions,
+        progress: Progress,
+        cancel: Event | None,
+    ) -> Generator[Transcript | AudioError, None, None]:
+        """Files in the lanes of one engine."""
+        stop: Stop = (lambda: False) if cancel is None else cancel.is_set
+
+        with self._turn():
+            check_for_model(options, self.spec)
+            yield from transcribe_together(
+                self._session,
+                self._tokenizer,
+                options,
+                map(partial(partial, _source), audios),
+                partial(self._listen, options=options, stop=stop),
+                progress,
+                stop,
+            )
 
     def detect_language(
         self, audio: AudioInput | AudioSource, *, languages: Iterable[str] | None = None
@@ -235,30 +320,9 @@ class Model:
         progress: Progress = silent,
         stop: Stop = lambda: False,
     ) -> tuple[Features, Speech | None]:
-        """Read a file once, for its length, its loudest mel and, where needed, its speech."""
-        detector = SpeechDetector(self._session.vad) if options.needs_speech else None
-
-        def listen(block: Float32) -> None:
-            if stop():
-                raise Cancelled("the transcription was cancelled.")
-            if detector is not None:
-                detector.add(block)
-
-        features = Features(
-            source,
-            self._session.log_mel,
-            self.spec.model.n_mels,
-            progress=progress,
-            listener=listen,
-        )
-        if detector is None:
-            return features, None
-        return features, Speech(self._detector_name, detector.finish(), features.n_samples)
-
-    @property
-    def _detector_name(self) -> str:
         entry = self._artifact.manifest.detector
-        return f"{entry.name} {entry.version}"
+        name = f"{entry.name} {entry.version}" if options.needs_speech else None
+        return listen(self._session, source, name, progress, stop)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -275,6 +339,15 @@ class Model:
                 yield
             finally:
                 self._owner = None
+
+
+def _raising(found: Generator[Transcript | AudioError, None, None]) -> Iterator[Transcript]:
+    """Transcripts up to the first error, which is raised."""
+    with closing(found):
+        for each in found:
+            if isinstance(each, AudioError):
+                raise each
+            yield each
 
 
 def _source(audio: AudioInput | AudioSource) -> AudioSource:

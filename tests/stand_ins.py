@@ -1,6 +1,6 @@
 """Stand-ins for what the command calls: a model, a compiler."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,21 @@ class StandInModel:
         self, audio: StandInSource, *, progress: Progress = silent, **options: Any
     ) -> "StandInStream":
         return StandInStream(self, lambda: self.transcribe(audio, progress=progress, **options))
+
+    def transcribe_many(
+        self,
+        audios: Iterable[Any],
+        *,
+        progress: Progress = silent,
+        skip_errors: bool,
+        **options: Any,
+    ) -> Iterator[Transcript | AudioError]:
+        assert skip_errors
+        for audio in audios:
+            try:
+                yield self.transcribe(self.open_audio(audio), progress=progress, **options)
+            except AudioError as error:
+                yield error
 
 
 @dataclass

@@ -328,6 +328,22 @@ def test_one_bad_file_does_not_stop_the_others(
     assert "mwc: b.wav is not audio" in err
 
 
+def test_a_batch_takes_several_files_together(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    model.errors["b.wav"] = no_audio("b.wav")
+    line = ["run", str(artifact), "a.wav", "b.wav", "c.wav", "--batch-size", "8"]
+    assert main(line) == 3
+    out, err = capsys.readouterr()
+    text = "Grüße,\nWelt.\n"
+    assert out == f"==> a.wav <==\n{text}==> c.wav <==\n{text}"
+    assert "mwc: b.wav is not audio" in err
+    assert "mwc: 2 files: 8.0 s of audio in " in err
+    assert model.calls == [(name, {"batch_size": 8}) for name in ("a.wav", "b.wav", "c.wav")]
+    assert main([*line, "-o", str(tmp_path), "-f", "srt", "-q"]) == 3
+    assert sorted(path.name for path in tmp_path.glob("*.srt")) == ["a.srt", "c.srt"]
+
+
 def test_all_of_several_files_bad(model: StandInModel, artifact: Path, capsys: Captured) -> None:
     model.errors = {name: no_audio(name) for name in ("a.wav", "b.wav")}
     assert main(["run", str(artifact), "a.wav", "b.wav", "-q"]) == 1

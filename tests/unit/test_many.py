@@ -1,0 +1,174 @@
+"""Several files through one engine: each gets its own transcript, in order, in any company."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from fake_decoder import FakeDecoder, fake_spec, fake_tokenizer, noise
+
+from mwc.runtime import model as model_module
+from mwc.runtime.decoder import Float32
+from mwc.runtime.errors import AudioError, Cancelled, OptionError
+from mwc.runtime.model import Model
+from mwc.runtime.progress import ProgressEvent
+from mwc.runtime.transcript import Transcript
+
+SPEC = fake_spec()
+Samples = npt.NDArray[np.float32]
+
+
+class HearingDecoder(FakeDecoder):
+    """What it writes depends on how loud the audio is; it counts how many windows run together."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, noise(SPEC))
+        self.together = 0
+
+    def log_mel(self, samples: Float32) -> Float32:
+        loudness = np.rint(1000 * samples.max(axis=1))
+        shape = (len(samples), 1000, self.spec.model.n_mels)
+        return np.broadcast_to(loudness[:, None, None], shape).astype(np.float32)
+
+    def reserve(self, n_windows: int, n_rows: int) -> None:
+        super().reserve(n_windows, n_rows)
+        self.together = 0
+
+    def steps(self, batch: Any, suppress: Float32) -> Any:
+        self.together = max(self.together, len(set(batch.windows.tolist())))
+        return super().steps(batch, suppress)
+
+
+@pytest.fixture
+def decoder() -> HearingDecoder:
+    return HearingDecoder()
+
+
+@pytest.fixture
+def model(tmp_path: Path, decoder: HearingDecoder, monkeypatch: pytest.MonkeyPatch) -> Model:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    fake_tokenizer(folder, SPEC)
+    monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
+    manifest = SimpleNamespace(
+        spec=SPEC, detector=SimpleNamespace(name="silero-vad", version="6.2")
+    )
+    artifact: Any = SimpleNamespace(path=tmp_path, manifest=manifest)
+    return Model(artifact, device="auto", threads=None)
+
+
+def audio(seconds: float, loudness: int) -> Samples:
+    """Sound that the fake detector takes for speech and the fake decoder for other words."""
+    return np.full(round(seconds * 16000), loudness / 1000, np.float32)
+
+
+def outcome(found: Transcript | AudioError) -> object:
+    return str(found) if isinstance(found, AudioError) else found
+
+
+def alone(model: Model, samples: Samples, **options: Any) -> object:
+    try:
+        return model.transcribe(samples, **options)
+    except AudioError as error:
+        return str(error)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"language": "en"},
+    {"language": None},
+    {"language": None, "multilingual": True, "vad_filter": True},
+    {"language": "de", "beam_size": 2, "word_timestamps": True},
+    {"language": "en", "temperature": (0.0, 0.8), "compression_ratio_threshold": 1.2, "best_of": 2},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("seed", range(6))
+def test_a_file_gets_what_it_gets_alone(model: Model, options: dict[str, Any], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch_size = int(rng.choice([2, 3, 8, 16]))
+    files = [
+        # One in six is empty, which is an error; one in six is silent.
+        audio(rng.choice([0, 0.5, 3, 20, 45, 130], p=[1 / 6] * 6), int(rng.choice([0, *[k] * 5])))
+        for k in range(1, 1 + int(rng.integers(1, 14)))
+    ]
+    given = {**options, "batch_size": batch_size}
+    together = model.transcribe_many(files, skip_errors=True, **given)
+    assert [outcome(found) for found in together] == [alone(model, f, **given) for f in files]
+
+
+def test_short_files_share_the_calls_of_the_model(model: Model, decoder: HearingDecoder) -> None:
+    files = [audio(2, k) for k in range(1, 21)]
+    transcripts = list(model.transcribe_many(files, language="en", batch_size=8))
+    assert decoder.together == 8
+    assert len({transcript.text for transcript in transcripts}) > 10
+    assert [transcript.duration for transcript in transcripts] == [2.0] * 20
+
+
+def test_files_are_opened_as_lanes_fall_free(model: Model) -> None:
+    opened = []
+
+    def files() -> Iterator[Samples]:
+        for k in range(1, 31):
+            opened.append(k)
+            yield audio(2, k)
+
+    transcripts = model.transcribe_many(files(), language="en", batch_size=4)
+    for given in range(1, 31):
+        next(transcripts)
+        assert len(opened) <= min(given + 2 * 4, 30)
+    assert next(transcripts, None) is None
+
+
+def test_an_error_is_raised_in_its_place_and_frees_the_model(model: Model) -> None:
+    files = [audio(2, 1), audio(0, 1), audio(2, 2)]
+    transcripts = model.transcribe_many(files, language="en", batch_size=4)
+    assert next(transcripts).duration == 2.0
+    with pytest.raises(AudioError) as caught:
+        next(transcripts)
+    assert model.transcribe(files[0], language="en").duration == 2.0  # with the error still held
+    assert "no samples" in str(caught.value) or "empty" in str(caught.value)
+    found = list(model.transcribe_many(files, language="en", skip_errors=True))
+    assert isinstance(found[1], AudioError)
+    assert isinstance(found[2], Transcript)
+
+
+def test_closing_frees_the_model(model: Model) -> None:
+    transcripts: Any = model.transcribe_many(
+        [audio(2, k) for k in range(9)], language="en", batch_size=2
+    )
+    next(transcripts)
+    transcripts.close()
+    assert model.transcribe(audio(1, 1), language="en").duration == 1.0
+
+
+def test_it_ends_when_cancelled(model: Model) -> None:
+    cancel = threading.Event()
+    files = (audio(2, k) for k in range(100))
+    transcripts = model.transcribe_many(files, language="en", batch_size=2, cancel=cancel)
+    next(transcripts)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        list(transcripts)
+    assert model.transcribe(audio(1, 1), language="en").duration == 1.0
+
+
+def test_progress_is_of_all_files_opened(model: Model) -> None:
+    events: list[ProgressEvent] = []
+    files = [audio(2, 1), audio(40, 2), audio(3, 3)]
+    list(model.transcribe_many(files, language="en", batch_size=2, progress=events.append))
+    assert [e.done for e in events] == sorted(e.done for e in events)
+    assert events[-1].done == events[-1].total == 45.0
+
+
+def test_options_are_checked_at_once(model: Model) -> None:
+    with pytest.raises(OptionError):
+        model.transcribe_many([audio(1, 1)], batch_size=8, beam_size=0.5)
+
+
+def test_no_files(model: Model) -> None:
+    assert list(model.transcribe_many([], language="en", batch_size=8)) == []
