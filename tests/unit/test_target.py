@@ -4,7 +4,7 @@ import platform as python_platform
 
 import pytest
 
-from mwc.compiler.target import CPU_ARCHS, GPU_ARCHS, parse_target
+from mwc.compiler.target import CPU_ARCHS, GPU_ARCHS, has_flash_attention, parse_target
 from mwc.runtime.errors import OptionError
 from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_features, cpu_model
 
@@ -47,6 +47,14 @@ def test_a_gpu_need_not_be_here(text: str) -> None:
     device, arch = text.split(":")
     assert (target.name, target.device, target.arch) == (f"{device}-{arch}", device, arch)
     assert (target.cpu_features, target.cpu_model) == ((), None)
+
+
+def test_flash_attention_is_for_bfloat16_on_some_gpus() -> None:
+    assert has_flash_attention(parse_target("cuda:sm_90a"), "bfloat16")
+    assert has_flash_attention(parse_target("hip:gfx942"), "bfloat16")
+    assert not has_flash_attention(parse_target("cuda:sm_90a"), "float16")
+    assert not has_flash_attention(parse_target("cuda:sm_89"), "bfloat16")
+    assert not has_flash_attention(parse_target("cpu"), "bfloat16")
 
 
 @pytest.mark.parametrize(
