@@ -22,7 +22,7 @@ GPU_ARCHS = {
 }
 """GPU architectures by MAX's API name: A100, RTX 30 and 40, H100/H200, Blackwell, MI300, MI350."""
 
-FLASH_ATTENTION = {"cuda": ("sm_80", "sm_90", "sm_90a", "sm_100a"), "hip": ("gfx942", "gfx950")}
+FLASH_ATTENTION = ("sm_80", "sm_90", "sm_90a", "sm_100a")
 """GPUs for whose tensor cores MAX has flash attention of heads of 64 in bfloat16."""
 
 
@@ -68,6 +68,11 @@ def parse_target(text: str) -> Target:
     raise OptionError(f"target {text!r} is not one of {', '.join(known)}.")
 
 
+def has_tensor_cores(target: Target, dtype: str) -> bool:
+    """Whether the encoder multiplies on tensor cores."""
+    return dtype == "bfloat16" and target.device == "cuda"
+
+
 def has_flash_attention(target: Target, dtype: str) -> bool:
     """Whether MAX has flash attention for a target's GPU and a dtype."""
-    return dtype == "bfloat16" and target.arch in FLASH_ATTENTION.get(target.device, ())
+    return has_tensor_cores(target, dtype) and target.arch in FLASH_ATTENTION

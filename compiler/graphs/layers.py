@@ -2,8 +2,7 @@
 
 On a CPU matrix products and attention are mwc's kernels, which sum in f32 whatever the weight's
 dtype: one kind for many rows (the encoder), one for few (decoding), both once more for int8
-weights, whose sums are whole numbers. On a GPU they are mwc's too (layers_gpu.py), but where the
-encoder can use tensor cores products and attention are MAX's own ops.
+weights, whose sums are whole numbers. For GPUs both are in layers_gpu.py.
 """
 
 from max.dtype import DType

@@ -1,10 +1,10 @@
 """Matrix products and the encoder's attention on GPUs.
 
-Tensor cores, by MAX's ops, serve the encoder in bfloat16: many rows, and sizes they can take. All
+The encoder in bfloat16 multiplies on tensor cores, where the target has them for MAX's kernels. All
 other products are mwc's kernel, which sums in float32: decoding reads every weight for a few rows,
-each of which has to come out the same whatever its neighbours; float32 is not rounded to TF32; and
-MAX hands sizes that its kernels cannot take, and float16, to libraries that need not be there.
-MAX's products are also compiled once more for every shape and range of rows, for minutes.
+each of which has to come out the same whatever its neighbours, and float32 is not rounded to TF32.
+MAX's own op is not used: it compiles kernels once more for every shape and range of rows, for
+minutes, and hands float16 and sizes that they cannot take to libraries that need not be there.
 """
 
 from max.dtype import DType
@@ -15,8 +15,11 @@ from mwc.compiler.graphs.scope import Plan, custom
 LOAD_BYTES = 16
 """What a thread reads at once."""
 
-STEP_IN, STEP_OUT = 64, 128
+STEP_IN, STEP_OUT = 32, 128
 """Inputs and outputs of a product on tensor cores come in multiples of these."""
+
+LEAST_IN = 128
+"""Inputs that a product on tensor cores has at least: its pipeline holds four steps."""
 
 
 def linear(
@@ -28,16 +31,18 @@ def linear(
     residual: TensorValue | None,
 ) -> TensorValue:
     """act(x @ weight.T + bias) + residual for many rows: [b, t, in] -> [b, t, out]."""
-    if bias is not None and _on_tensor_cores(x, weight):
-        y = x @ ops.transpose(weight, 0, 1) + ops.cast(bias, x.dtype)
-        y = ops.gelu(y) if gelu else y
-        return y if residual is None else residual + y
     batch, time, n_in = x.shape
     n_out = weight.shape[0]
     flat = ops.reshape(x, [batch * time, n_in])
     if residual is not None:
         residual = ops.reshape(residual, [batch * time, n_out])
-    y = product(plan, flat, weight, bias, gelu=gelu, residual=residual)
+    if bias is not None and plan.tensor_cores and _fits_tensor_cores(weight):
+        kind = TensorType(x.dtype, [flat.shape[0], n_out], plan.device)
+        y = custom("mwc_gpu_matmul", plan, [flat, weight], kind) + ops.cast(bias, x.dtype)
+        y = ops.gelu(y) if gelu else y
+        y = y if residual is None else residual + y
+    else:
+        y = product(plan, flat, weight, bias, gelu=gelu, residual=residual)
     return ops.reshape(y, [batch, time, n_out])
 
 
@@ -85,11 +90,10 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     return ops.reshape(mixed, [batch, time, state])
 
 
-def _on_tensor_cores(x: TensorValue, weight: TensorValue) -> bool:
-    """Whether MAX multiplies these by kernels of its own."""
+def _fits_tensor_cores(weight: TensorValue) -> bool:
+    """Whether the kernel for tensor cores takes a matrix [out, in]."""
     n_out, n_in = (int(size) for size in weight.shape)
-    of_bfloat16 = x.dtype == weight.dtype == DType.bfloat16
-    return of_bfloat16 and n_in % STEP_IN == 0 and n_in >= 2 * STEP_IN and n_out % STEP_OUT == 0
+    return n_out % STEP_OUT == 0 and n_in % STEP_IN == 0 and n_in >= LEAST_IN
 
 
 def _width(x: TensorValue, weight: TensorValue) -> int:

@@ -104,7 +104,8 @@ class Plan:
         activations: dtype between layers: float32 on CPU, the weights' dtype on GPU.
         cache: dtype of the attention caches.
         kernels: the Mojo package of custom ops, precompiled or as source.
-        flash_attention: whether MAX has flash attention of these activations for the GPU.
+        tensor_cores: whether MAX has a product of these activations on the GPU's tensor cores.
+        flash_attention: whether it has flash attention of them there.
     """
 
     spec: WhisperSpec
@@ -113,6 +114,7 @@ class Plan:
     activations: str
     cache: str
     kernels: Path = KERNELS
+    tensor_cores: bool = False
     flash_attention: bool = False
 
     @property

@@ -7,6 +7,7 @@ Compiled into every artifact; nothing here is needed to run one.
 from .linear import *
 from .linear_int8 import *
 from .linear_gpu import *
+from .matmul_gpu import *
 from .matmul import *
 from .attention_ops import *
 from .decoder_layer_int8 import *
