@@ -1,7 +1,7 @@
 """Every entry point compiled for a GPU that need not be here: what comes out, not what it computes.
 
 A tiny random model, through the compiler's child process, as `mwc convert` does it. Minutes on one
-core, so it is one target: the one that uses every GPU kernel and tensor cores.
+core, so it is one target, whose encoder uses tensor cores and flash attention.
 """
 
 from pathlib import Path
