@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mwc.compiler.compile import CompileJob, read_job, write_signatures
-from mwc.compiler.target import Target
+from mwc.compiler.target import Target, has_flash_attention, has_tensor_cores
 from mwc.compiler.weights import CACHES, PRECISIONS, weight_specs
 from mwc.runtime.errors import CompileError
 
@@ -69,6 +69,8 @@ def make_plan(job: CompileJob) -> "Plan":
         weights=weight_specs(job.spec, job.precision),
         activations="float32" if on_cpu else dtype,
         cache=CACHES[job.precision],
+        tensor_cores=has_tensor_cores(job.target, dtype),
+        flash_attention=has_flash_attention(job.target, dtype),
     )
 
 

@@ -22,6 +22,9 @@ GPU_ARCHS = {
 }
 """GPU architectures by MAX's API name: A100, RTX 30 and 40, H100/H200, Blackwell, MI300, MI350."""
 
+FLASH_ATTENTION = ("sm_80", "sm_90", "sm_90a", "sm_100a")
+"""GPUs for whose tensor cores MAX has flash attention of heads of 64 in bfloat16."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -63,3 +66,13 @@ def parse_target(text: str) -> Target:
     known = ["cpu", *(f"cpu:{a}" for a in CPU_ARCHS)]
     known += [f"{api}:{a}" for api, archs in GPU_ARCHS.items() for a in archs]
     raise OptionError(f"target {text!r} is not one of {', '.join(known)}.")
+
+
+def has_tensor_cores(target: Target, dtype: str) -> bool:
+    """Whether the encoder multiplies on tensor cores."""
+    return dtype == "bfloat16" and target.device == "cuda"
+
+
+def has_flash_attention(target: Target, dtype: str) -> bool:
+    """Whether MAX has flash attention for a target's GPU and a dtype."""
+    return has_tensor_cores(target, dtype) and target.arch in FLASH_ATTENTION

@@ -239,6 +239,14 @@ def _wrong_size(folder: Path, entry: FileEntry) -> str | None:
     return None
 
 
+def runs_on(target: TargetEntry, api: str, arch: str) -> bool:
+    """Whether a target's code runs on an accelerator of that API and architecture.
+
+    The "a" of sm_90a says that code uses what only that architecture has, not another GPU.
+    """
+    return (target.device, target.arch.removesuffix("a")) == (api, arch.removesuffix("a"))
+
+
 def _is_wanted(target: TargetEntry, device: str) -> bool:
     if device == "gpu":
         return target.device != "cpu"
@@ -248,7 +256,7 @@ def _is_wanted(target: TargetEntry, device: str) -> bool:
 def _obstacle(target: TargetEntry, accelerators: frozenset[tuple[str, str]]) -> str | None:
     """Why a target cannot run here, or None."""
     if target.device != "cpu":
-        if (target.device, target.arch) in accelerators:
+        if any(runs_on(target, *accelerator) for accelerator in accelerators):
             return None
         present = ", ".join(f"{api} {arch}" for api, arch in sorted(accelerators)) or "none"
         return f"needs a {target.device} {target.arch} (present: {present})"

@@ -18,6 +18,7 @@ from mwc.runtime.artifact import (
     check_hashes,
     map_weights,
     missing_features,
+    runs_on,
     select_target,
 )
 from mwc.runtime.caches import cross_kv_of
@@ -80,7 +81,7 @@ class Session:
         self._sizes = {"windows": n_windows, "row_slots": n_rows}
         cpu = open_cpu(threads)
         self._device = cpu if self._target.device == "cpu" else _open_accelerator()
-        self._weights = _load_weights(artifact, self._target)
+        self._weights = _load_weights(artifact, self._target, self._device)
         self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
         self._step_inputs: dict[tuple[str, int, int], StepInputs] = {}
@@ -345,7 +346,7 @@ def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
     return tuple(
         target.name
         for target in artifact.manifest.targets
-        if (target.device, target.arch) in present
+        if any(runs_on(target, *accelerator) for accelerator in present)
         or (target.device == "cpu" and not missing_features(target))
     )
 
@@ -366,8 +367,11 @@ def _open_accelerator() -> "Device":
     return Accelerator()
 
 
-def _load_weights(artifact: Artifact, target: TargetEntry) -> dict[str, Any]:
-    """The weights the target names, as MAX takes them, still backed by the mapped file."""
+def _load_weights(artifact: Artifact, target: TargetEntry, device: "Device") -> dict[str, Any]:
+    """The weights the target names, as MAX takes them: one copy for all graphs.
+
+    On a CPU it is still backed by the mapped file; a GPU has it in its own memory.
+    """
     from max.driver import Buffer
     from max.dtype import DType
 
@@ -379,12 +383,20 @@ def _load_weights(artifact: Artifact, target: TargetEntry) -> dict[str, Any]:
     }
     mapped = map_weights(artifact, target.precision)
     wanted = {name for graph in target.graphs for name in graph.weights}
-    return {
+    weights = {
         name: Buffer.from_numpy(mapped[name]).view(DType.bfloat16, mapped[name].shape)
         if specs[name].dtype == "bfloat16"
         else mapped[name]
         for name in sorted(wanted)
     }
+    if target.device == "cpu":
+        return weights
+    moved = {
+        name: (value if isinstance(value, Buffer) else Buffer.from_numpy(value)).to(device)
+        for name, value in weights.items()
+    }
+    device.synchronize()
+    return moved
 
 
 def _load_graphs(

@@ -2,13 +2,13 @@
 
 On a CPU matrix products and attention are mwc's kernels, which sum in f32 whatever the weight's
 dtype: one kind for many rows (the encoder), one for few (decoding), both once more for int8
-weights, whose sums are whole numbers. On a GPU products are MAX's own ops.
+weights, whose sums are whole numbers. For GPUs both are in layers_gpu.py.
 """
 
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
-from mwc.compiler.graphs import layers_int8
+from mwc.compiler.graphs import layers_gpu, layers_int8
 from mwc.compiler.graphs.scope import DTYPES, Linear, Matrix, Norm, Plan, custom
 
 LAYER_NORM_EPSILON = 1e-5
@@ -39,9 +39,7 @@ def linear(
         return layers_int8.linear(plan, x, weight, bias, gelu, residual, norm)
     x = x if norm is None else layer_norm(x, *norm)
     if plan.on_gpu:
-        y = _matmul(x, weight.values, bias)
-        y = ops.gelu(y) if gelu else y
-        return y if residual is None else residual + y
+        return layers_gpu.linear(plan, x, weight.values, bias, gelu, residual)
     output = TensorType(DType.float32, [*x.shape[:2], weight.n_out], plan.device)
     if bias is None:
         return custom("mwc_matmul", plan, [x, weight.values], output)
@@ -60,21 +58,9 @@ def feed_forward(
     return linear(plan, hidden, *second, residual=x)
 
 
-def _matmul(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
-    """x @ weight.T + bias by MAX's own ops, in x's dtype."""
-    y = x @ ops.transpose(cast(weight, x.dtype), 0, 1)
-    return y if bias is None else y + cast(bias, x.dtype)
-
-
 def layer_norm(x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
     """LayerNorm over the last axis."""
     return ops.layer_norm(x, cast(gamma, x.dtype), cast(beta, x.dtype), LAYER_NORM_EPSILON)
-
-
-def split_heads(x: TensorValue, heads: int) -> TensorValue:
-    """[batch, time, state] -> [batch, heads, time, 64]."""
-    batch, time, state = x.shape
-    return ops.permute(ops.reshape(x, [batch, time, heads, int(state) // heads]), [0, 2, 1, 3])
 
 
 def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
@@ -82,16 +68,12 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
 
     Queries are already scaled: weights.py folds 64^-0.5 into them.
     """
+    if plan.on_gpu:
+        return layers_gpu.encoder_attention(plan, qkv)
     batch, time, width = qkv.shape
-    state = int(width) // 3
-    if not plan.on_gpu:
-        output = TensorType(DType.float32, [batch, time, state], plan.device)
-        bytes_ = int(plan.int8)
-        return custom("mwc_encoder_attention", plan, [qkv], output, bytes=bytes_)
-    heads = plan.model.n_audio_head
-    q, k, v = (split_heads(part, heads) for part in ops.split(qkv, [state] * 3, -1))
-    mixed = ops.softmax(q @ ops.transpose(k, 2, 3)) @ v
-    return ops.reshape(ops.permute(mixed, [0, 2, 1, 3]), [batch, time, state])
+    output = TensorType(DType.float32, [batch, time, int(width) // 3], plan.device)
+    bytes_ = int(plan.int8)
+    return custom("mwc_encoder_attention", plan, [qkv], output, bytes=bytes_)
 
 
 def norm_linear(
@@ -105,8 +87,7 @@ def norm_linear(
 ) -> TensorValue:
     """act(layer_norm(x) @ weight.T + bias) for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        y = _matmul(layer_norm(x, *norm), weight.values, bias)
-        return ops.gelu(y) if gelu else y
+        return layers_gpu.product(plan, layer_norm(x, *norm), weight.values, bias, gelu=gelu)
     output = TensorType(DType.float32, [x.shape[0], weight.n_out], plan.device)
     inputs = [x, *norm, *weight.parts(), bias]
     return custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))
@@ -117,7 +98,7 @@ def linear_residual(
 ) -> TensorValue:
     """residual + x @ weight.T + bias for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        return residual + _matmul(x, weight.values, bias)
+        return layers_gpu.product(plan, x, weight.values, bias, residual=residual)
     output = TensorType(DType.float32, residual.shape, plan.device)
     inputs = [x, *weight.parts(), bias, residual]
     return custom(_kernel("mwc_linear_residual", weight), plan, inputs, output)
@@ -126,7 +107,8 @@ def linear_residual(
 def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> TensorValue:
     """The LM head, tied to the token embedding: [n, state] -> float32 [n, n_vocab]."""
     if plan.on_gpu:
-        return cast(_matmul(layer_norm(x, *norm), embedding.values), DType.float32)
+        normed = layer_norm(x, *norm)
+        return layers_gpu.product(plan, normed, embedding.values, output=DType.float32)
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
     inputs = [x, *norm, *embedding.parts()]
     return custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
@@ -258,14 +240,9 @@ def feed(
 ) -> tuple[TensorValue, TensorValue, TensorValue]:
     """Tokens [n], positions [n] and rule states [n, 6] of the step that feeds `chosen` [n, 1].
 
-    On a CPU one operation of our own: of slices and sums, MAX 26.7 reused the memory of the
-    positions while a layer that was called as a subgraph still read them.
+    One operation of our own: of slices and sums, MAX 26.7 reused the memory of the positions while
+    a layer that was called as a subgraph still read them.
     """
-    if plan.on_gpu:
-        last, n_sampled, rest = rule_states[:, :1], rule_states[:, 3:4], rule_states[:, 4:]
-        last_timestamp = ops.where(chosen >= begin, chosen, rule_states[:, 2:3])
-        columns = [chosen, last, last_timestamp, n_sampled + 1, rest]
-        return ops.squeeze(chosen, 1), positions + 1, ops.concat(columns, axis=1)
     fed = ops.custom(
         "mwc_feed",
         plan.device,

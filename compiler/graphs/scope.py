@@ -104,6 +104,8 @@ class Plan:
         activations: dtype between layers: float32 on CPU, the weights' dtype on GPU.
         cache: dtype of the attention caches.
         kernels: the Mojo package of custom ops, precompiled or as source.
+        tensor_cores: whether MAX has a product of these activations on the GPU's tensor cores.
+        flash_attention: whether it has flash attention of them there.
     """
 
     spec: WhisperSpec
@@ -112,6 +114,8 @@ class Plan:
     activations: str
     cache: str
     kernels: Path = KERNELS
+    tensor_cores: bool = False
+    flash_attention: bool = False
 
     @property
     def model(self) -> ModelSpec:
@@ -143,12 +147,17 @@ class Scope:
         self._weights: dict[str, TensorValue] = {}
 
     def weight(self, name: str) -> TensorValue:
-        """The weight of that name, with the dtype and shape it has in the weight file."""
+        """The weight of that name, with the dtype and shape it has in the weight file.
+
+        It is expected on the plan's device. Taken from the host, every graph of an artifact would
+        make a copy of its own on the GPU.
+        """
         if name not in self._weights:
             spec = self.plan.weights[name]
             shape = [int(size) for size in spec.shape]
             self._weights[name] = self.graph.add_weight(
-                Weight(name, DTYPES[spec.dtype], shape, self.plan.device)
+                Weight(name, DTYPES[spec.dtype], shape, self.plan.device),
+                force_initial_weight_on_host=False,
             )
         return self._weights[name]
 

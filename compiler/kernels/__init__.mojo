@@ -6,12 +6,15 @@ Compiled into every artifact; nothing here is needed to run one.
 
 from .linear import *
 from .linear_int8 import *
+from .linear_gpu import *
+from .matmul_gpu import *
 from .matmul import *
 from .attention_ops import *
 from .decoder_layer_int8 import *
 from .matmul_int8 import *
 from .encoder_int8 import *
 from .encoder_attention import *
+from .encoder_attention_gpu import *
 from .cross_kv import *
 from .cross_attention_int8 import *
 from .copy_rows import *

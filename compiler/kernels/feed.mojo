@@ -4,6 +4,7 @@ import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
+from .feed_gpu import feed_gpu
 from .rules import LAST, LAST_TIMESTAMP, N_SAMPLED, PENULTIMATE, STATE_SIZE
 
 comptime I32 = DType.int32
@@ -28,6 +29,11 @@ struct Feed:
         begin: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        comptime if target == "gpu":
+            feed_gpu(
+                tokens, next_positions, next_states, chosen, positions, rule_states, begin, ctx
+            )
+            return
         var first_timestamp = begin.unsafe_ptr()[unsafe_offset=0]
         for i in range(chosen.dim_size(0)):
             var token = chosen.unsafe_ptr()[unsafe_offset=i]

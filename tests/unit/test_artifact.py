@@ -228,7 +228,9 @@ def test_the_target_that_uses_most_of_the_machine(
     assert select_target(found, "auto", [("cuda", "sm_90a")]) == GPU
     assert select_target(found, "gpu", [("cuda", "sm_90a")]) == GPU
     assert select_target(found, "cpu", [("cuda", "sm_90a")]) == WIDE
+    assert select_target(found, "auto", [("cuda", "sm_90")]) == GPU
     assert select_target(found, "auto", [("cuda", "sm_80")]) == WIDE
+    assert select_target(found, "auto", [("hip", "sm_90a")]) == WIDE
     on_a_cpu_with(monkeypatch, BASE.cpu_features)
     assert select_target(found) == BASE
 

@@ -4,7 +4,13 @@ import platform as python_platform
 
 import pytest
 
-from mwc.compiler.target import CPU_ARCHS, GPU_ARCHS, parse_target
+from mwc.compiler.target import (
+    CPU_ARCHS,
+    GPU_ARCHS,
+    has_flash_attention,
+    has_tensor_cores,
+    parse_target,
+)
 from mwc.runtime.errors import OptionError
 from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_features, cpu_model
 
@@ -47,6 +53,20 @@ def test_a_gpu_need_not_be_here(text: str) -> None:
     device, arch = text.split(":")
     assert (target.name, target.device, target.arch) == (f"{device}-{arch}", device, arch)
     assert (target.cpu_features, target.cpu_model) == ((), None)
+
+
+def test_tensor_cores_are_for_bfloat16_on_nvidia_gpus() -> None:
+    assert has_tensor_cores(parse_target("cuda:sm_89"), "bfloat16")
+    assert not has_tensor_cores(parse_target("cuda:sm_89"), "float32")
+    assert not has_tensor_cores(parse_target("hip:gfx942"), "bfloat16")
+    assert not has_tensor_cores(parse_target("cpu"), "bfloat16")
+
+
+def test_flash_attention_is_for_bfloat16_on_some_gpus() -> None:
+    assert has_flash_attention(parse_target("cuda:sm_90a"), "bfloat16")
+    assert not has_flash_attention(parse_target("cuda:sm_90a"), "float16")
+    assert not has_flash_attention(parse_target("cuda:sm_89"), "bfloat16")
+    assert not has_flash_attention(parse_target("cpu"), "bfloat16")
 
 
 @pytest.mark.parametrize(
