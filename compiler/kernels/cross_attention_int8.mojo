@@ -26,7 +26,7 @@ from .parallel import share
 from .quantized import F32, I32, TERMS, quantize_words, sum_words, word_limit
 
 comptime U8 = DType.uint8
-comptime TOGETHER_TILES = (8, 5, 4, 2, 1)
+comptime TOGETHER_TILES = (8, 4, 2, 1)
 """Tokens of one window that attend together, the most that there are first."""
 comptime TOGETHER_INT8 = TOGETHER_TILES[0]
 

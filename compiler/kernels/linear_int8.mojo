@@ -23,8 +23,8 @@ from .quantized import COLUMNS, F32, STEP, TERMS, Sums, quantize_words, sum_word
 
 comptime SERIAL_WORK_INT8 = 1 << 20
 """As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""
-comptime TILES = (8, 5, 4, 2, 1)
-"""Rows multiplied together, the most that there is room for first; 5 are the usual beam."""
+comptime TILES = (8, 4, 2, 1)
+"""Rows multiplied together, the most that there is room for first: 12 fill the registers."""
 
 
 @always_inline
