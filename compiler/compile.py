@@ -32,16 +32,18 @@ class CompileJob:
         precision: "f32", "bf16", "f16" or "int8".
         target: what for.
         mef: the file to write.
+        only: the names of the entry points to compile; all where there are none.
     """
 
     spec: WhisperSpec
     precision: str
     target: Target
     mef: str
+    only: tuple[str, ...] = ()
 
 
 def compile_target(job: CompileJob, progress: Progress = silent) -> tuple[GraphSignature, ...]:
-    """Compile every entry point for a target into `job.mef`.
+    """Compile a job's entry points for its target into `job.mef`.
 
     Args:
         job: what to compile.
