@@ -25,7 +25,7 @@ from child import Job, Measured
 from engines import ENGINES
 from machine import machine
 from report import Report, draw, write_report
-from speech_corpus import english, read_corpus, spread
+from speech_corpus import read_corpus, spread
 from startup import ConvertTimes, command_seconds, convert_seconds, import_seconds
 from weights import artifact_of, ctranslate2_folder, ggml_file, openai_file
 
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 SAMPLE = ROOT / "compiler" / "data" / "sample.flac"
 GREEDY_ONLY = ("whisper.cpp f16",)
+"""Engines whose adapters know no beams."""
 PARTS = ("engines", "start", "convert")
 
 
@@ -57,12 +58,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--clips", type=int, default=20, help="short clips timed one at a time; 0 for none")
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=3)
-    add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE")
+    add("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", help="default: all that can")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     add("--name", default="tiny.en", help="of the results")
     arguments = parser.parse_args()
-    if arguments.beam_size > 1:  # pywhispercpp is asked for greedy decoding only
-        arguments.engines = [name for name in arguments.engines if name not in GREEDY_ONLY]
+    greedy_only = GREEDY_ONLY if arguments.beam_size > 1 else ()
+    for name in greedy_only:
+        if name in (arguments.engines or ()):
+            parser.error(f"{name} is asked for greedy decoding only, not --beam-size")
+    arguments.engines = arguments.engines or [n for n in ENGINES if n not in greedy_only]
     for audio in (arguments.audio, arguments.short):
         if not audio.is_file():
             parser.error(f"there is no {audio}; give --audio and --short, or MWC_TEST_AUDIO")
@@ -101,7 +105,7 @@ def measure(name: str, weights: Path, arguments: argparse.Namespace) -> Measured
             timestamps=not arguments.without_timestamps,
             transcript=transcript_of(arguments.audio),
             beam_size=arguments.beam_size,
-            clips=short_clips(arguments.clips),
+            clips=short_clips(arguments.clips, arguments.language),
             begun=time.monotonic(),
         )
         job.write_text(json.dumps(asdict(description)))
@@ -119,11 +123,11 @@ def transcript_of(audio: Path) -> str:
     return said.get(audio.resolve(), "")
 
 
-def short_clips(count: int) -> dict[str, str]:
-    """Short English clips of the corpus, at even distances, and what is said in each."""
+def short_clips(count: int, language: str) -> dict[str, str]:
+    """Short clips of the corpus in a language, at even distances, and what is said in each."""
     if not (CORPUS / "manifest.tsv").is_file():
         return {}
-    clips = [clip for clip in english(read_corpus(CORPUS)) if clip.group == "short"]
+    clips = [c for c in read_corpus(CORPUS) if c.group == "short" and c.language == language]
     return {str(clip.path): clip.transcript for clip in spread(clips, count)}
 
 
@@ -182,7 +186,7 @@ def main() -> None:
         seconds=duration(arguments.audio),
         threads=arguments.threads,
         beam_size=arguments.beam_size,
-        clips=len(short_clips(arguments.clips)),
+        clips=len(short_clips(arguments.clips, arguments.language)),
         engines=measure_engines(arguments) if "engines" in parts else {},
         start=measure_start(arguments) if "start" in parts else {},
         convert=measure_convert(arguments) if "convert" in parts else None,

@@ -1,11 +1,13 @@
 """Several files through one engine: lanes that one file leaves idle take parts of the next.
 
-Files are opened as lanes fall free, and given back in their order.
+Files are opened as lanes fall free, given back in their order, and then let go.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from mwc.runtime.audio import AudioSource
+from mwc.runtime.audio import AudioInput, AudioSource
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.engine import Engine, Part, Stop
 from mwc.runtime.errors import AudioError
@@ -17,19 +19,32 @@ from mwc.runtime.speech import Speech
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Transcript
 
-Opener = Callable[[], AudioSource]
-"""Opens a file, or raises AudioError."""
+Audio = AudioInput | AudioSource
 
-Listener = Callable[[AudioSource], tuple[Features, Speech | None]]
-"""Reads a file through once: its log-mel frames and its speech."""
+
+@dataclass(frozen=True)
+class HeardFile:
+    """A file that was read through once: its log-mel frames and its speech."""
+
+    source: AudioSource
+    features: Features
+    speech: Speech | None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A file with parts in the engine, or done."""
+
+    source: AudioSource
+    file: FileTranscript
 
 
 def transcribe_together(
     decoder: Decoder,
     tokenizer: Tokenizer,
     options: TranscribeOptions,
-    openers: Iterable[Opener],
-    listen: Listener,
+    audios: Iterable[Audio],
+    hear: Callable[[Audio], HeardFile],
     progress: Progress,
     stop: Stop,
 ) -> Iterator[Transcript | AudioError]:
@@ -39,63 +54,58 @@ def transcribe_together(
         decoder: the model; its slots from 0 on are used.
         tokenizer: the model's tokenizer.
         options: what is wanted of each file.
-        openers: the files, taken when there is room for another.
-        listen: reads one.
+        audios: the files, taken when there is room for another.
+        hear: reads one through, or raises AudioError.
         progress: told the seconds of audio done, of all files opened so far.
         stop: asked before each call of the model; Cancelled is raised once it says True.
     """
     engine = Engine(
         decoder, tokenizer, options, n_lanes=options.batch_size, listens_aside=True, stop=stop
     )
-    files: list[_File] = []
-    of_part: dict[int, _File] = {}
+    opened: deque[_Begun | AudioError] = deque()
+    of_part: dict[int, FileTranscript] = {}
+    seconds_given = 0.0
 
     def parts() -> Iterator[Part]:
-        for opener in openers:
-            files.append(file := _File())
+        for audio in audios:
             try:
-                source = opener()
-                features, speech = listen(source)
-                begun = FileTranscript(engine, tokenizer, features, options, decoder.spec, speech)
+                heard = hear(audio)
+                file = FileTranscript(
+                    engine, tokenizer, heard.features, options, decoder.spec, heard.speech
+                )
             except AudioError as error:
-                file.error = error
+                opened.append(error)
                 continue
-            file.begun, file.source = begun, source
-            of_part.update(dict.fromkeys(map(id, begun.parts), file))
-            yield from begun.parts
+            opened.append(_Begun(heard.source, file))
+            of_part.update(dict.fromkeys(map(id, file.parts), file))
+            yield from file.parts
 
-    n_given = 0
+    def ready() -> Iterator[Transcript | AudioError]:
+        """The files that are next in order and done."""
+        nonlocal seconds_given
+        while opened:
+            first = opened[0]
+            if isinstance(first, AudioError):
+                yield first
+            elif first.file.is_done:
+                seconds_given += first.file.duration
+                yield first.file.transcript(tuple(first.source.warnings))
+            else:
+                return
+            opened.popleft()
+
     for decoded in engine.run(parts()):
-        begun = of_part[id(decoded.part)].begun
-        assert begun is not None
-        begun.take(decoded)
-        progress(_progress(files))
-        while n_given < len(files) and files[n_given].is_done:
-            yield files[n_given].outcome()
-            n_given += 1
-    for file in files[n_given:]:
-        yield file.outcome()
+        of_part[id(decoded.part)].take(decoded)
+        if decoded.ends_part:
+            del of_part[id(decoded.part)]
+        progress(_progress(seconds_given, opened))
+        yield from ready()
+    yield from ready()
 
 
-class _File:
-    """A file whose turn has come: what it came to so far, or why it cannot be used."""
-
-    begun: FileTranscript | None = None
-    source: AudioSource | None = None
-    error: AudioError | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.error is not None or (self.begun is not None and self.begun.is_done)
-
-    def outcome(self) -> Transcript | AudioError:
-        if self.begun is None or self.source is None:
-            assert self.error is not None
-            return self.error
-        return self.begun.transcript(tuple(self.source.warnings))
-
-
-def _progress(files: list[_File]) -> ProgressEvent:
-    begun = [file.begun for file in files if file.begun is not None]
-    done, total = sum(f.seconds_done for f in begun), sum(f.duration for f in begun)
+def _progress(seconds_given: float, opened: Iterable[_Begun | AudioError]) -> ProgressEvent:
+    """Seconds done of all files opened so far; those given back are done."""
+    files = [each.file for each in opened if isinstance(each, _Begun)]
+    done = seconds_given + sum(file.seconds_done for file in files)
+    total = seconds_given + sum(file.duration for file in files)
     return ProgressEvent("transcribe", done, total, "seconds")

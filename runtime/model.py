@@ -4,7 +4,6 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
@@ -16,7 +15,7 @@ from mwc.runtime.engine import Stop
 from mwc.runtime.errors import AudioError, BusyError, OptionError
 from mwc.runtime.features import Features
 from mwc.runtime.listen import listen
-from mwc.runtime.many import transcribe_together
+from mwc.runtime.many import HeardFile, transcribe_together
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.session import Session
@@ -183,9 +182,9 @@ class Model:
     ) -> Iterator[Transcript | AudioError]:
         """Transcribe files with the same options; gives their transcripts in order.
 
-        With `batch_size` above 1 files are decoded together: many short ones are several times as
-        fast as one after another, and each gets the transcript that `transcribe` with the same
-        options gives it. The model is then taken until the iterator ends or is closed.
+        With `batch_size` above 1 parts of several files are decoded together; each file gets the
+        transcript that `transcribe` with the same options gives it. The model is then taken until
+        the iterator ends or is closed.
 
         Args:
             audios: what `transcribe` takes, taken from the iterable as there is room.
@@ -197,7 +196,8 @@ class Model:
 
         Raises:
             AudioError: a file cannot be used; transcripts of the files before it have been given.
-            OptionError: an option is unknown or not allowed; told at once.
+            OptionError: an option is unknown or not allowed; told at once, except what does not
+                suit this model.
             BusyError: this thread has a stream open on the model.
             Cancelled: `cancel` was set.
         """
@@ -235,16 +235,14 @@ class Model:
         """Files in the lanes of one engine."""
         stop: Stop = (lambda: False) if cancel is None else cancel.is_set
 
+        def heard(audio: AudioInput | AudioSource) -> HeardFile:
+            source = _source(audio)
+            return HeardFile(source, *self._listen(source, options, stop=stop))
+
         with self._turn():
             check_for_model(options, self.spec)
             yield from transcribe_together(
-                self._session,
-                self._tokenizer,
-                options,
-                map(partial(partial, _source), audios),
-                partial(self._listen, options=options, stop=stop),
-                progress,
-                stop,
+                self._session, self._tokenizer, options, audios, heard, progress, stop
             )
 
     def detect_language(

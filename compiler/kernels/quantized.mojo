@@ -34,6 +34,10 @@ comptime PARTS = STEP // 2 // PAIRS
 """Registers of 16-bit pairs that four terms of sixteen columns widen to."""
 comptime HALVES = PARTS // 2
 """Registers of 16-bit pairs that two terms of sixteen columns widen to."""
+comptime MOST_SUMS = 24 if AVX512_WORDS else 8
+"""Registers of sums that leave enough for the rest: there are 32 with AVX-512, else 16."""
+comptime CHAINS = 8
+"""Sums in flight that hide the latency of an instruction."""
 comptime Sums = SIMD[I32, COLUMNS]
 """One row's whole sums of the columns of a block."""
 comptime PairSums = SIMD[I32, PAIRS]
@@ -88,11 +92,11 @@ def sum_words[rows: Int](
 ) -> Array[Sums, rows]:
     """The sums of `rows` rows of x [k / 4, rows, 4] over one block of weights [k / 4, 16, 4].
 
-    What is multiplied together stands together; k is a multiple of 16. Eight sums at a time, or as
-    many as there are: that hides their latency and leaves registers for the rest.
+    What is multiplied together stands together; k is a multiple of 16. As many registers of a
+    block are taken at once as there is room for sums; with few rows, several chains of each.
     """
-    comptime at_once = max(1, min(PARTS, 8 // rows))
-    comptime unroll = max(1, min(4, 4 // (rows * at_once)))
+    comptime at_once = max(1, min(PARTS, MOST_SUMS // rows))
+    comptime unroll = max(1, min(4, CHAINS // (rows * at_once)))
     var whole = Array[SIMD[I32, 2 * COLUMNS], length=rows](fill=SIMD[I32, 2 * COLUMNS](0))
     comptime for first in range(0, PARTS, at_once):
         var sums = Array[PairSums, length=rows * unroll * at_once](fill=PairSums(0))

@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fake_decoder import FakeDecoder, fake_spec, fake_tokenizer, noise
+from fake_decoder import FakeDecoder, fake_spec, noise
+from fake_model import fake_model
 
-from mwc.runtime import model as model_module
 from mwc.runtime.decoder import Float32
 from mwc.runtime.errors import AudioError, Cancelled, OptionError
 from mwc.runtime.model import Model
@@ -50,15 +49,7 @@ def decoder() -> HearingDecoder:
 
 @pytest.fixture
 def model(tmp_path: Path, decoder: HearingDecoder, monkeypatch: pytest.MonkeyPatch) -> Model:
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    fake_tokenizer(folder, SPEC)
-    monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
-    manifest = SimpleNamespace(
-        spec=SPEC, detector=SimpleNamespace(name="silero-vad", version="6.2")
-    )
-    artifact: Any = SimpleNamespace(path=tmp_path, manifest=manifest)
-    return Model(artifact, device="auto", threads=None)
+    return fake_model(tmp_path, decoder, monkeypatch)
 
 
 def audio(seconds: float, loudness: int) -> Samples:

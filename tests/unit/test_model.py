@@ -4,14 +4,13 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_decoder import FakeDecoder, fake_spec, fake_tokenizer, scripted
+from fake_decoder import FakeDecoder, fake_spec, scripted
+from fake_model import fake_model
 
-from mwc.runtime import model as model_module
 from mwc.runtime.errors import AudioError, BusyError, Cancelled, OptionError
 from mwc.runtime.model import Model
 from mwc.runtime.progress import ProgressEvent
@@ -52,14 +51,7 @@ def decoder() -> GatedDecoder:
 
 @pytest.fixture
 def model(tmp_path: Path, decoder: GatedDecoder, monkeypatch: pytest.MonkeyPatch) -> Model:
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    fake_tokenizer(folder, SPEC)
-    monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
-    detector = SimpleNamespace(name="silero-vad", version="6.2")
-    manifest = SimpleNamespace(spec=SPEC, detector=detector)
-    artifact: Any = SimpleNamespace(path=tmp_path, manifest=manifest)
-    return Model(artifact, device="auto", threads=None)
+    return fake_model(tmp_path, decoder, monkeypatch)
 
 
 def is_free(model: Model) -> bool:
