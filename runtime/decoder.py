@@ -58,6 +58,10 @@ STEPS_AHEAD = 4
 """Greedy tokens of a row that one call of `steps` chooses. Between two calls the caller costs about
 as much as a step of a small model; of what is chosen, what follows an end is thrown away."""
 
+ENCODED_TOGETHER = 8
+"""Windows encoded in one call at most. What an encoder works in grows with them, tens of MB each,
+and more of them make no encoder faster."""
+
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
 

@@ -21,9 +21,9 @@ from mwc.runtime.decode import (
     WindowResult,
     sampling_for,
 )
-from mwc.runtime.decoder import Decoder
+from mwc.runtime.decoder import ENCODED_TOGETHER, Decoder, Float32
 from mwc.runtime.detect import DetectedLanguage, detect_languages
-from mwc.runtime.errors import Cancelled
+from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.fallback import why_refused, why_sparse
 from mwc.runtime.features import LOG_MEL_FLOOR, WINDOW_FRAMES, Features
 from mwc.runtime.options import TranscribeOptions
@@ -81,23 +81,33 @@ class EncodedWindow:
     ends_in_silence: bool = False
 
 
-def encode_windows(
-    decoder: Decoder, windows: Sequence[EncodedWindow], under_way: Sequence[Part] = ()
-) -> None:
-    """Encode windows together; the frames that parts under way will ask for are kept at hand."""
-    log_mels = []
-    for window in windows:
-        seeks = [part.loop.seek for part in under_way if part.features is window.features]
-        log_mel = window.features.window(window.seek, keep_from=min([window.seek, *seeks]))
-        if window.ends_in_silence:
-            log_mel[window.n_frames :] = LOG_MEL_FLOOR
-        log_mels.append(log_mel)
-    decoder.encode(
-        np.stack(log_mels),
-        np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
-        np.array([_n_frames(window) for window in windows], dtype=np.int32),
-        np.array([window.slot for window in windows], dtype=np.int32),
-    )
+def encode_windows(decoder: Decoder, windows: Sequence[EncodedWindow]) -> None:
+    """Encode windows, some at a time."""
+    _encode_read(decoder, [(window, read_window(window)) for window in windows])
+
+
+def read_window(window: EncodedWindow, under_way: Sequence[Part] = ()) -> Float32:
+    """Its log-mel frames; those that parts under way will ask for are kept at hand.
+
+    Raises:
+        AudioError: the file cannot be read a second time.
+    """
+    seeks = [part.loop.seek for part in under_way if part.features is window.features]
+    log_mel = window.features.window(window.seek, keep_from=min([window.seek, *seeks]))
+    if window.ends_in_silence:
+        log_mel[window.n_frames :] = LOG_MEL_FLOOR
+    return log_mel
+
+
+def _encode_read(decoder: Decoder, read: Sequence[tuple[EncodedWindow, Float32]]) -> None:
+    for first in range(0, len(read), ENCODED_TOGETHER):
+        windows, log_mels = zip(*read[first : first + ENCODED_TOGETHER], strict=True)
+        decoder.encode(
+            np.stack(log_mels),
+            np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
+            np.array([_n_frames(window) for window in windows], dtype=np.int32),
+            np.array([window.slot for window in windows], dtype=np.int32),
+        )
 
 
 def _n_frames(window: EncodedWindow) -> int:
@@ -113,6 +123,14 @@ class Decoded:
     segments: tuple[Segment, ...]
     report: WindowReport
     ends_part: bool
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A part that ended because its file could not be read to its end."""
+
+    part: Part
+    error: AudioError
 
 
 @dataclass
@@ -156,6 +174,7 @@ class Engine:
 
         Raises:
             OptionError: `suppress_tokens` holds an id that is not in the vocabulary.
+            MemoryShortage: so many slots do not fit.
         """
         self._decoder = decoder
         self._tokenizer = tokenizer
@@ -172,8 +191,10 @@ class Engine:
         self._shortened: list[_Work] = []
         self._held: EncodedWindow | None = None
 
-    def run(self, parts: Iterable[Part]) -> Iterator[Decoded]:
+    def run(self, parts: Iterable[Part]) -> Iterator[Decoded | Failed]:
         """Decode parts, taken as lanes fall free; gives each window when it is done.
+
+        A part whose file fails ends there; the others go on.
 
         Raises:
             Cancelled: `stop` said so.
@@ -187,11 +208,16 @@ class Engine:
                 skipped, work = self._next_work(lane, waiting)
                 yield from skipped
                 started += [] if work is None else [work]
-            if started:
-                self._encode(started)
-                self._check_stop()
-                self._begin(started)
             idle = []
+            if started:
+                encoded, failed = self._encode(started)
+                self._check_stop()
+                if encoded:
+                    self._begin(encoded)
+                for work, error in failed:
+                    work.lane.part = None
+                    idle.append(work.lane)
+                    yield Failed(work.part, error)
             for search in self._batch.advance() if self._works else ():
                 work = self._works.pop(search)
                 result = search.result(self._tokenizer)
@@ -244,23 +270,34 @@ class Engine:
         slots = [(lane.slot, lane.rows[0])]
         return detect_languages(self._decoder, slots, self._options.languages)[0]
 
-    def _encode(self, works: Sequence[_Work]) -> None:
-        """Encode windows together, except one that its slot holds already."""
-        windows = [
-            EncodedWindow(
+    def _encode(self, works: Sequence[_Work]) -> tuple[list[_Work], list[tuple[_Work, AudioError]]]:
+        """Encode windows together, except one that its slot holds already.
+
+        Returns:
+            The works that can go on, and those whose file could not be read, with the reason.
+        """
+        parts = [lane.part for lane in self._lanes if lane.part is not None]
+        encoded: list[_Work] = []
+        failed: list[tuple[_Work, AudioError]] = []
+        read: list[tuple[EncodedWindow, Float32]] = []
+        for work in works:
+            window = EncodedWindow(
                 work.lane.slot,
                 work.part.features,
                 work.request.seek,
                 work.request.n_frames,
                 ends_in_silence=work.part.speech is not None,
             )
-            for work in works
-        ]
-        missing = [window for window in windows if window != self._held]
+            if window != self._held:
+                try:
+                    read.append((window, read_window(window, parts)))
+                except AudioError as error:
+                    failed.append((work, error))
+                    continue
+            encoded.append(work)
         self._held = None
-        parts = [lane.part for lane in self._lanes if lane.part is not None]
-        if missing:
-            encode_windows(self._decoder, missing, parts)
+        _encode_read(self._decoder, read)
+        return encoded, failed
 
     def _begin(self, works: Sequence[_Work]) -> None:
         """Tell the languages of encoded windows where that is wanted, and start their searches."""

@@ -10,6 +10,8 @@
     ├── ArtifactError        an artifact is missing, damaged, or of another format or version
     │   └── TargetError          it is sound, but not for this machine or device
     ├── VerificationError    an artifact does not compute what its checkpoint computes
+    ├── MemoryShortage       what is asked for does not fit into the memory that is free
+    ├── DeviceError          a CPU or GPU failed while it ran a graph
     ├── BusyError            a thread calls a model that it is still streaming from
     └── Cancelled            a transcription was stopped by its caller
 
@@ -62,6 +64,14 @@ class VerificationError(MwcError):
 
 class OutputError(MwcError):
     """A transcript was made, but its file cannot be written."""
+
+
+class MemoryShortage(MwcError):
+    """What is asked for does not fit into the memory that is free; nothing was taken."""
+
+
+class DeviceError(MwcError):
+    """A CPU or GPU failed while it ran a graph; the model that ran there is of no more use."""
 
 
 class BusyError(MwcError):

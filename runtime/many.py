@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mwc.runtime.audio import AudioInput, AudioSource
 from mwc.runtime.decoder import Decoder
-from mwc.runtime.engine import Engine, Part, Stop
+from mwc.runtime.engine import Engine, Failed, Part, Stop
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript
@@ -31,12 +31,13 @@ class HeardFile:
     speech: Speech | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Begun:
-    """A file with parts in the engine, or done."""
+    """A file with parts in the engine, or done; `error` is why it has no transcript."""
 
     source: AudioSource
     file: FileTranscript
+    error: AudioError | None = None
 
 
 def transcribe_together(
@@ -63,7 +64,7 @@ def transcribe_together(
         decoder, tokenizer, options, n_lanes=options.batch_size, listens_aside=True, stop=stop
     )
     opened: deque[_Begun | AudioError] = deque()
-    of_part: dict[int, FileTranscript] = {}
+    of_part: dict[int, _Begun] = {}
     seconds_given = 0.0
 
     def parts() -> Iterator[Part]:
@@ -76,9 +77,13 @@ def transcribe_together(
             except AudioError as error:
                 opened.append(error)
                 continue
-            opened.append(_Begun(heard.source, file))
-            of_part.update(dict.fromkeys(map(id, file.parts), file))
-            yield from file.parts
+            begun = _Begun(heard.source, file)
+            opened.append(begun)
+            for part in file.parts:
+                if begun.error is not None:
+                    break
+                of_part[id(part)] = begun
+                yield part
 
     def ready() -> Iterator[Transcript | AudioError]:
         """The files that are next in order and done."""
@@ -87,6 +92,9 @@ def transcribe_together(
             first = opened[0]
             if isinstance(first, AudioError):
                 yield first
+            elif first.error is not None:
+                seconds_given += first.file.duration
+                yield first.error
             elif first.file.is_done:
                 seconds_given += first.file.duration
                 yield first.file.transcript(tuple(first.source.warnings))
@@ -94,10 +102,14 @@ def transcribe_together(
                 return
             opened.popleft()
 
-    for decoded in engine.run(parts()):
-        of_part[id(decoded.part)].take(decoded)
-        if decoded.ends_part:
-            del of_part[id(decoded.part)]
+    for event in engine.run(parts()):
+        begun = of_part[id(event.part)]
+        if isinstance(event, Failed):
+            begun.error = begun.error or event.error
+        else:
+            begun.file.take(event)
+        if isinstance(event, Failed) or event.ends_part:
+            del of_part[id(event.part)]
         progress(_progress(seconds_given, opened))
         yield from ready()
     yield from ready()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from mwc.runtime.errors import OptionError
@@ -11,7 +12,10 @@ from mwc.runtime.vad import VadOptions
 
 TASKS = ("transcribe", "translate")
 MAX_WIDTH = 16
-"""Most beams or samples of a window, and most windows decoded together."""
+"""Most beams or samples of a window."""
+
+MAX_BATCH = 256
+"""Most windows decoded together; memory may allow fewer."""
 
 
 def _read_language(name: str, value: Any) -> str | None:
@@ -62,11 +66,11 @@ def _read_temperature(name: str, value: Any) -> tuple[float, ...]:
     return numbers
 
 
-def _read_count(name: str, value: Any) -> int:
+def _read_count(name: str, value: Any, most: int = MAX_WIDTH) -> int:
     if value is None:
         return 1
-    if type(value) is not int or not 1 <= value <= MAX_WIDTH:
-        raise OptionError(f"{name} is {value!r}; it takes a whole number from 1 to {MAX_WIDTH}.")
+    if type(value) is not int or not 1 <= value <= most:
+        raise OptionError(f"{name} is {value!r}; it takes a whole number from 1 to {most}.")
     return value
 
 
@@ -195,7 +199,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "hallucination_silence_threshold": _read_silence_threshold,
     "vad_filter": _read_flag,
     "vad_parameters": _read_vad,
-    "batch_size": _read_count,
+    "batch_size": partial(_read_count, most=MAX_BATCH),
     "coverage": _read_optional_flag,
 }
 """Per option, what checks a value and brings it to its one form."""

@@ -5,12 +5,12 @@ Flag names are the kernel's, as in /proc/cpuinfo: SSE3 is "pni", LZCNT is "abm".
 
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
 
+from mwc.runtime import control_group
+
 _CPUINFO = Path("/proc/cpuinfo")
-_CGROUP = Path("/proc/self/cgroup")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 # x86-64 psABI, "Micro-Architecture Levels" (table 3.1): each level adds to the one before.
 _LEVEL_1 = ("cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2")
@@ -65,8 +65,21 @@ def usable_cpus() -> int:
     down, since threads beyond the quota are paused (as Rust's std::thread::available_parallelism).
     """
     allowed = len(os.sched_getaffinity(0))
-    quotas = _cgroup_quotas()
+    quotas = control_group.cpu_quotas()
     return max(1, min([allowed, *(int(quota) for quota in quotas)]))
+
+
+def free_memory() -> int | None:
+    """Bytes this process may still take: of the machine's and its control groups'; None: unknown.
+
+    What the machine has is the kernel's own estimate, without swap ("MemAvailable" in proc(5)).
+    """
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return min(control_group.memory_left(), default=None)
+    return min([kib * 1024, *control_group.memory_left()])
 
 
 def _cpuinfo(*keys: str) -> str:
@@ -80,47 +93,3 @@ def _cpuinfo(*keys: str) -> str:
         if key.strip() in keys:
             return value.strip()
     return ""
-
-
-def _cgroup_quotas() -> list[float]:
-    """CPU quotas, in CPUs, of this process's control groups and the groups above them.
-
-    Files of the kernel's cgroup-v2.rst ("cpu.max") and sched-bwc.rst ("cpu.cfs_quota_us").
-    """
-    try:
-        lines = _CGROUP.read_text().splitlines()
-    except OSError:
-        return []
-    quotas: list[float] = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            quotas += _quotas_above(_CGROUP_ROOT, group, _quota_v2)
-        elif "cpu" in controllers.split(","):
-            quotas += _quotas_above(_CGROUP_ROOT / "cpu", group, _quota_v1)
-    return quotas
-
-
-def _quotas_above(root: Path, group: str, read: Callable[[Path], float | None]) -> list[float]:
-    """Quotas of `group` and every group above it, up to and including `root`."""
-    folder = root / group.strip("/")
-    folders = [folder, *folder.parents]
-    found = [read(each) for each in folders if each == root or root in each.parents]
-    return [quota for quota in found if quota is not None]
-
-
-def _quota_v2(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _quota_v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-        return quota / period if quota > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None

@@ -24,6 +24,7 @@ from mwc.runtime.artifact import (
 from mwc.runtime.caches import cross_kv_of
 from mwc.runtime.checks import check_distinct, check_range, check_shapes
 from mwc.runtime.decoder import (
+    ENCODED_TOGETHER,
     STEPS_AHEAD,
     Choice,
     Float32,
@@ -32,7 +33,9 @@ from mwc.runtime.decoder import (
     PrefillRow,
     StepBatch,
 )
-from mwc.runtime.errors import ArtifactError, OptionError
+from mwc.runtime.errors import ArtifactError, DeviceError, OptionError
+from mwc.runtime.platform import free_memory
+from mwc.runtime.slot_memory import cache_bytes, check_memory, work_bytes
 from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec
 from mwc.runtime.step_inputs import StepInputs
 from mwc.runtime.threads import open_cpu
@@ -130,13 +133,34 @@ class Session:
         self._run("encode", inputs, fetch=())
 
     def reserve(self, n_windows: int, n_rows: int) -> None:
-        """Have at least so many slots; what slots hold is lost if there were fewer."""
-        for size, wanted in (("windows", n_windows), ("row_slots", n_rows)):
-            if self._sizes[size] < wanted:
-                self._sizes[size] = wanted
-                self._caches = {
-                    name: cache for name, cache in self._caches.items() if size not in name[1]
-                }
+        """Have at least so many slots; what slots hold is lost if there were fewer.
+
+        Raises:
+            MemoryShortage: they would not fit; those there are stay as they are.
+        """
+        asked = {"windows": n_windows, "row_slots": n_rows}
+        sizes = {size: max(held, asked[size]) for size, held in self._sizes.items()}
+        grown = {size for size, held in self._sizes.items() if held < sizes[size]}
+        if not grown:
+            return
+        self._check_memory(sizes)
+        self._sizes = sizes
+        self._caches = {
+            name: cache for name, cache in self._caches.items() if not grown & set(name[1])
+        }
+
+    def _check_memory(self, sizes: dict[str, int]) -> None:
+        """Refuse slots whose caches, with the work on them, do not fit beside what is held."""
+        signatures = [signature for signature, _ in self._graphs.values()]
+        held = cache_bytes(signatures, self._sizes) if self._caches else 0
+        work = work_bytes(self.spec.model, min(sizes["windows"], ENCODED_TOGETHER))
+        needed = cache_bytes(signatures, sizes) - held + work
+        check_memory(needed, self._free_memory(), sizes, self._target.name)
+
+    def _free_memory(self) -> int | None:
+        if self._target.device == "cpu":
+            return free_memory()
+        return int(self._device.stats["free_memory"])
 
     def prefill(
         self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
@@ -286,7 +310,14 @@ class Session:
         arguments = [
             self._cache(spec) if spec.mutable else buffers[spec.name] for spec in signature.inputs
         ]
-        results = scheduling.call(graph.execute, arguments)
+        try:
+            results = scheduling.call(graph.execute, arguments)
+        except (RuntimeError, ValueError) as error:
+            elsewhere = "" if self._target.device == "cpu" else ", on the CPU if it fails again"
+            raise DeviceError(
+                f"{self._target.name} failed in {name}: {_first_line(error)}; load the model "
+                f"again{elsewhere}."
+            ) from error
         return {
             spec.name: result.to_numpy()
             for spec, result in zip(signature.outputs, results, strict=True)
@@ -411,12 +442,16 @@ def _load_graphs(
         session = InferenceSession(devices=[device])
         graphs = session.init_all(read(mef), weights_registry=weights)
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise ArtifactError(f"{mef} does not load: {first}; {remedy}.") from error
+        raise ArtifactError(f"{mef} does not load: {_first_line(error)}; {remedy}.") from error
     missing = [graph.name for graph in target.graphs if graph.name not in graphs]
     if missing:
         raise ArtifactError(f"{mef} lacks the graphs {', '.join(missing)}; {remedy}.")
     return {graph.name: (graph, graphs[graph.name]) for graph in target.graphs}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no reason given"
 
 
 def _max_dtype(dtype: str) -> Any:

@@ -15,6 +15,7 @@ from mwc.runtime.detect import DetectedLanguage, detect_languages
 from mwc.runtime.engine import (
     EncodedWindow,
     Engine,
+    Failed,
     Stop,
     encode_windows,
 )
@@ -127,6 +128,8 @@ class Transcription(Iterator[Segment]):
         """The segments of all parts in order of time."""
         try:
             for decoded in engine.run(self._file.parts):
+                if isinstance(decoded, Failed):
+                    raise decoded.error
                 segments = self._file.take(decoded)
                 done, total = self._file.seconds_done, self._file.duration
                 self._progress(ProgressEvent("transcribe", done, total, "seconds"))

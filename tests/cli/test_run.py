@@ -124,7 +124,7 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
         ("--vad_filter True --vad_threshold 2", "above 0, up to 1"),
         ("--vad_filter True --vad_speech_pad_ms wide", "a number or None"),
         ("--batched True", "use --batch-size with a number above 1"),
-        ("--batch_size 99", "from 1 to 16"),
+        ("--batch_size 999", "from 1 to 256"),
         ("--language de --languages de,en", "leave one of them out"),
         ("--language_detection_threshold 0.5", "give multilingual=True too"),
         ("--hallucination_silence_threshold 2", "give word_timestamps=True too"),

@@ -10,9 +10,10 @@ import pytest
 from numpy_decoder import NumpyDecoder
 from tiny_model import speech_like
 
+from mwc.runtime import session as session_module
 from mwc.runtime.artifact import map_weights, open_artifact
 from mwc.runtime.decoder import PIECE_SAMPLES, STEPS_AHEAD, Float32, PrefillRow, StepBatch
-from mwc.runtime.errors import OptionError
+from mwc.runtime.errors import DeviceError, MemoryShortage, OptionError
 from mwc.runtime.rules import choose, log_softmax, rule_state, steps_one_by_one, suppress_mask
 from mwc.runtime.session import Session
 
@@ -333,6 +334,34 @@ def test_more_slots_can_be_had(random_artifact: Path, session: Session) -> None:
     assert (small.n_windows, small.n_rows) == (2, 3)
     encode(small, window_of(small, 0), 1)
     assert alone(small, prompts(small)[1], 1, 8, slot=1).sampled == expected.sampled
+
+
+def test_slots_that_do_not_fit_are_refused(
+    random_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Session(open_artifact(random_artifact))
+    encode(small, window_of(small, 0), 0)
+    expected = alone(small, prompts(small)[1], 0, 8).sampled
+    monkeypatch.setattr(session_module, "free_memory", lambda: 100 << 20)
+    with pytest.raises(MemoryShortage, match=r"100 windows and 1600 rows .* need .* 0\.1 GiB is"):
+        small.reserve(n_windows=100, n_rows=1600)
+    assert (small.n_windows, small.n_rows) == (1, 1)
+    assert alone(small, prompts(small)[1], 0, 8).sampled == expected  # all is as it was
+    small.reserve(n_windows=2, n_rows=2)
+    assert small.n_rows == 2
+
+
+def test_a_device_that_fails(random_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Session(open_artifact(random_artifact))
+
+    def fail(execute: object, arguments: object) -> None:
+        raise RuntimeError("the bus is off\nmore of it")
+
+    monkeypatch.setattr(session_module.scheduling, "call", fail)
+    with pytest.raises(
+        DeviceError, match="failed in log_mel: the bus is off; load the model again"
+    ):
+        window_of(small, 0)
 
 
 def test_prompts_together_are_as_prompts_alone(session: Session) -> None:

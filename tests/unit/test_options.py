@@ -103,7 +103,7 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
         ("hallucination_silence_threshold", -1, "seconds from 0"),
         ("vad", True, "its name here is vad_filter"),
         ("batched", True, "batch_size above 1"),
-        ("batch_size", 0, "from 1 to 16"),
+        ("batch_size", 0, "from 1 to 256"),
         ("hotwords", 7, "it takes text"),
         ("languages", "", "at least one language"),
         ("languages", 7, "it takes languages"),

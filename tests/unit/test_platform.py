@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mwc.runtime import platform
+from mwc.runtime import control_group, platform
 
 X86 = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -61,8 +61,8 @@ def test_each_level_adds_to_the_one_before() -> None:
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty control group tree on a machine with eight CPUs; `self` is the process's groups."""
     (tmp_path / "fs").mkdir()
-    monkeypatch.setattr(platform, "_CGROUP", tmp_path / "self")
-    monkeypatch.setattr(platform, "_CGROUP_ROOT", tmp_path / "fs")
+    monkeypatch.setattr(control_group, "_SELF", tmp_path / "self")
+    monkeypatch.setattr(control_group, "_ROOT", tmp_path / "fs")
     monkeypatch.setattr(platform.os, "sched_getaffinity", lambda _: set(range(8)))
     return tmp_path
 
@@ -110,3 +110,39 @@ def test_a_quota_larger_than_the_affinity(cgroup: Path) -> None:
     put(cgroup / "self", "0::/\n")
     put(cgroup / "fs/cpu.max", "6400000 100000\n")
     assert platform.usable_cpus() == 8
+
+
+@pytest.fixture
+def meminfo(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(platform, "_MEMINFO", cgroup / "meminfo")
+    return cgroup / "meminfo"
+
+
+def test_memory_of_the_machine(cgroup: Path, meminfo: Path) -> None:
+    assert platform.free_memory() is None
+    put(meminfo, "MemTotal:  9000 kB\nMemFree:  1 kB\nMemAvailable:  4000 kB\n")
+    assert platform.free_memory() == 4000 * 1024
+
+
+def test_memory_that_the_groups_leave(cgroup: Path, meminfo: Path) -> None:
+    put(meminfo, "MemAvailable:  4000 kB\n")
+    put(cgroup / "self", "0::/a\n")
+    put(cgroup / "fs/a/memory.max", "max\n")
+    assert platform.free_memory() == 4000 * 1024
+    put(cgroup / "fs/memory.max", "3000000\n")
+    put(cgroup / "fs/memory.current", "2500000\n")
+    put(cgroup / "fs/memory.stat", "anon 1000\ninactive_file 700000\n")
+    assert platform.free_memory() == 1_200_000
+    put(cgroup / "fs/memory.current", "9000000\n")
+    assert platform.free_memory() == 0
+
+
+def test_memory_of_a_group_of_the_first_version(cgroup: Path, meminfo: Path) -> None:
+    put(cgroup / "self", "4:memory:/x\n")
+    put(cgroup / "fs/memory/x/memory.limit_in_bytes", "9223372036854771712\n")
+    put(cgroup / "fs/memory/x/memory.usage_in_bytes", "4096\n")
+    put(cgroup / "fs/memory/x/memory.stat", "cache 1\ntotal_inactive_file 96\n")
+    put(meminfo, "MemAvailable:  4000 kB\n")
+    assert platform.free_memory() == 4000 * 1024
+    put(cgroup / "fs/memory/x/memory.limit_in_bytes", "14096\n")
+    assert platform.free_memory() == 10096

@@ -1,0 +1,60 @@
+"""The memory that slots take, told before any of it is taken."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from mwc.runtime.errors import MemoryShortage
+from mwc.runtime.spec import GraphSignature, ModelSpec, TensorSpec
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
+
+WORKED_IN = 10
+"""Float32 values that encoding takes at its peak for each position and axis of a window: queries,
+keys, values and the layer's input and output, or the MLP's inside. Measured in int8 on a CPU: 6.5.
+"""
+
+Sizes = Mapping[str, int]
+"""How many window slots ("windows") and row slots ("row_slots") there are."""
+
+
+def cache_bytes(signatures: Iterable[GraphSignature], sizes: Sizes) -> int:
+    """Bytes of all attention caches with so many slots."""
+    caches = {spec.name: spec for graph in signatures for spec in graph.inputs if spec.mutable}
+    return sum(_bytes(spec, sizes) for spec in caches.values())
+
+
+def work_bytes(model: ModelSpec, n_encoded: int) -> int:
+    """Bytes that encoding so many windows in one call takes beside the caches, at most."""
+    return n_encoded * model.n_audio_ctx * model.n_audio_state * WORKED_IN * 4
+
+
+def check_memory(needed: int, free: int | None, wanted: Sizes, place: str) -> None:
+    """Refuse slots that do not fit.
+
+    Args:
+        needed: bytes more than are in use.
+        free: bytes there are; None if nobody knows.
+        wanted: how many slots there would be.
+        place: where they would be, for the message.
+
+    Raises:
+        MemoryShortage: they do not fit.
+    """
+    if free is None or needed <= free:
+        return
+    windows, rows = wanted["windows"], wanted["row_slots"]
+    fit = max(windows * free // needed, 1)
+    raise MemoryShortage(
+        f"{windows} windows and {rows} rows at once need {_gib(needed)} GiB more memory on "
+        f"{place}, where {_gib(free)} GiB is free; lower batch_size, beam_size or best_of (about {fit} of "
+        "the windows fit), or free memory."
+    )
+
+
+def _bytes(spec: TensorSpec, sizes: Sizes) -> int:
+    shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
+    return math.prod(shape) * ITEM_BYTES[spec.dtype]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"

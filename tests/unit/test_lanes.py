@@ -1,0 +1,212 @@
+"""Thousands of files through one engine over a fake device: they arrive, fail and are cancelled.
+
+Nothing is lost, nothing waits for ever, results come in order, and each is the one its file gets
+by itself.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_decoder import FakeDecoder, FakeFeatures, FakeWindow, fake_spec, fake_tokenizer, scripted
+
+from mwc.runtime.decoder import (
+    ENCODED_TOGETHER,
+    Choice,
+    Float32,
+    PrefillResult,
+    PrefillRow,
+    StepBatch,
+)
+from mwc.runtime.errors import AudioError, Cancelled
+from mwc.runtime.many import HeardFile, transcribe_together
+from mwc.runtime.options import make_options
+from mwc.runtime.progress import silent
+from mwc.runtime.speech import Speech
+from mwc.runtime.tokenizer import Tokenizer
+from mwc.runtime.transcript import Transcript
+
+SPEC = fake_spec()
+T = SPEC.tokens
+OPTIONS = {"language": "en", "temperature": 0.0}
+
+
+@dataclass(frozen=True)
+class Recording(FakeFeatures):
+    """A file that can be told from others by its windows, and may end too early when read again."""
+
+    key: int = 0
+    fails_from: int = 1 << 30
+
+    def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
+        if seek >= self.fails_from:
+            raise AudioError(f"recording {self.key} gives less audio than at first")
+        frames = super().window(seek, keep_from=keep_from)
+        frames[0, 0] = self.key * 10_000 + seek
+        return frames
+
+
+def recording(key: int) -> Recording | None:
+    """One of the recordings there are: up to 80 s; some fail; None cannot be opened."""
+    rng = np.random.default_rng(key)
+    if rng.random() < 1 / 16:
+        return None
+    n_frames = int(rng.choice([40, 300, 2000, 8000], p=[0.4, 0.3, 0.2, 0.1]))
+    fails_from = int(rng.choice([0, n_frames // 3])) if rng.random() < 1 / 4 else 1 << 30
+    return Recording(n_frames, SPEC.model.n_mels, key=key, fails_from=fails_from)
+
+
+def hear(key: object) -> HeardFile:
+    """Reads a recording through; it is all speech but for a pause every five seconds."""
+    features = recording(int(str(key)))
+    if features is None:
+        raise AudioError(f"recording {key} cannot be opened")
+    probabilities = np.full(math.ceil(features.duration * 31.25), 0.99, np.float32)
+    for second in range(5, math.ceil(features.duration), 5):
+        probabilities[round(second * 31.25) : round((second + 0.5) * 31.25)] = 0.01
+    source: Any = SimpleNamespace(warnings=[f"warned of {key}"])
+    given: Any = features
+    return HeardFile(source, given, Speech("fake", probabilities, features.n_samples))
+
+
+def said(window: FakeWindow) -> Sequence[int]:
+    """A text that tells the window, as long as chance wants it."""
+    text = f" {window.start}" * (1 + window.start % 7)
+    return [T.timestamp_begin, *text.encode(), T.timestamp_begin + max(window.n_frames // 2, 1)]
+
+
+class Device(FakeDecoder):
+    """Insists that a row that has begun is in every call until it ends; counts what it is given.
+
+    Rows whose prompt has just run sit out the rest of that round.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, scripted(SPEC, said))
+        self.active: set[int] = set()
+        self.joining: set[int] = set()
+        self.most_encoded = self.most_active = 0
+
+    def encode(self, log_mel: Float32, *rest: Any) -> None:
+        self.most_encoded = max(self.most_encoded, len(log_mel))
+        super().encode(log_mel, *rest)
+
+    def prefill(self, rows: Sequence[PrefillRow], *rest: Any) -> PrefillResult:
+        result = super().prefill(rows, *rest)
+        started = [row.row for row in rows]
+        assert not self.active & set(started)
+        self.joining = {r for r, t in zip(started, result.tokens, strict=True) if t != T.eot}
+        self.active |= self.joining
+        self.most_active = max(self.most_active, len(self.active))
+        return result
+
+    def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
+        rows = batch.rows.tolist()
+        assert set(rows) <= self.active
+        waiting = self.active - set(rows) - self.joining
+        self.joining = set()
+        assert not waiting, f"rows {waiting} were left out"
+        ahead = super().steps(batch, suppress)
+        ended = (ahead.candidates == T.eot).any(axis=1)
+        self.active -= {row for row, end in zip(rows, ended, strict=True) if end}
+        return ahead
+
+
+def outcome(found: Transcript | AudioError) -> object:
+    return str(found) if isinstance(found, AudioError) else found
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
+
+
+def together(
+    device: Device,
+    tokenizer: Tokenizer,
+    keys: Iterator[int] | Sequence[int],
+    n_lanes: int,
+    stop: Any = lambda: False,
+) -> Iterator[object]:
+    options = make_options(**OPTIONS, batch_size=n_lanes)
+    audios: Any = keys
+    for found in transcribe_together(
+        device, tokenizer, options, audios, hear, progress=silent, stop=stop
+    ):
+        yield outcome(found)
+
+
+@pytest.fixture(scope="module")
+def alone(tokenizer: Tokenizer) -> list[object]:
+    """What each recording gives by itself."""
+    return [next(together(Device(), tokenizer, [key], 2)) for key in range(N_RECORDINGS)]
+
+
+N_RECORDINGS = 80
+N_FILES = 2400
+
+
+def test_the_recordings_are_of_all_kinds(alone: list[object]) -> None:
+    errors = [each for each in alone if isinstance(each, str)]
+    texts = {each.text for each in alone if isinstance(each, Transcript)}
+    assert len(texts) > N_RECORDINGS / 2
+    assert any("opened" in error for error in errors)
+    assert any("less audio" in error for error in errors)
+
+
+@pytest.mark.parametrize("n_lanes", [3, 8, 32])
+def test_all_that_arrive_leave_in_order(
+    tokenizer: Tokenizer, alone: list[object], n_lanes: int
+) -> None:
+    rng = np.random.default_rng(n_lanes)
+    keys = rng.integers(0, N_RECORDINGS, N_FILES // 3).tolist()
+    opened = 0
+
+    def arriving() -> Iterator[int]:
+        nonlocal opened
+        for key in keys:
+            opened += 1
+            yield key
+
+    device = Device()
+    found = []
+    for result in together(device, tokenizer, arriving(), n_lanes):
+        # A long file may hold up results, but not more than it has windows for.
+        assert opened - len(found) <= 40 * n_lanes
+        found.append(result)
+    assert found == [alone[key] for key in keys]
+    assert not device.active
+    assert device.most_active == n_lanes
+    assert n_lanes / 2 < device.most_encoded <= n_lanes or device.most_encoded == ENCODED_TOGETHER
+
+
+def test_cancelled_at_any_time_it_gives_what_was_done_and_frees_all(
+    tokenizer: Tokenizer, alone: list[object]
+) -> None:
+    rng = np.random.default_rng(0)
+    device = Device()
+    n_cancelled = 0
+    for _ in range(60):
+        keys = rng.integers(0, N_RECORDINGS, 20).tolist()
+        calls_left = int(rng.integers(1, 120))
+
+        def stop() -> bool:
+            nonlocal calls_left
+            calls_left -= 1
+            return calls_left < 0
+
+        found = []
+        try:
+            for result in together(device, tokenizer, keys, int(rng.integers(2, 10)), stop):
+                found.append(result)
+        except Cancelled:
+            n_cancelled += 1
+            device.active.clear()
+        else:
+            assert len(found) == len(keys)
+        assert found == [alone[key] for key in keys[: len(found)]]
+    assert 20 < n_cancelled < 60
