@@ -17,7 +17,7 @@ from mwc.runtime.options import make_options
 from mwc.runtime.writers.options import LAYOUT
 
 if TYPE_CHECKING:
-    from mwc.runtime import Coverage, Model, Transcript
+    from mwc.runtime import Coverage, Fleet, Model, Transcript
 
 STDIN = "-"
 MUCH = 2.0
@@ -100,11 +100,14 @@ def command(
     make_options(**decoding)  # a wrong option is told before anything is loaded
     with Display(quiet=quiet) as display:
         artifact = artifact_for(model, display)
-        from mwc.runtime import load
+        from mwc.runtime import load, load_fleet
 
         place = "gpu" if device == "cuda" else device  # openai/whisper's word for it
-        loaded = load(artifact, device=place, threads=n_threads)
-        failed = transcribe_all(loaded, job, display)
+        if place == "all" or "," in place:
+            with load_fleet(artifact, place, n_threads) as fleet:
+                failed = _transcribe_together(fleet, job, display)
+        else:
+            failed = transcribe_all(load(artifact, device=place, threads=n_threads), job, display)
     if failed:
         raise typer.Exit(3 if failed < len(audio) else 1)
 
@@ -177,12 +180,14 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
     display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
 
 
-def _transcribe_together(model: "Model", job: Job, display: Display) -> int:
+def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> int:
     started, seconds, failed = time.perf_counter(), 0.0, 0
     inputs = (_input(name) for name in job.audio)
     found = model.transcribe_many(inputs, progress=display, skip_errors=True, **job.decoding)
     for name, transcript in zip(job.audio, found, strict=True):
         if isinstance(transcript, AudioError):
+            if len(job.audio) == 1:
+                raise transcript
             failed += 1
             display.warn(str(transcript))
             continue
@@ -196,7 +201,7 @@ def _transcribe_together(model: "Model", job: Job, display: Display) -> int:
                 job.output.write(name, transcript)
         _tell(name, transcript, job, display)
     speed = format_speed(seconds, time.perf_counter() - started)
-    display.note(f"{len(job.audio) - failed} files: {speed}")
+    display.note(speed if len(job.audio) == 1 else f"{len(job.audio) - failed} files: {speed}")
     return failed
 
 

@@ -256,7 +256,14 @@ HallucinationSilenceThreshold = Annotated[
     ),
 ]
 
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, gpu, or the name of a target.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, gpu, gpu:1 or the name of a target; for several files also all (every "
+        "GPU) or a list such as gpu:0,gpu:1 or cpu,cpu, with a process for each.",
+    ),
+]
 
 Threads = Annotated[
     str | None,

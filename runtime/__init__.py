@@ -17,6 +17,7 @@ from mwc.runtime.errors import (
     OptionError,
     TargetError,
 )
+from mwc.runtime.fleet import Fleet, load_fleet
 from mwc.runtime.model import Model, load
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
@@ -34,6 +35,7 @@ __all__ = [
     "Coverage",
     "DetectedLanguage",
     "DeviceError",
+    "Fleet",
     "MemoryShortage",
     "Model",
     "MwcError",
@@ -49,4 +51,5 @@ __all__ = [
     "WindowReport",
     "Word",
     "load",
+    "load_fleet",
 ]

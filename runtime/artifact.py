@@ -177,7 +177,7 @@ def select_target(
     if not able:
         reasons = "; ".join(f"{name} {why}" for name, why in obstacles.items())
         raise TargetError(
-            f"{artifact.path} cannot run on this machine: {reasons}. Convert with a target that "
+            f"{artifact.path} cannot run on this machine: {reasons}; convert with a target that "
             "fits, for example mwc convert … --target cpu:x86-64-v3, or add one to this artifact "
             "with --add-target."
         )

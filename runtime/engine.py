@@ -6,7 +6,7 @@ the text looks wrong, words; then the next part. All lanes share each call of th
 lane's result does not depend on what the others do.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -30,13 +30,11 @@ from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
 from mwc.runtime.report import Attempt, WindowReport
 from mwc.runtime.speech import Speech
+from mwc.runtime.stop import Stop
 from mwc.runtime.timing import Aligner
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment
 from mwc.runtime.windows import WindowLoop, WindowRequest
-
-Stop = Callable[[], bool]
-"""Whether to stop; asked before each call of the model."""
 
 SHORTEST_TO_CUT = 600
 """Frames from which a window is cut once more where its text leaves speech out: 6 s."""

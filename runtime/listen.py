@@ -2,11 +2,11 @@
 
 from mwc.runtime.audio import AudioSource
 from mwc.runtime.decoder import Decoder
-from mwc.runtime.engine import Stop
 from mwc.runtime.errors import Cancelled
 from mwc.runtime.features import Features, Float32
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.speech import Speech
+from mwc.runtime.stop import Stop
 from mwc.runtime.vad import SpeechDetector
 
 

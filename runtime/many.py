@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from mwc.runtime.audio import AudioInput, AudioSource
 from mwc.runtime.decoder import Decoder
-from mwc.runtime.engine import Engine, Failed, Part, Stop
+from mwc.runtime.engine import Engine, Failed, Part
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.speech import Speech
+from mwc.runtime.stop import Stop
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Transcript
 

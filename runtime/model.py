@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 from mwc.runtime.artifact import Artifact, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio
 from mwc.runtime.detect import DetectedLanguage
-from mwc.runtime.engine import Stop
 from mwc.runtime.errors import AudioError, BusyError, OptionError
 from mwc.runtime.features import Features
 from mwc.runtime.listen import listen
@@ -21,18 +20,11 @@ from mwc.runtime.progress import Progress, silent
 from mwc.runtime.session import Session
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.speech import Speech
+from mwc.runtime.stop import Event, Stop, stop_at
 from mwc.runtime.stream import Opened, Stream
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcribe import Transcription, align, detect_language
 from mwc.runtime.transcript import Segment, Transcript, Word
-
-
-class Event(Protocol):
-    """What tells a transcription to stop, for example a `threading.Event`."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-        ...
 
 
 def load(path: str | Path, device: str = "auto", threads: int | None = None) -> "Model":
@@ -233,7 +225,7 @@ class Model:
         cancel: Event | None,
     ) -> Generator[Transcript | AudioError, None, None]:
         """Files in the lanes of one engine."""
-        stop: Stop = (lambda: False) if cancel is None else cancel.is_set
+        stop = stop_at(cancel)
 
         def heard(audio: AudioInput | AudioSource) -> HeardFile:
             source = _source(audio)
@@ -298,7 +290,7 @@ class Model:
         cancel: Event | None,
     ) -> Transcription:
         """Read a file once and plan the rest."""
-        stop: Stop = (lambda: False) if cancel is None else cancel.is_set
+        stop = stop_at(cancel)
         check_for_model(options, self.spec)
         features, speech = self._listen(source, options, progress, stop)
         return Transcription(

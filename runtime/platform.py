@@ -11,6 +11,7 @@ from mwc.runtime import control_group
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
+_NODES = Path("/sys/devices/system/node")
 
 # x86-64 psABI, "Micro-Architecture Levels" (table 3.1): each level adds to the one before.
 _LEVEL_1 = ("cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2")
@@ -67,6 +68,19 @@ def usable_cpus() -> int:
     allowed = len(os.sched_getaffinity(0))
     quotas = control_group.cpu_quotas()
     return max(1, min([allowed, *(int(quota) for quota in quotas)]))
+
+
+def cpus_by_node() -> list[int]:
+    """The CPUs of this process's affinity mask, those that share a memory next to each other.
+
+    A NUMA node's folder has a link to each of its CPUs (sysfs-devices-node of the kernel).
+    """
+    node_of = {
+        int(cpu.name[len("cpu") :]): int(node.name[len("node") :])
+        for node in _NODES.glob("node[0-9]*")
+        for cpu in node.glob("cpu[0-9]*")
+    }
+    return sorted(os.sched_getaffinity(0), key=lambda cpu: (node_of.get(cpu, 0), cpu))
 
 
 def free_memory() -> int | None:

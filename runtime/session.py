@@ -55,7 +55,7 @@ class Session:
 
     Args:
         artifact: the artifact, opened.
-        device: "auto", "cpu", "gpu", or a target's name.
+        device: "auto", "cpu", "gpu", "gpu:1" for the second, or a target's name.
         threads: CPU threads; None for all that this process may use.
         n_windows: window slots to hold.
         n_rows: row slots to hold.
@@ -80,10 +80,11 @@ class Session:
             if value < 1:
                 raise OptionError(f"{name} is {value}; it must be at least 1.")
         self._artifact = artifact
-        self._target = select_target(artifact, device, _accelerators(artifact))
+        device, index = parse_device(device)
+        self._target = select_target(artifact, device, _accelerators(artifact, index))
         self._sizes = {"windows": n_windows, "row_slots": n_rows}
         cpu = open_cpu(threads)
-        self._device = cpu if self._target.device == "cpu" else _open_accelerator()
+        self._device = cpu if self._target.device == "cpu" else _open_accelerator(index)
         self._weights = _load_weights(artifact, self._target, self._device)
         self._graphs = _load_graphs(artifact, self._target, self._device, self._weights)
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
@@ -373,7 +374,7 @@ class Session:
 
 def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
     """Names of the targets that this machine can run, in the artifact's order."""
-    present = _accelerators(artifact)
+    present = _accelerators(artifact, None)
     return tuple(
         target.name
         for target in artifact.manifest.targets
@@ -382,20 +383,53 @@ def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
     )
 
 
-def _accelerators(artifact: Artifact) -> tuple[tuple[str, str], ...]:
-    """(API, architecture) of each accelerator at hand; not asked where no target needs one."""
+def parse_device(device: str) -> tuple[str, int | None]:
+    """A device and which of several it is: "gpu:1" is ("gpu", 1), "auto" is ("auto", None).
+
+    Raises:
+        OptionError: what follows "gpu:" is no number.
+    """
+    kind, colon, index = device.partition(":")
+    if kind != "gpu" or not colon:
+        return device, None
+    if not index.isdecimal():
+        raise OptionError(f"device is {device!r}; the first GPU is gpu:0, the second gpu:1.")
+    return kind, int(index)
+
+
+def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
+    """ "gpu:0" and so on: every accelerator that the artifact has code for.
+
+    Raises:
+        TargetError: there is none.
+    """
+    names = tuple(
+        f"gpu:{index}"
+        for index, accelerator in enumerate(_accelerators(artifact, None))
+        if any(runs_on(target, *accelerator) for target in artifact.manifest.targets)
+    )
+    if not names:
+        select_target(artifact, "gpu", ())  # says what is missing
+    return names
+
+
+def _accelerators(artifact: Artifact, index: int | None) -> tuple[tuple[str, str], ...]:
+    """(API, architecture) of the accelerators at hand, or of the one with that index.
+
+    They are not asked for where no target needs one.
+    """
     if all(target.device == "cpu" for target in artifact.manifest.targets):
         return ()
     from max.driver import Accelerator, accelerator_api, accelerator_count
 
-    api = accelerator_api()
-    return tuple((api, Accelerator(i).architecture_name) for i in range(accelerator_count()))
+    api, indices = accelerator_api(), range(accelerator_count())
+    return tuple((api, Accelerator(i).architecture_name) for i in indices if index in (None, i))
 
 
-def _open_accelerator() -> "Device":
+def _open_accelerator(index: int | None) -> "Device":
     from max.driver import Accelerator
 
-    return Accelerator()
+    return Accelerator() if index is None else Accelerator(index)
 
 
 def _load_weights(artifact: Artifact, target: TargetEntry, device: "Device") -> dict[str, Any]:

@@ -46,8 +46,8 @@ def check_memory(needed: int, free: int | None, wanted: Sizes, place: str) -> No
     fit = max(windows * free // needed, 1)
     raise MemoryShortage(
         f"{windows} windows and {rows} rows at once need {_gib(needed)} GiB more memory on "
-        f"{place}, where {_gib(free)} GiB is free; lower batch_size, beam_size or best_of (about {fit} of "
-        "the windows fit), or free memory."
+        f"{place}, where {_gib(free)} GiB is free; lower batch_size, beam_size or best_of (about "
+        f"{fit} of the windows fit), or free memory."
     )
 
 

@@ -16,7 +16,6 @@ from mwc.runtime.engine import (
     EncodedWindow,
     Engine,
     Failed,
-    Stop,
     encode_windows,
 )
 from mwc.runtime.errors import AudioError, Cancelled
@@ -25,6 +24,7 @@ from mwc.runtime.file_transcript import FileTranscript, beside, language_of
 from mwc.runtime.options import TranscribeOptions, check_for_model
 from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.speech import Speech
+from mwc.runtime.stop import Stop
 from mwc.runtime.timing import Aligner
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment, Transcript, Word

@@ -1,0 +1,261 @@
+"""Several devices under one front: nothing lost, in order, whoever fails or stops on the way."""
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_artifact import write_small_artifact
+
+from mwc.runtime import fleet as fleet_module
+from mwc.runtime import platform
+from mwc.runtime.errors import (
+    AudioError,
+    Cancelled,
+    DeviceError,
+    MemoryShortage,
+    MwcError,
+    OptionError,
+    TargetError,
+)
+from mwc.runtime.fleet import Fleet, Worker, load_fleet
+from mwc.runtime.progress import ProgressEvent
+from mwc.runtime.worker import serve
+
+Said = Callable[[Any], Any]
+
+
+class Gone(BaseException):
+    """Ends a worker the way a crash does."""
+
+
+class FakeModel:
+    """Says `said(audio)` of each file, after holding up to `room` of them as a batch does."""
+
+    def __init__(self, said: Said, room: int = 1, seconds: float = 0.0) -> None:
+        self.target = "fake"
+        self.said, self.room, self.seconds = said, room, seconds
+        self.heard: list[Any] = []
+
+    def transcribe_many(self, audios, *, progress, cancel, skip_errors, **options) -> Iterator[Any]:
+        assert skip_errors
+        if options.get("language") == "xx":
+            raise OptionError("language is 'xx'.")
+        waiting: list[Any] = []
+        for audio in audios:
+            self.heard.append(audio)
+            waiting.append(audio)
+            if len(waiting) == self.room:
+                yield self._answer(waiting.pop(0), progress, cancel)
+        for audio in waiting:
+            yield self._answer(audio, progress, cancel)
+
+    def _answer(self, audio: Any, progress: Any, cancel: Any) -> Any:
+        if cancel.is_set():
+            raise Cancelled("stopped")
+        time.sleep(self.seconds)
+        progress(ProgressEvent("read audio", 1.0, 1.0, "seconds"))
+        progress(ProgressEvent("transcribe", float(len(self.heard)), 99.0, "seconds"))
+        return self.said(audio)
+
+
+def fleet_of(*models: FakeModel | MwcError) -> Fleet:
+    """A fleet whose workers are threads."""
+    workers = []
+    for k, model in enumerate(models):
+        ours, theirs = Pipe()
+
+        def work(theirs: Any = theirs, model: Any = model) -> None:
+            def open_model() -> FakeModel:
+                if isinstance(model, MwcError):
+                    raise model
+                return model
+
+            try:
+                serve(theirs, open_model)
+            except (Gone, OSError):
+                pass
+            finally:
+                theirs.close()
+
+        threading.Thread(target=work, daemon=True).start()
+        workers.append(Worker(f"gpu:{k}", ours))
+    return Fleet(workers)
+
+
+def shout(audio: Any) -> Any:
+    return AudioError(f"{audio} is empty") if audio.startswith("empty") else audio.upper()
+
+
+def outcomes(found: Iterator[Any]) -> list[Any]:
+    return [str(each) if isinstance(each, AudioError) else each for each in found]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_thousands_of_files_over_devices_that_fail(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = [f"{rng.choice(['empty', 'a', 'b'])}-{i}" for i in range(200)]
+    n_devices = int(rng.integers(2, 6))
+    # All devices but the first are lost after some files.
+    left = [10_000, *rng.integers(0, 60, n_devices - 1).tolist()]
+
+    def dying(k: int) -> Said:
+        def said(audio: Any) -> Any:
+            left[k] -= 1
+            if left[k] < 0:
+                raise Gone if rng.random() < 0.5 else DeviceError("the bus is off")
+            return shout(audio)
+
+        return said
+
+    rooms = rng.integers(1, 5, n_devices).tolist()
+    with fleet_of(*(FakeModel(dying(k), room) for k, room in enumerate(rooms))) as fleet:
+        found = outcomes(fleet.transcribe_many(iter(names), skip_errors=True, language="en"))
+        expected = [str(shout(name)) for name in names]
+        # What two devices were lost with is given up; all else is as if none had been lost.
+        given_up = [f for f in found if "under way on 2 devices" in f]
+        assert len(given_up) <= 4 * n_devices
+        assert all(f in (e, *given_up) for f, e in zip(found, expected, strict=True))
+        again = outcomes(fleet.transcribe_many(names[:20], skip_errors=True))
+        assert len(again) == 20
+
+
+def test_every_device_takes_part() -> None:
+    models = [FakeModel(shout, seconds=0.01) for _ in range(3)]
+    with fleet_of(*models) as fleet:
+        assert fleet.targets == ("fake",) * 3
+        names = [f"a{i}" for i in range(60)]
+        assert list(fleet.transcribe_many(names)) == [name.upper() for name in names]
+    assert sorted(name for model in models for name in model.heard) == sorted(names)
+    assert min(len(model.heard) for model in models) > 5
+
+
+def test_files_are_taken_as_devices_have_room() -> None:
+    taken = 0
+
+    def files() -> Iterator[str]:
+        nonlocal taken
+        for i in range(50):
+            taken += 1
+            yield f"a{i}"
+
+    with fleet_of(FakeModel(shout, room=2)) as fleet:
+        for given, _ in enumerate(fleet.transcribe_many(files()), 1):
+            assert taken <= given + 2
+
+
+def test_a_file_that_ends_devices_is_given_up_and_the_others_go_on() -> None:
+    def said(audio: str) -> str:
+        if audio == "bad":
+            raise Gone
+        return audio.upper()
+
+    with fleet_of(*(FakeModel(said) for _ in range(3))) as fleet:
+        found = outcomes(fleet.transcribe_many(["a", "bad", "b", "c"], skip_errors=True))
+        assert found[0] == "A"
+        assert found[1].startswith("bad was under way on 2 devices when they failed, the last time")
+        assert "ended unexpectedly." in found[1]
+        assert found[2:] == ["B", "C"]
+
+
+def test_the_last_device_that_fails_is_an_error() -> None:
+    def said(audio: str) -> str:
+        raise DeviceError("gpu failed in steps.")
+
+    with fleet_of(FakeModel(said)) as fleet:
+        with pytest.raises(DeviceError, match="gpu failed in steps"):
+            list(fleet.transcribe_many(["a", "b"]))
+        with pytest.raises(DeviceError, match="no device is left"):
+            fleet.transcribe_many(["a"])
+
+
+def test_an_error_of_a_file_is_raised_in_its_place() -> None:
+    with fleet_of(FakeModel(shout), FakeModel(shout)) as fleet:
+        found = fleet.transcribe_many(["a", "empty-1", "b"])
+        assert next(found) == "A"
+        with pytest.raises(AudioError, match="empty-1 is empty"):
+            next(found)
+        assert list(fleet.transcribe_many(["c"])) == ["C"]
+
+
+def test_an_error_of_all_files_ends_it() -> None:
+    with fleet_of(FakeModel(shout), FakeModel(shout)) as fleet:
+        with pytest.raises(OptionError, match="language is 'xx'"):
+            list(fleet.transcribe_many(["a"] * 9, language="xx"))
+        with pytest.raises(OptionError, match="beam_size"):
+            fleet.transcribe_many(["a"], beam_size=0)
+        assert list(fleet.transcribe_many(["c"])) == ["C"]
+
+
+def test_cancelled_or_closed_it_is_free_again() -> None:
+    with fleet_of(*(FakeModel(shout, room=2, seconds=0.005) for _ in range(2))) as fleet:
+        cancel = threading.Event()
+        found = fleet.transcribe_many((f"a{i}" for i in range(10**6)), cancel=cancel)
+        assert next(found) == "A0"
+        cancel.set()
+        with pytest.raises(Cancelled):
+            list(found)
+        closed: Any = fleet.transcribe_many(f"a{i}" for i in range(10**6))
+        next(closed)
+        closed.close()
+        assert list(fleet.transcribe_many(["c", "d"])) == ["C", "D"]
+
+
+def test_progress_is_of_all_devices() -> None:
+    events: list[ProgressEvent] = []
+    with fleet_of(*(FakeModel(shout, seconds=0.01) for _ in range(2))) as fleet:
+        list(fleet.transcribe_many([f"a{i}" for i in range(20)], progress=events.append))
+    assert {event.stage for event in events} == {"transcribe"}
+    assert events[-1].done == 20.0
+    assert events[-1].total == 198.0
+
+
+def test_what_can_be_sent() -> None:
+    samples = np.ones(3, np.float32)
+    sent: list[Any] = [b"bytes", Path("a.wav"), (samples, 8000), io.BytesIO(b"file"), object()]
+    with fleet_of(FakeModel(lambda audio: audio)) as fleet:
+        found = list(fleet.transcribe_many(sent, skip_errors=True))
+    assert found[:2] == [b"bytes", Path("a.wav")]
+    got: Any = found[2]
+    assert got[0].tolist() == [1, 1, 1]
+    assert found[3] == b"file"
+    assert str(found[4]).startswith("audio is a object; several devices take paths")
+
+
+def test_a_model_that_does_not_load() -> None:
+    with pytest.raises(TargetError, match="no such GPU"):
+        fleet_of(FakeModel(shout), TargetError("no such GPU"))
+
+
+def test_memory_shortage_of_one_device_ends_the_run() -> None:
+    def said(audio: str) -> str:
+        raise MemoryShortage("too many")
+
+    with fleet_of(FakeModel(said)) as fleet, pytest.raises(MemoryShortage):
+        list(fleet.transcribe_many(["a"]))
+
+
+def test_cpus_are_shared_out_by_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "_NODES", tmp_path)
+    monkeypatch.setattr(platform.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 6})
+    for cpu in range(8):
+        (tmp_path / f"node{cpu % 2}/cpu{cpu}").mkdir(parents=True)
+    assert platform.cpus_by_node() == [0, 2, 4, 6, 1, 3]
+    assert fleet_module._shares(0) == []
+    assert fleet_module._shares(2) == [[0, 2, 4], [6, 1, 3]]
+    with pytest.raises(OptionError, match="names the CPU 7 times; this process may use 6 CPUs"):
+        fleet_module._shares(7)
+
+
+def test_devices_of_nothing(tmp_path: Path) -> None:
+    write_small_artifact(tmp_path / "out")
+    for devices in ("", "cpu,", ()):
+        with pytest.raises(OptionError, match="takes all, or at least one device"):
+            load_fleet(tmp_path / "out", devices=devices)
+    with pytest.raises(TargetError, match="holds no gpu target"):
+        load_fleet(tmp_path / "out", devices="all")
