@@ -1,6 +1,7 @@
 """Stand-ins for what the command calls: a model, a compiler."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class StandInModel:
     def load(self, path: Path, **options: Any) -> "StandInModel":
         self.loads.append((path, options))
         return self
+
+    @contextmanager
+    def load_fleet(self, path: Path, devices: str, threads: int | None) -> "Iterator[StandInModel]":
+        yield self.load(path, device=devices, threads=threads)
 
     def open_audio(self, source: Any) -> StandInSource:
         return StandInSource(source, self.warnings)

@@ -13,6 +13,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> StandInModel:
     """What `load` gives, in place of a compiled model."""
     stand_in = StandInModel()
     monkeypatch.setattr("mwc.runtime.load", stand_in.load)
+    monkeypatch.setattr("mwc.runtime.load_fleet", stand_in.load_fleet)
     monkeypatch.setattr("mwc.runtime.audio.open_audio", stand_in.open_audio)
     return stand_in
 

@@ -344,6 +344,19 @@ def test_a_batch_takes_several_files_together(
     assert sorted(path.name for path in tmp_path.glob("*.srt")) == ["a.srt", "c.srt"]
 
 
+@pytest.mark.parametrize("devices", ["all", "gpu:0,gpu:1"])
+def test_several_devices(
+    model: StandInModel, artifact: Path, capsys: Captured, devices: str
+) -> None:
+    line = ["run", str(artifact), "a.wav", "b.wav", "--device", devices, "--threads", "1"]
+    assert main(line) == 0
+    assert model.loads == [(artifact, {"device": devices, "threads": 1})]
+    assert capsys.readouterr().out.count("==>") == 2
+    model.errors["a.wav"] = no_audio("a.wav")
+    assert main([*line[:3], *line[4:]]) == 1
+    assert "mwc: a.wav is not audio" in capsys.readouterr().err
+
+
 def test_all_of_several_files_bad(model: StandInModel, artifact: Path, capsys: Captured) -> None:
     model.errors = {name: no_audio(name) for name in ("a.wav", "b.wav")}
     assert main(["run", str(artifact), "a.wav", "b.wav", "-q"]) == 1
