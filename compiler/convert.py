@@ -314,7 +314,8 @@ def _provenance(
 def _verify(artifact: Artifact, reference: Reference, progress: Progress) -> ParityReport | None:
     """Run what can run here beside a reference of the checkpoint; None if nothing can."""
     from mwc.compiler.verify import verify
-    from mwc.runtime.session import Session, runnable_targets
+    from mwc.runtime.devices import runnable_targets
+    from mwc.runtime.session import Session
 
     names = runnable_targets(artifact)
     if not names:

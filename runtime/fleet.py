@@ -23,11 +23,11 @@ import numpy as np
 
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.audio import AudioInput
+from mwc.runtime.devices import accelerator_names
 from mwc.runtime.errors import AudioError, Cancelled, DeviceError, OptionError
 from mwc.runtime.options import make_options
 from mwc.runtime.platform import cpus_by_node
 from mwc.runtime.progress import Progress, ProgressEvent, silent
-from mwc.runtime.session import accelerator_names
 from mwc.runtime.stop import Event
 from mwc.runtime.transcript import Transcript
 

@@ -1,7 +1,8 @@
 """The inputs of `step` and `steps`, kept from call to call: only their values are new.
 
 A step takes about a millisecond, so making nine small buffers for it anew is felt. On a CPU a
-buffer shares its memory with the numpy array it was made of: writing to the array is enough.
+buffer shares its memory with the numpy array it was made of: writing to the array is enough. A GPU
+gets copies of these buffers into its own.
 """
 
 from collections.abc import Callable
@@ -11,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.runtime.decoder import StepBatch
-from mwc.runtime.spec import GraphSignature
+from mwc.runtime.spec import GraphSignature, TensorSpec
 
 Array = npt.NDArray[Any]
 
 
 class StepInputs:
-    """The buffers of steps with as many rows and candidates, on a CPU; all but `suppress`."""
+    """The host's buffers of steps with as many rows and candidates; all but `suppress`."""
 
     def __init__(
         self,
@@ -29,17 +30,25 @@ class StepInputs:
         """Make them; `share` makes a device's buffer of an array's own memory."""
         sizes = {"tokens": n_rows, "candidates": n_candidates}
         dtypes = {"float32": np.float32, "int32": np.int32}
+        self._specs = {
+            spec.name: spec
+            for spec in signature.inputs
+            if not spec.mutable and spec.name != "suppress"
+        }
         self._arrays: dict[str, Array] = {
-            spec.name: np.zeros(
+            name: np.zeros(
                 [size if isinstance(size, int) else sizes[size] for size in spec.shape],
                 dtypes[spec.dtype],
             )
-            for spec in signature.inputs
-            if not spec.mutable and spec.name != "suppress"
+            for name, spec in self._specs.items()
         }
         if "ranks" in self._arrays:
             self._arrays["ranks"][:] = np.arange(n_candidates)
         self._buffers = {name: share(array) for name, array in self._arrays.items()}
+
+    def mirror(self, upload: Callable[[TensorSpec, Array], Any]) -> dict[str, Any]:
+        """Buffers of the same sizes by name; `upload` makes a device's buffer of an array."""
+        return {name: upload(self._specs[name], array) for name, array in self._arrays.items()}
 
     def fill(self, batch: StepBatch) -> dict[str, Any] | None:
         """Take the values of a step; the buffers by name, or None where a shape is wrong."""

@@ -10,12 +10,14 @@ import pytest
 from numpy_decoder import NumpyDecoder
 from tiny_model import speech_like
 
-from mwc.runtime import session as session_module
+from mwc.runtime import graph_caller
 from mwc.runtime.artifact import map_weights, open_artifact
 from mwc.runtime.decoder import PIECE_SAMPLES, STEPS_AHEAD, Float32, PrefillRow, StepBatch
+from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.errors import DeviceError, MemoryShortage, OptionError
 from mwc.runtime.rules import choose, log_softmax, rule_state, steps_one_by_one, suppress_mask
 from mwc.runtime.session import Session
+from mwc.runtime.step_calls import StepCalls
 
 LIMIT = 50
 
@@ -336,13 +338,34 @@ def test_more_slots_can_be_had(random_artifact: Path, session: Session) -> None:
     assert alone(small, prompts(small)[1], 1, 8, slot=1).sampled == expected.sampled
 
 
+def test_steps_from_copies_of_their_inputs(
+    random_artifact: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does, but for the capture: a CPU has no device graphs."""
+    monkeypatch.setattr(DeviceGraph, "run", DeviceGraph._execute)
+    prompt = prompts(session)[1]
+    encode(session, window_of(session, 0), 0)
+    expected = alone(session, prompt, 0, 8).sampled
+    copying = Session(open_artifact(random_artifact), n_rows=2)
+    copying._steps = StepCalls(copying._caller, replays=True)
+    encode(copying, window_of(copying, 0), 0)
+    for _ in range(2):  # with masks of their own: they are copied into the buffer that is known
+        assert alone(copying, prompt, 0, 8).sampled == expected
+    (kept,) = copying.device_graphs.values()
+    copying.reserve(n_windows=2, n_rows=3)
+    encode(copying, window_of(copying, 0), 1)
+    assert alone(copying, prompt, 1, 8, slot=2).sampled == expected
+    (moved,) = copying.device_graphs.values()
+    assert moved is not kept  # the caches are others
+
+
 def test_slots_that_do_not_fit_are_refused(
     random_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = Session(open_artifact(random_artifact))
     encode(small, window_of(small, 0), 0)
     expected = alone(small, prompts(small)[1], 0, 8).sampled
-    monkeypatch.setattr(session_module, "free_memory", lambda: 100 << 20)
+    monkeypatch.setattr(graph_caller, "free_memory", lambda: 100 << 20)
     with pytest.raises(MemoryShortage, match=r"100 windows and 1600 rows .* need .* 0\.1 GiB is"):
         small.reserve(n_windows=100, n_rows=1600)
     assert (small.n_windows, small.n_rows) == (1, 1)
@@ -357,7 +380,7 @@ def test_a_device_that_fails(random_artifact: Path, monkeypatch: pytest.MonkeyPa
     def fail(execute: object, arguments: object) -> None:
         raise RuntimeError("the bus is off\nmore of it")
 
-    monkeypatch.setattr(session_module.scheduling, "call", fail)
+    monkeypatch.setattr(graph_caller.scheduling, "call", fail)
     with pytest.raises(
         DeviceError, match="failed in log_mel: the bus is off; load the model again"
     ):

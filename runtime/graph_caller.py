@@ -1,0 +1,161 @@
+"""Calls of compiled entry points: numpy in, numpy out, and the attention caches between them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime import scheduling
+from mwc.runtime.artifact import TargetEntry
+from mwc.runtime.checks import check_shapes
+from mwc.runtime.errors import DeviceError
+from mwc.runtime.graph_files import first_line
+from mwc.runtime.platform import free_memory
+from mwc.runtime.slot_memory import Sizes, cache_bytes
+from mwc.runtime.spec import GraphSignature, TensorSpec
+
+if TYPE_CHECKING:
+    from max.driver import Buffer, Device
+    from max.engine import Model as CompiledGraph
+
+Array = npt.NDArray[Any]
+
+WRITABLE = {"float32": np.float32, "int32": np.int32}
+"""Input dtypes of the entry points and what carries them."""
+
+
+class GraphCaller:
+    """The entry points of one target, on one device.
+
+    Attributes:
+        graphs: by name, what each takes and gives, and its compiled graph.
+        sizes: how many window slots ("windows") and row slots ("row_slots") the caches have.
+    """
+
+    def __init__(
+        self,
+        target: TargetEntry,
+        device: "Device",
+        graphs: "Mapping[str, tuple[GraphSignature, CompiledGraph]]",
+        sizes: Sizes,
+    ) -> None:
+        self.graphs = graphs
+        self.sizes = dict(sizes)
+        self._target = target
+        self._device = device
+        self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
+
+    def resize(self, sizes: Sizes) -> None:
+        """Have so many slots; caches whose number changes are forgotten."""
+        changed = {size for size, held in self.sizes.items() if held != sizes[size]}
+        self.sizes = dict(sizes)
+        self._caches = {
+            name: cache for name, cache in self._caches.items() if not changed & set(name[1])
+        }
+
+    def held_bytes(self) -> int:
+        """Bytes that the caches take now."""
+        signatures = [signature for signature, _ in self.graphs.values()]
+        return cache_bytes(signatures, self.sizes) if self._caches else 0
+
+    def free_memory(self) -> int | None:
+        """Bytes that the device has left; None if nobody knows."""
+        if self._target.device == "cpu":
+            return free_memory()
+        return int(self._device.stats["free_memory"])
+
+    def run(
+        self, name: str, inputs: Mapping[str, Array], *, fetch: tuple[str, ...] | None = None
+    ) -> dict[str, Array]:
+        """Execute an entry point: inputs by name, caches added, outputs by name as numpy.
+
+        `fetch` names the outputs to bring to the host; None for all.
+        """
+        signature, graph = self.graphs[name]
+        check_shapes(signature, inputs)
+        buffers = {
+            spec.name: self.upload(spec, inputs[spec.name])
+            for spec in signature.inputs
+            if not spec.mutable
+        }
+        results = self.call(name, graph.execute, self.arguments(signature, buffers))
+        return {
+            spec.name: result.to_numpy()
+            for spec, result in zip(signature.outputs, results, strict=True)
+            if fetch is None or spec.name in fetch
+        }
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was told."""
+        self._device.synchronize()
+
+    def arguments(
+        self, signature: GraphSignature, buffers: "Mapping[str, Buffer]"
+    ) -> "list[Buffer]":
+        """An entry point's inputs in order, caches among them."""
+        return [
+            self.cache(spec) if spec.mutable else buffers[spec.name] for spec in signature.inputs
+        ]
+
+    def call(
+        self, name: str, run: "Callable[..., Sequence[Buffer]]", arguments: "Sequence[Buffer]" = ()
+    ) -> "Sequence[Buffer]":
+        """Have MAX run an entry point; what it says of a failure becomes one sentence."""
+        try:
+            return scheduling.call(run, arguments)
+        except (RuntimeError, ValueError) as error:
+            elsewhere = "" if self._target.device == "cpu" else ", on the CPU if it fails again"
+            raise DeviceError(
+                f"{self._target.name} failed in {name}: {first_line(error)}; load the model "
+                f"again{elsewhere}."
+            ) from error
+
+    def upload(self, spec: TensorSpec, value: Array) -> "Buffer":
+        """An input on the device; on a CPU it shares the array's memory where it can."""
+        from max.driver import Buffer
+
+        array = np.ascontiguousarray(value, WRITABLE[spec.dtype])
+        return Buffer.from_numpy(array).to(self._device)
+
+    def cache(self, spec: TensorSpec) -> "Buffer":
+        """The cache of that name, made at first use: zeros, so that no padding holds a NaN."""
+        from max.driver import Buffer
+
+        key = (spec.name, spec.shape)
+        if key not in self._caches:
+            shape = [size if isinstance(size, int) else self.sizes[size] for size in spec.shape]
+            self._caches[key] = Buffer.zeros(shape, _max_dtype(spec.dtype), self._device)
+            self._device.synchronize()  # it is filled behind our back; a graph may write sooner
+        return self._caches[key]
+
+    def cache_array(self, name: str) -> Array:
+        """A cache on the host, as float32 or bytes."""
+        signature, _ = self.graphs["encode"]
+        spec = next(spec for spec in signature.inputs if spec.name == name)
+        return _to_array(self.cache(spec), spec.dtype)
+
+
+def _max_dtype(dtype: str) -> Any:
+    from max.dtype import DType
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "float32": lambda: DType.float32,
+        "bfloat16": lambda: DType.bfloat16,
+        "float16": lambda: DType.float16,
+        "uint8": lambda: DType.uint8,
+    }
+    return kinds[dtype]()
+
+
+def _to_array(buffer: "Buffer", dtype: str) -> Array:
+    from max.driver import CPU
+    from max.dtype import DType
+
+    host = buffer.to(CPU())
+    if dtype != "bfloat16":
+        values: Array = host.to_numpy()
+        return values if dtype == "uint8" else values.astype(np.float32)
+    bits = host.view(DType.uint16, host.shape).to_numpy().astype(np.uint32) << 16
+    widened: Array = bits.view(np.float32)
+    return widened

@@ -1,0 +1,102 @@
+"""Steps from kept inputs: on a CPU from shared memory, on a GPU as replayed device graphs."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mwc.runtime.decoder import Float32, StepBatch
+from mwc.runtime.device_graph import DeviceGraph
+from mwc.runtime.graph_caller import GraphCaller
+from mwc.runtime.step_inputs import StepInputs
+
+if TYPE_CHECKING:
+    from max.driver import Buffer
+    from max.engine import Model as CompiledGraph
+
+Array = npt.NDArray[Any]
+
+
+class StepCalls:
+    """Calls of `step` and `steps` whose inputs have been checked.
+
+    Attributes:
+        device_graphs: by entry point, rows and candidates, where steps are replayed.
+    """
+
+    def __init__(self, caller: GraphCaller, *, replays: bool) -> None:
+        """Of a session; `replays`: as device graphs, from copies of the inputs on the device."""
+        self.device_graphs: dict[tuple[str, int, int], DeviceGraph] = {}
+        self._caller = caller
+        self._replays = replays
+        self._inputs: dict[tuple[str, int, int], StepInputs] = {}
+        self._mirrors: dict[tuple[str, int, int], dict[str, Buffer]] = {}
+        self._suppress: tuple[Float32, Buffer] | None = None
+
+    def run(
+        self, name: str, batch: StepBatch, suppress: Float32, n_candidates: int
+    ) -> dict[str, Array] | None:
+        """Run one; outputs by name. None, and nothing was run, where a shape is wrong.
+
+        The same array of masks is taken to hold what it held before.
+        """
+        key = (name, len(batch.tokens), n_candidates)
+        buffers = self._filled(key, batch)
+        if buffers is None:
+            return None
+        signature, graph = self._caller.graphs[name]
+        inputs = {**buffers, "suppress": self._kept_suppress(suppress)}
+        arguments = self._caller.arguments(signature, inputs)
+        if self._replays:
+            results = self._caller.call(name, self._device_graph(key, graph, arguments).run)
+        else:
+            results = self._caller.call(name, graph.execute, arguments)
+        return {
+            spec.name: result.to_numpy()
+            for spec, result in zip(signature.outputs, results, strict=True)
+        }
+
+    def _filled(self, key: tuple[str, int, int], batch: StepBatch) -> "dict[str, Buffer] | None":
+        """The inputs but for `suppress`, where the graph reads them."""
+        from max.driver import Buffer
+
+        if key not in self._inputs:
+            signature, _ = self._caller.graphs[key[0]]
+            made = self._inputs[key] = StepInputs(signature, *key[1:], Buffer.from_numpy)
+            if self._replays:
+                self._mirrors[key] = made.mirror(self._caller.upload)
+        buffers = self._inputs[key].fill(batch)
+        if buffers is None or not self._replays:
+            return buffers
+        # These copies may go on until the results are fetched; the host's buffers stay till then.
+        mirror = self._mirrors[key]
+        for name, buffer in buffers.items():
+            mirror[name].inplace_copy_from(buffer)
+        return mirror
+
+    def _kept_suppress(self, suppress: Float32) -> "Buffer":
+        """The masks; where steps are replayed, always in the one buffer that their graphs know."""
+        if self._suppress is not None and self._suppress[0] is suppress:
+            return self._suppress[1]
+        signature, _ = self._caller.graphs["step"]
+        spec = next(spec for spec in signature.inputs if spec.name == "suppress")
+        buffer = self._caller.upload(spec, np.array(suppress) if self._replays else suppress)
+        if self._replays and self._suppress is not None:
+            self._suppress[1].inplace_copy_from(buffer)
+            self._caller.synchronize()  # the copy is under way until then, and `buffer` goes now
+            buffer = self._suppress[1]
+        self._suppress = (suppress, buffer)
+        return buffer
+
+    def _device_graph(
+        self, key: tuple[str, int, int], graph: "CompiledGraph", arguments: "list[Buffer]"
+    ) -> DeviceGraph:
+        """The device graph of these buffers; caches that have moved make it anew."""
+        kept = self.device_graphs.get(key)
+        if kept is not None and kept.fits(arguments):
+            return kept
+        if kept is not None:
+            kept.release()
+        number = list(self._inputs).index(key)
+        self.device_graphs[key] = DeviceGraph(graph, number, arguments)
+        return self.device_graphs[key]
