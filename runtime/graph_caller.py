@@ -30,6 +30,7 @@ class GraphCaller:
 
     Attributes:
         graphs: by name, what each takes and gives, and its compiled graph.
+        device: where they run.
         sizes: how many window slots ("windows") and row slots ("row_slots") the caches have.
     """
 
@@ -43,7 +44,7 @@ class GraphCaller:
         self.graphs = graphs
         self.sizes = dict(sizes)
         self._target = target
-        self._device = device
+        self.device = device
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
 
     def resize(self, sizes: Sizes) -> None:
@@ -63,7 +64,7 @@ class GraphCaller:
         """Bytes that the device has left; None if nobody knows."""
         if self._target.device == "cpu":
             return free_memory()
-        return int(self._device.stats["free_memory"])
+        return int(self.device.stats["free_memory"])
 
     def run(
         self, name: str, inputs: Mapping[str, Array], *, fetch: tuple[str, ...] | None = None
@@ -88,7 +89,7 @@ class GraphCaller:
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was told."""
-        self._device.synchronize()
+        self.device.synchronize()
 
     def arguments(
         self, signature: GraphSignature, buffers: "Mapping[str, Buffer]"
@@ -116,7 +117,7 @@ class GraphCaller:
         from max.driver import Buffer
 
         array = np.ascontiguousarray(value, WRITABLE[spec.dtype])
-        return Buffer.from_numpy(array).to(self._device)
+        return Buffer.from_numpy(array).to(self.device)
 
     def cache(self, spec: TensorSpec) -> "Buffer":
         """The cache of that name, made at first use: zeros, so that no padding holds a NaN."""
@@ -125,8 +126,8 @@ class GraphCaller:
         key = (spec.name, spec.shape)
         if key not in self._caches:
             shape = [size if isinstance(size, int) else self.sizes[size] for size in spec.shape]
-            self._caches[key] = Buffer.zeros(shape, _max_dtype(spec.dtype), self._device)
-            self._device.synchronize()  # it is filled behind our back; a graph may write sooner
+            self._caches[key] = Buffer.zeros(shape, _max_dtype(spec.dtype), self.device)
+            self.device.synchronize()  # it is filled behind our back; a graph may write sooner
         return self._caches[key]
 
     def cache_array(self, name: str) -> Array:

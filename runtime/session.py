@@ -79,6 +79,11 @@ class Session:
         self._steps = StepCalls(self._caller, replays=self._target.device != "cpu")
 
     @property
+    def caller(self) -> GraphCaller:
+        """How the entry points are called, for measuring them without what lies around."""
+        return self._caller
+
+    @property
     def device_graphs(self) -> Mapping[tuple[str, int, int], DeviceGraph]:
         """What steps are replayed from on a GPU, by entry point, rows and candidates."""
         return self._steps.device_graphs

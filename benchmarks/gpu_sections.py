@@ -1,0 +1,327 @@
+"""What `gpu.py` measures, a section each: every function takes a `Run` and returns JSON values."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from child import memory
+
+from mwc.runtime import Model, Transcript, load
+from mwc.runtime.artifact import open_artifact
+from mwc.runtime.bench_cases import ITEM_BYTES, POSITION, PRECISION_BYTES
+from mwc.runtime.decoder import PIECE_SAMPLES, STEPS_AHEAD
+from mwc.runtime.device_graph import DeviceGraph
+from mwc.runtime.floor import Rates, Work, decode_work, encode_work, log_mel_work
+from mwc.runtime.rules import rule_state, suppress_mask
+from mwc.runtime.session import Session
+
+WARM_UP, LEAST_RUNS, SECONDS = 5, 20, 1.0
+"""Runs that do not count; then as many as fit into so many seconds, at least so many."""
+
+SEED = 20
+"""Of the random data: never zeros, which GPUs are quicker with."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to measure.
+
+    Attributes:
+        artifacts: the models, compiled for the device.
+        checkpoints: what each was made from, or none.
+        device: as for `load`.
+        rows: batch sizes.
+        audio: a clip of speech.
+        rates: the device's arithmetic and bandwidth at most, for the floors; None for no floors.
+        soak_seconds: how long the soak lasts.
+    """
+
+    artifacts: tuple[Path, ...]
+    checkpoints: tuple[str, ...]
+    device: str
+    rows: tuple[int, ...]
+    audio: Path
+    rates: Rates | None
+    soak_seconds: float
+
+
+def probe(run: Run) -> dict[str, Any]:
+    """The device and what it has; every artifact loads on it and says something."""
+    found: dict[str, Any] = {}
+    for path in run.artifacts:
+        begin = time.perf_counter()
+        model = load(path, device=run.device)
+        loaded = time.perf_counter() - begin
+        device = model.session.caller.device
+        found[path.name] = {
+            "target": model.target,
+            "device": device.api if device.is_host else f"{device.api} {device.model_name}",
+            "memory": {name: int(value) for name, value in device.stats.items()},
+            "load seconds": round(loaded, 3),
+            "text": model.transcribe(run.audio, temperature=0.0).text,
+        }
+    return found
+
+
+def parity(run: Run) -> dict[str, Any]:
+    """Every stage and the greedy tokens against the checkpoint."""
+    from mwc.compiler import verify_artifact
+
+    found = {}
+    for path, checkpoint in zip(run.artifacts, run.checkpoints, strict=True):
+        report = verify_artifact(path, checkpoint)
+        found[path.name] = {
+            "targets": report.targets,
+            "ok": report.ok,
+            "tokens equal": f"{report.tokens_equal} of {report.tokens_compared}",
+            "largest error": {s.name: (s.max_abs, s.max_rel) for s in report.stages},
+        }
+    return found
+
+
+def encoder(run: Run) -> dict[str, Any]:
+    """Log-mel, and the encoder with cross-attention keys and values: executed and replayed."""
+    found = {}
+    for path in run.artifacts:
+        session = Session(open_artifact(path), device=run.device)
+        model = session.spec.model
+        for rows in run.rows:
+            session.reserve(rows, rows)
+            item, cache = _item_bytes(session)
+            mel = _times(session, "log_mel", _mel_inputs(session, rows))
+            work = _repeat(log_mel_work(model), rows)
+            found[f"{path.name}, log-mel, {rows} windows"] = _told(run, mel, work)
+            encoded = _times(session, "encode", _encode_inputs(session, rows))
+            one = encode_work(model, item, cache)
+            more = encode_work(model, 0.0, cache)  # weights are read once for all windows
+            work = one + _repeat(more, rows - 1)
+            found[f"{path.name}, encode, {rows} windows"] = _told(run, encoded, work)
+    return found
+
+
+def step(run: Run) -> dict[str, Any]:
+    """Greedy steps, four to a call, each row with a window of its own."""
+    found = {}
+    for path in run.artifacts:
+        session = Session(open_artifact(path), device=run.device)
+        item, cache = _item_bytes(session)
+        for rows in run.rows:
+            session.reserve(rows, rows)
+            session.caller.run("encode", _encode_inputs(session, rows), fetch=())
+            times = _times(session, "steps", _step_inputs(session, rows))
+            works = [
+                decode_work(session.spec.model, item, cache, rows=rows, new=1, past=POSITION + i)
+                for i in range(STEPS_AHEAD)
+            ]
+            told = _told(run, times, sum(works, Work(0, 0)))
+            told["ms of one step"] = round(told["ms"] / STEPS_AHEAD, 4)
+            found[f"{path.name}, {STEPS_AHEAD} steps, {rows} rows"] = told
+    return found
+
+
+def files(run: Run) -> dict[str, Any]:
+    """Whole transcriptions: copies of the clip, so many at a time, from file to text."""
+    found = {}
+    for path in run.artifacts:
+        model = load(path, device=run.device)
+        for rows in run.rows:
+            many = partial(_transcribe, model, run.audio, 4 * rows, rows)
+            many()
+            begin = time.perf_counter()
+            transcripts = many()
+            seconds = time.perf_counter() - begin
+            audio = sum(transcript.duration for transcript in transcripts)
+            windows = sum(len(transcript.windows) for transcript in transcripts)
+            found[f"{path.name}, {rows} at a time"] = {
+                "real-time factor": round(audio / seconds, 1),
+                "windows per second": round(windows / seconds, 2),
+                "texts": len({transcript.text for transcript in transcripts}),
+            }
+        refused = {str(k): g.refusal for k, g in model.session.device_graphs.items() if g.refusal}
+        found[f"{path.name}, steps that are not replayed"] = refused
+    return found
+
+
+def transformers(run: Run) -> dict[str, Any]:
+    """The same clip by transformers on the same device: bf16 or float32, greedy, batched."""
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    from mwc.runtime.audio import open_audio
+    from mwc.runtime.features import Features
+
+    cuda = run.device.startswith("gpu")
+    place, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    finish = torch.cuda.synchronize if cuda else lambda: None
+    found = {}
+    for path, checkpoint in zip(run.artifacts, run.checkpoints, strict=True):
+        if not Path(checkpoint).is_dir():
+            found[path.name] = {"left out": f"{checkpoint} is no folder that transformers reads"}
+            continue
+        theirs = WhisperForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=dtype, attn_implementation="sdpa"
+        ).to(place)
+        ours = load(path, device=run.device)
+        features = Features(open_audio(run.audio), ours.session.log_mel, ours.spec.model.n_mels)
+        raw = np.maximum(features.window(0), features.log_mel_max - 8)
+        one = torch.from_numpy((raw.T + 4) / 4).to(place, dtype)
+        n_tokens = sum(len(segment.tokens) for segment in ours.transcribe(run.audio).segments)
+        for rows in run.rows:
+            batch = one[None].expand(rows, -1, -1).contiguous()
+
+            generate = partial(
+                theirs.generate, batch, do_sample=False,
+                min_new_tokens=n_tokens, max_new_tokens=n_tokens,
+            )  # fmt: skip
+            generate()
+            seconds = median(_timed(generate, finish) for _ in range(3))
+            found[f"{path.name}, {rows} at a time"] = {
+                "real-time factor": round(rows * features.duration / seconds, 1),
+                "windows per second": round(rows / seconds, 2),
+                "tokens": n_tokens,
+            }
+    return found
+
+
+def soak(run: Run) -> dict[str, Any]:
+    """Decode for a while in batches of all sizes: texts as alone, and memory that does not grow."""
+    model = load(run.artifacts[0], device=run.device)
+    alone = _transcribe(model, run.audio, 1, 1)[0].text
+    rng = np.random.default_rng(SEED)
+    until = time.perf_counter() + run.soak_seconds
+    rounds, other, memories = 0, 0, []
+    while time.perf_counter() < until or rounds < 3:
+        rows = int(rng.choice(run.rows))
+        transcripts = _transcribe(model, run.audio, int(rng.integers(1, 3 * rows + 1)), rows)
+        other += sum(transcript.text != alone for transcript in transcripts)
+        rounds += 1
+        gc.collect()
+        free = model.session.caller.device.stats.get("free_memory", 0)
+        memories.append((memory("VmRSS"), int(free) >> 20))
+    third = max(len(memories) // 3, 1)
+    return {
+        "rounds": rounds,
+        "texts unlike the one alone": other,
+        "host MiB after a third, at the end": (memories[third - 1][0], memories[-1][0]),
+        "free device MiB after a third, at the end": (memories[third - 1][1], memories[-1][1]),
+    }
+
+
+SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "probe": probe,
+    "parity": parity,
+    "encoder": encoder,
+    "step": step,
+    "files": files,
+    "transformers": transformers,
+    "soak": soak,
+}
+"""In the order of what is wanted first."""
+
+
+def _transcribe(model: Model, audio: Path, n_files: int, at_a_time: int) -> list[Transcript]:
+    options: dict[str, Any] = {"language": "en", "temperature": 0.0, "batch_size": at_a_time}
+    return list(model.transcribe_many([audio] * n_files, **options))
+
+
+def _item_bytes(session: Session) -> tuple[float, float]:
+    """Bytes of a weight, and of a key or value."""
+    return PRECISION_BYTES[session.target.precision], ITEM_BYTES[session.target.kv_dtype]
+
+
+def _repeat(work: Work, times: int) -> Work:
+    return Work(work.operations * times, work.bytes * times)
+
+
+def _mel_inputs(session: Session, windows: int) -> dict[str, Any]:
+    rng = np.random.default_rng(SEED)
+    samples = rng.normal(0, 0.1, (3 * windows, PIECE_SAMPLES)).astype(np.float32)
+    return {"samples": samples}
+
+
+def _encode_inputs(session: Session, windows: int) -> dict[str, Any]:
+    rng = np.random.default_rng(SEED)
+    shape = (windows, 2 * session.spec.model.n_audio_ctx, session.spec.model.n_mels)
+    return {
+        "log_mel": rng.uniform(-6, 2, shape).astype(np.float32),
+        "log_mel_max": np.full(windows, 2, np.float32),
+        "n_frames": np.full(windows, shape[1], np.int32),
+        "windows": np.arange(windows, dtype=np.int32),
+    }
+
+
+def _step_inputs(session: Session, rows: int) -> dict[str, Any]:
+    tokens = session.spec.tokens
+    state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
+    slots = np.arange(rows, dtype=np.int32)
+    return {
+        "tokens": np.full(rows, 1000, np.int32),
+        "rows": slots,
+        "positions": np.full(rows, POSITION, np.int32),
+        "windows": slots,
+        "suppress": suppress_mask(session.spec),
+        "rule_states": np.repeat(state[None], rows, axis=0),
+        "temperatures": np.zeros(rows, np.float32),
+        "uniforms": np.zeros(rows, np.float32),
+    }
+
+
+def _times(session: Session, name: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of a call whose inputs are on the device: executed, and on a GPU replayed."""
+    caller = session.caller
+    signature, graph = caller.graphs[name]
+    buffers = {spec.name: caller.upload(spec, inputs[spec.name]) for spec in signature.inputs
+               if not spec.mutable}  # fmt: skip
+    arguments = caller.arguments(signature, buffers)
+
+    def execute() -> None:
+        graph.execute(*arguments)
+        caller.synchronize()
+
+    found: dict[str, Any] = {"executed ms": _milliseconds(execute)}
+    if session.target.device != "cpu":
+        kept = DeviceGraph(graph, 1 << 20, arguments)
+
+        def replay() -> None:
+            kept.run()
+            caller.synchronize()
+
+        found["replayed ms"] = _milliseconds(replay)
+        if kept.refusal:
+            del found["replayed ms"]
+            found["refusal"] = kept.refusal
+        kept.release()
+    return found
+
+
+def _told(run: Run, times: dict[str, Any], work: Work) -> dict[str, Any]:
+    """The shorter of the times, beside the least that the device's rates allow."""
+    best = min(value for name, value in times.items() if name.endswith("ms"))
+    told = {"ms": best, **times}
+    if run.rates is not None:
+        floor = 1e3 * run.rates.seconds(work)
+        told |= {"floor ms": round(floor, 4), "ratio": round(best / floor, 2)}
+    return told
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    for _ in range(WARM_UP):
+        call()
+    seconds: Sequence[float] = []
+    until = time.perf_counter() + SECONDS
+    while len(seconds) < LEAST_RUNS or time.perf_counter() < until:
+        seconds = [*seconds, _timed(call)]
+    return round(1e3 * median(seconds), 4)
+
+
+def _timed(call: Callable[[], object], finish: Callable[[], object] = lambda: None) -> float:
+    begin = time.perf_counter()
+    call()
+    finish()
+    return time.perf_counter() - begin
