@@ -13,9 +13,10 @@ from std.math import exp
 from std.runtime import parallelism_level
 
 from .attention import HEAD, MASKED
-from .encoder_attention_int8 import attend_windows_int8
+from .encoder_attention_int8 import SPLITS, attend_windows_int8
 from .linear import WIDTH
 from .matmul import PANEL, TILE
+from .parallel import take_turn, turn_counters
 
 comptime F32 = DType.float32
 comptime Vector = SIMD[F32, WIDTH]
@@ -149,15 +150,17 @@ struct EncoderAttention:
         var padded = (length + PANEL - 1) // PANEL * PANEL
         var pairs = qkv.dim_size(0) * heads
         var threads = parallelism_level()
-        # More threads than heads: each head's queries are split, and its keys packed again.
-        var splits = max(1, (threads + pairs - 1) // pairs)
+        # Threads that share a head each pack its keys.
+        var splits = max(SPLITS, (threads + pairs - 1) // pairs)
         var tiles = (length + TILE - 1) // TILE
         var items = pairs * splits
         var tasks = min(threads, items)
+        var counter_list = turn_counters(items, tasks)
+        var counters = counter_list.unsafe_ptr()
         var qkv_ptr = qkv.unsafe_ptr()
         var mixed_ptr = mixed.unsafe_ptr()
 
-        def task(t: Int) {var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv_ptr, var mixed_ptr}:
+        def task(t: Int) {var counters, var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv_ptr, var mixed_ptr}:
             var key_list = List[Float32](length=padded * HEAD, fill=0)
             var value_list = List[Float32](length=padded * HEAD, fill=0)
             var score_list = List[Float32](length=padded * TILE, fill=0)
@@ -165,7 +168,9 @@ struct EncoderAttention:
             var values = value_list.unsafe_ptr()
             var scores = score_list.unsafe_ptr()
             var ready = -1
-            for item in range(items * t // tasks, items * (t + 1) // tasks):
+            var turn = take_turn(counters, items, tasks, t)
+            while turn[0] < turn[1]:
+                var item = turn[0]
                 var pair = item // splits
                 var split = item % splits
                 var window = pair // heads
@@ -196,8 +201,10 @@ struct EncoderAttention:
                         out_ptr.unsafe_offset(i * state), scores, values, length, padded, state
                     )
                     i += 1
+                turn = take_turn(counters, items, tasks, t)
             _ = key_list^
             _ = value_list^
             _ = score_list^
 
         sync_parallelize(task, tasks)
+        _ = counter_list^

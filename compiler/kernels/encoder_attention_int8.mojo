@@ -33,6 +33,7 @@ from .attention_int8 import (
     value_bytes,
     value_units,
 )
+from .parallel import take_turn, turn_counters
 from .quantized import (
     AVX512_WORDS,
     F32,
@@ -57,6 +58,8 @@ comptime QUERIES = 12 if AVX512_WORDS else 6
 """Queries of one tile: their sums fill three quarters of the registers."""
 comptime BLOCKS = 2 if VNNI else 1
 """Blocks of keys, or of a value's axes, multiplied together."""
+comptime SPLITS = 4
+"""Items of work that a head's queries make, or more where there are more threads than heads."""
 comptime CHUNK_BITS = 8
 comptime CHUNK = 1 << CHUNK_BITS
 """Keys per chunk: the scores of a tile stay in the first-level cache."""
@@ -308,13 +311,15 @@ def attend_windows_int8(
     var padded = (length + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
     var pairs = windows * heads
     var threads = parallelism_level()
-    # More threads than heads: each head's queries are split, and its keys packed again.
-    var splits = max(1, (threads + pairs - 1) // pairs)
+    # Threads that share a head each pack its keys.
+    var splits = max(SPLITS, (threads + pairs - 1) // pairs)
     var tiles = (length + QUERIES - 1) // QUERIES
     var items = pairs * splits
     var tasks = min(threads, items)
+    var counter_list = turn_counters(items, tasks)
+    var counters = counter_list.unsafe_ptr()
 
-    def task(t: Int) {var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
+    def task(t: Int) {var counters, var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
         var key_list = List[UInt8](length=padded // LANES * KEY_BLOCK_BYTES, fill=0)
         var value_list = List[UInt8](length=value_bytes(padded), fill=0)
         var wide = 1 if VNNI else padded * HEAD
@@ -330,7 +335,9 @@ def attend_windows_int8(
         var wide_keys = wide_key_list.unsafe_ptr()
         var wide_values = wide_value_list.unsafe_ptr()
         var ready = -1
-        for item in range(items * t // tasks, items * (t + 1) // tasks):
+        var turn = take_turn(counters, items, tasks, t)
+        while turn[0] < turn[1]:
+            var item = turn[0]
             var pair = item // splits
             var split = item % splits
             var window = pair // heads
@@ -373,6 +380,7 @@ def attend_windows_int8(
                     state,
                 )
                 i += 1
+            turn = take_turn(counters, items, tasks, t)
         _ = key_list^
         _ = value_list^
         _ = wide_key_list^
@@ -384,3 +392,4 @@ def attend_windows_int8(
         _ = dither_list^
 
     sync_parallelize(task, tasks)
+    _ = counter_list^

@@ -2,10 +2,13 @@
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
+from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
+from std.runtime import parallelism_level
 
 from .linear import BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
-from .matmul_int8 import GROUP, Quantized, multiply_rows, share_rows, sums_of
+from .matmul_int8 import GROUP, RUN, Quantized, multiply_rows, sums_of
+from .parallel import take_turn, turn_counters
 from .quantized import F32
 
 comptime TAPS = 3
@@ -42,11 +45,19 @@ struct ConvInt8:
         var column_list = sums_of(w_ptr, n, k)
         var column_sums = column_list.unsafe_ptr()
 
-        def run(begin: Int, end: Int) {var frames, var length, var d, var n, var k, var y_ptr, var x_ptr, var w_ptr, var scale_ptr, var bias_ptr, var column_sums}:
+        var m = y.dim_size(0) * length
+        var items = (m + RUN - 1) // RUN
+        var tasks = min(parallelism_level(), items)
+        var counter_list = turn_counters(items, tasks)
+        var counters = counter_list.unsafe_ptr()
+
+        def run(t: Int) {var m, var items, var tasks, var counters, var frames, var length, var d, var n, var k, var y_ptr, var x_ptr, var w_ptr, var scale_ptr, var bias_ptr, var column_sums}:
             var quantized = Quantized(k)
             var edge = List[Float32](length=k, fill=0)
-            for first in range(begin, end, GROUP):
-                var rows = min(GROUP, end - first)
+            var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
+            while turn[0] < turn[1]:
+                var first = turn[0] * RUN
+                var rows = min(turn[1] * RUN, m) - first
                 for i in range(rows):
                     var window = (first + i) // length
                     var frame = ((first + i) % length) * stride - 1
@@ -65,10 +76,12 @@ struct ConvInt8:
                     y_ptr.unsafe_offset(first * n), quantized, w_ptr, scale_ptr, column_sums,
                     bias_ptr, bias_ptr, rows, n, k,
                 )
+                turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             _ = edge^
 
-        share_rows(run, y.dim_size(0) * length)
+        sync_parallelize(run, tasks)
         _ = column_list^
+        _ = counter_list^
 
 
 @extensibility.register("mwc_feed_forward_int8")
@@ -110,15 +123,23 @@ struct FeedForwardInt8:
         var sums1 = sum_list1.unsafe_ptr()
         var sums2 = sum_list2.unsafe_ptr()
 
-        def run(begin: Int, end: Int) {var d, var h, var y_ptr, var x_ptr, var gamma_ptr, var beta_ptr, var w1_ptr, var scale1_ptr, var bias1_ptr, var w2_ptr, var scale2_ptr, var bias2_ptr, var sums1, var sums2}:
+        var m = x.dim_size(0) * x.dim_size(1)
+        var items = (m + RUN - 1) // RUN
+        var tasks = min(parallelism_level(), items)
+        var counter_list = turn_counters(items, tasks)
+        var counters = counter_list.unsafe_ptr()
+
+        def run(t: Int) {var m, var items, var tasks, var counters, var d, var h, var y_ptr, var x_ptr, var gamma_ptr, var beta_ptr, var w1_ptr, var scale1_ptr, var bias1_ptr, var w2_ptr, var scale2_ptr, var bias2_ptr, var sums1, var sums2}:
             var narrow = Quantized(d)
             var wide = Quantized(h)
             var normed_list = List[Float32](length=d, fill=0)
             var hidden_list = List[Float32](length=GROUP * h, fill=0)
             var normed = normed_list.unsafe_ptr()
             var hidden = hidden_list.unsafe_ptr()
-            for first in range(begin, end, GROUP):
-                var rows = min(GROUP, end - first)
+            var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
+            while turn[0] < turn[1]:
+                var first = turn[0] * RUN
+                var rows = min(turn[1] * RUN, m) - first
                 var source = x_ptr.unsafe_offset(first * d)
                 for i in range(rows):
                     layer_norm_rows(normed, source.unsafe_offset(i * d), gamma_ptr, beta_ptr, 1, d)
@@ -132,9 +153,11 @@ struct FeedForwardInt8:
                     y_ptr.unsafe_offset(first * d), wide, w2_ptr, scale2_ptr, sums2, bias2_ptr,
                     source, rows, d, h,
                 )
+                turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             _ = normed_list^
             _ = hidden_list^
 
-        share_rows(run, x.dim_size(0) * x.dim_size(1))
+        sync_parallelize(run, tasks)
+        _ = counter_list^
         _ = sum_list1^
         _ = sum_list2^

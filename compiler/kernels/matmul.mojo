@@ -14,6 +14,7 @@ from std.runtime import parallelism_level
 from std.sys import CompilationTarget
 
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, NONE, WIDTH, gelu
+from .parallel import take_turn, turn_counters
 
 comptime F32 = DType.float32
 comptime PANEL = 2 * WIDTH
@@ -133,12 +134,16 @@ def multiply[WT: DType, epilogue: Int](
     var row_blocks = (m + ROW_BLOCK - 1) // ROW_BLOCK
     var items = panels * row_blocks
     var tasks = min(parallelism_level(), items)
+    var counter_list = turn_counters(items, tasks)
+    var counters = counter_list.unsafe_ptr()
 
-    def task(t: Int) {var m, var n, var k, var row_blocks, var items, var tasks, var y, var x, var w, var bias, var residual}:
+    def task(t: Int) {var counters, var m, var n, var k, var row_blocks, var items, var tasks, var y, var x, var w, var bias, var residual}:
         var packed = List[Float32](length=k * PANEL, fill=0)
         var panel_ptr = packed.unsafe_ptr()
         var ready = -1
-        for item in range(items * t // tasks, items * (t + 1) // tasks):
+        var turn = take_turn(counters, items, tasks, t)
+        while turn[0] < turn[1]:
+            var item = turn[0]
             var panel = item // row_blocks
             var first = panel * PANEL
             if panel != ready:
@@ -161,9 +166,11 @@ def multiply[WT: DType, epilogue: Int](
                     columns, n, k,
                 )
                 i += 1
+            turn = take_turn(counters, items, tasks, t)
         _ = packed^
 
     sync_parallelize(task, tasks)
+    _ = counter_list^
 
 
 @extensibility.register("mwc_matmul")

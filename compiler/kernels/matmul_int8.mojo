@@ -14,6 +14,7 @@ from std.runtime import parallelism_level
 
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import finish, load_part
+from .parallel import take_turn, turn_counters
 from .quantized import (
     AVX512_WORDS,
     COLUMNS,
@@ -35,6 +36,8 @@ comptime BLOCKS = 2 if VNNI else 1
 """Blocks of columns multiplied together."""
 comptime GROUP = 48
 """Rows quantized together: their bytes stay in cache."""
+comptime RUN = GROUP // 2
+"""Rows of an item of work, whole tiles; a thread takes two at a time but for its last ones."""
 comptime BYTES = DType.uint8 if VNNI else DType.int16
 """What holds an 8-bit activation: without VNNI, sums are of 16-bit products."""
 
@@ -169,18 +172,6 @@ def sums_of(w: Pointer[Int8, _], n: Int, k: Int) -> List[Int32]:
 
 
 @always_inline
-def share_rows[WorkType: def(Int, Int) raises -> None](work: WorkType, m: Int) raises:
-    """Call work(first, end) once per thread, for runs of m rows that begin with whole tiles."""
-    var tiles = (m + TILE - 1) // TILE
-    var tasks = min(parallelism_level(), tiles)
-
-    def task(t: Int) raises {var m, var tiles, var tasks, imm work}:
-        work((tiles * t // tasks) * TILE, min((tiles * (t + 1) // tasks) * TILE, m))
-
-    sync_parallelize(task, tasks)
-
-
-@always_inline
 def multiply_int8[epilogue: Int, norm: Bool](
     y: Pointer[mut=True, Float32, _],
     x: Pointer[Float32, _],
@@ -201,12 +192,19 @@ def multiply_int8[epilogue: Int, norm: Bool](
     var column_list = sums_of(w, n, k)
     var column_sums = column_list.unsafe_ptr()
 
-    def run(begin: Int, end: Int) {var n, var k, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
+    var items = (m + RUN - 1) // RUN
+    var tasks = min(parallelism_level(), items)
+    var counter_list = turn_counters(items, tasks)
+    var counters = counter_list.unsafe_ptr()
+
+    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
         var quantized = Quantized(k)
         var normed_list = List[Float32](length=k if norm else 1, fill=0)
         var normed = normed_list.unsafe_ptr()
-        for first in range(begin, end, GROUP):
-            var rows = min(GROUP, end - first)
+        var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
+        while turn[0] < turn[1]:
+            var first = turn[0] * RUN
+            var rows = min(turn[1] * RUN, m) - first
             for i in range(rows):
                 var source = x.unsafe_offset((first + i) * k)
                 comptime if norm:
@@ -218,10 +216,12 @@ def multiply_int8[epilogue: Int, norm: Bool](
                 y.unsafe_offset(first * n), quantized, w, scale, column_sums, bias,
                 residual.unsafe_offset(first * n), rows, n, k,
             )
+            turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = normed_list^
 
-    share_rows(run, m)
+    sync_parallelize(run, tasks)
     _ = column_list^
+    _ = counter_list^
 
 
 @extensibility.register("mwc_matmul_bias_int8")

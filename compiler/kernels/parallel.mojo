@@ -32,6 +32,37 @@ def share[WorkType: def(Int) raises -> None](
     sync_parallelize(task, tasks)
 
 
+def turn_counters(items: Int, tasks: Int) -> List[Int64]:
+    """What `take_turn` counts with: each task's run of the items starts where the last one ends."""
+    var counters = List[Int64](length=tasks * LINE, fill=0)
+    for run in range(tasks):
+        counters[run * LINE] = Int64(items * run // tasks)
+    return counters^
+
+
+@always_inline
+def take_turn(
+    counters: Pointer[mut=True, Int64, _], items: Int, tasks: Int, task: Int, most: Int = 1
+) -> Tuple[Int, Int]:
+    """The next items of a task: the first one and the one after the last; none where these meet.
+
+    They are of its own run, up to `most`, and one at a time towards its end; then of what others
+    have left of theirs. So one that is held up, by other work on its CPU, holds up an item only.
+    """
+    for shift in range(tasks):
+        var run = (task + shift) % tasks
+        var end = items * (run + 1) // tasks
+        var counter = counters.unsafe_offset(run * LINE)
+        var left = end - Int(Atomic[Int64].load(counter))
+        if left <= 0:
+            continue
+        var size = most if left > 2 * most else 1
+        var first = Int(Atomic[Int64].fetch_add(counter, Int64(size)))
+        if first < end:
+            return (first, min(first + size, end))
+    return (0, 0)
+
+
 def phase_counters(phases: Int) -> List[Int64]:
     """What `work_through` counts with in so many phases."""
     return List[Int64](length=phases * 2 * LINE, fill=0)
