@@ -2,8 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from mwc.runtime.artifact import Artifact, missing_features, runs_on, select_target
-from mwc.runtime.errors import OptionError
+from mwc.runtime.artifact import (
+    Artifact,
+    TargetEntry,
+    missing_features,
+    runs_on,
+    select_target,
+)
+from mwc.runtime.errors import OptionError, TargetError, first_line
+from mwc.runtime.threads import open_cpu
 
 if TYPE_CHECKING:
     from max.driver import Device
@@ -11,7 +18,7 @@ if TYPE_CHECKING:
 
 def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
     """Names of the targets that this machine can run, in the artifact's order."""
-    present = accelerators(artifact, None)
+    present = accelerators(artifact).values()
     return tuple(
         target.name
         for target in artifact.manifest.targets
@@ -35,36 +42,65 @@ def parse_device(device: str) -> tuple[str, int | None]:
 
 
 def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
-    """ "gpu:0" and so on: every accelerator that the artifact has code for.
+    """The names, from "gpu:0" on, of the accelerators that the artifact has code for.
 
     Raises:
         TargetError: there is none.
     """
+    targets = artifact.manifest.targets
     names = tuple(
         f"gpu:{index}"
-        for index, accelerator in enumerate(accelerators(artifact, None))
-        if any(runs_on(target, *accelerator) for target in artifact.manifest.targets)
+        for index, accelerator in accelerators(artifact).items()
+        if any(runs_on(target, *accelerator) for target in targets)
     )
     if not names:
-        select_target(artifact, "gpu", ())  # says what is missing
+        select_target(artifact, "gpu", accelerators(artifact).values())  # says what is missing
     return names
 
 
-def accelerators(artifact: Artifact, index: int | None) -> tuple[tuple[str, str], ...]:
-    """(API, architecture) of the accelerators at hand, or of the one with that index.
+def accelerators(artifact: Artifact, device: str = "auto") -> dict[int, tuple[str, str]]:
+    """(API, architecture) of the accelerators at hand by their numbers.
 
-    They are not asked for where no target needs one.
+    They are not asked for where no target needs one, or `device` is a CPU.
+
+    Raises:
+        TargetError: their driver does not answer.
     """
-    if all(target.device == "cpu" for target in artifact.manifest.targets):
-        return ()
+    targets = artifact.manifest.targets
+    wanted = [target for target in targets if device in ("auto", "gpu", target.name)]
+    if all(target.device == "cpu" for target in wanted):
+        return {}
     from max.driver import Accelerator, accelerator_api, accelerator_count
 
-    api, indices = accelerator_api(), range(accelerator_count())
-    return tuple((api, Accelerator(i).architecture_name) for i in indices if index in (None, i))
+    try:
+        api, count = accelerator_api(), accelerator_count()
+        return {i: (api, Accelerator(i).architecture_name) for i in range(count)}
+    except (RuntimeError, ValueError) as error:
+        raise TargetError(
+            f"the GPUs of this machine do not answer: {first_line(error)}; update their driver, or "
+            "use the CPU (--device cpu)."
+        ) from error
 
 
-def open_accelerator(index: int | None) -> "Device":
-    """The accelerator with that index; None for the first."""
+def open_device(
+    target: TargetEntry, present: dict[int, tuple[str, str]], threads: int | None
+) -> "Device":
+    """The device that runs a target: the CPU, or the first accelerator whose code it is.
+
+    Raises:
+        OptionError: this process cannot have that many threads.
+        TargetError: the accelerator cannot be opened.
+    """
+    cpu = open_cpu(threads)
+    if target.device == "cpu":
+        return cpu
     from max.driver import Accelerator
 
-    return Accelerator() if index is None else Accelerator(index)
+    index = next(i for i, accelerator in present.items() if runs_on(target, *accelerator))
+    try:
+        return Accelerator(index)
+    except (RuntimeError, ValueError) as error:
+        raise TargetError(
+            f"gpu:{index} cannot be opened: {first_line(error)}; free it from other programs, or "
+            "use another device."
+        ) from error

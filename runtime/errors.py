@@ -86,3 +86,9 @@ class Cancelled(MwcError):
     """
 
     transcript: Any = None
+
+
+def first_line(error: Exception) -> str:
+    """What MAX says of an error, without the trace it adds."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no reason given"

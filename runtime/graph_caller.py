@@ -9,8 +9,7 @@ import numpy.typing as npt
 from mwc.runtime import scheduling
 from mwc.runtime.artifact import TargetEntry
 from mwc.runtime.checks import check_shapes
-from mwc.runtime.errors import DeviceError
-from mwc.runtime.graph_files import first_line
+from mwc.runtime.errors import DeviceError, first_line
 from mwc.runtime.platform import free_memory
 from mwc.runtime.slot_memory import Sizes, cache_bytes
 from mwc.runtime.spec import GraphSignature, TensorSpec

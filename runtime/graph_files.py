@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mwc.runtime.artifact import Artifact, TargetEntry, check_hashes, map_weights
-from mwc.runtime.errors import ArtifactError
+from mwc.runtime.errors import ArtifactError, MemoryShortage, first_line
 from mwc.runtime.spec import GraphSignature
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ def load_weights(artifact: Artifact, target: TargetEntry, device: "Device") -> d
     """The weights the target names, as MAX takes them: one copy for all graphs.
 
     On a CPU it is still backed by the mapped file; a GPU has it in its own memory.
+
+    Raises:
+        MemoryShortage: they do not fit into the GPU's memory.
     """
     from max.driver import Buffer
     from max.dtype import DType
@@ -27,6 +30,8 @@ def load_weights(artifact: Artifact, target: TargetEntry, device: "Device") -> d
     }
     mapped = map_weights(artifact, target.precision)
     wanted = {name for graph in target.graphs for name in graph.weights}
+    if target.device != "cpu":
+        _check_memory(sum(mapped[name].nbytes for name in wanted), target, device)
     weights = {
         name: Buffer.from_numpy(mapped[name]).view(DType.bfloat16, mapped[name].shape)
         if specs[name].dtype == "bfloat16"
@@ -67,7 +72,11 @@ def load_graphs(
     return {graph.name: (graph, graphs[graph.name]) for graph in target.graphs}
 
 
-def first_line(error: Exception) -> str:
-    """What MAX says of an error, without the trace it adds."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no reason given"
+def _check_memory(needed: int, target: TargetEntry, device: "Device") -> None:
+    """Refuse weights that the device has no room for."""
+    free = int(device.stats["free_memory"])
+    if needed > free:
+        raise MemoryShortage(
+            f"the {target.precision} weights need {needed / 2**30:.1f} GiB on {target.name}, where "
+            f"{free / 2**30:.1f} GiB is free; free some, or convert a smaller model or precision."
+        )

@@ -25,14 +25,13 @@ from mwc.runtime.decoder import (
     StepBatch,
 )
 from mwc.runtime.device_graph import DeviceGraph
-from mwc.runtime.devices import accelerators, open_accelerator, parse_device
+from mwc.runtime.devices import accelerators, open_device, parse_device
 from mwc.runtime.errors import OptionError
 from mwc.runtime.graph_caller import GraphCaller
 from mwc.runtime.graph_files import load_graphs, load_weights
 from mwc.runtime.slot_memory import cache_bytes, check_memory, work_bytes
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.step_calls import StepCalls
-from mwc.runtime.threads import open_cpu
 
 Array = npt.NDArray[Any]
 
@@ -68,9 +67,11 @@ class Session:
                 raise OptionError(f"{name} is {value}; it must be at least 1.")
         self._artifact = artifact
         device, index = parse_device(device)
-        self._target = select_target(artifact, device, accelerators(artifact, index))
-        cpu = open_cpu(threads)
-        where = cpu if self._target.device == "cpu" else open_accelerator(index)
+        present = accelerators(artifact, device)
+        if index is not None:
+            present = {i: accelerator for i, accelerator in present.items() if i == index}
+        self._target = select_target(artifact, device, present.values())
+        where = open_device(self._target, present, threads)
         # MAX reads the weights where they are, so they are held as long as the graphs.
         self._weights = load_weights(artifact, self._target, where)
         graphs = load_graphs(artifact, self._target, where, self._weights)
