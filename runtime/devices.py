@@ -47,15 +47,13 @@ def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
     Raises:
         TargetError: there is none.
     """
-    targets = artifact.manifest.targets
-    names = tuple(
+    present = accelerators(artifact)
+    select_target(artifact, "gpu", present.values())  # says what is missing
+    return tuple(
         f"gpu:{index}"
-        for index, accelerator in accelerators(artifact).items()
-        if any(runs_on(target, *accelerator) for target in targets)
+        for index, accelerator in present.items()
+        if any(runs_on(target, *accelerator) for target in artifact.manifest.targets)
     )
-    if not names:
-        select_target(artifact, "gpu", accelerators(artifact).values())  # says what is missing
-    return names
 
 
 def accelerators(artifact: Artifact, device: str = "auto") -> dict[int, tuple[str, str]]:

@@ -127,16 +127,13 @@ class Fleet:
         self._targets = []
         try:
             for worker in self._workers:
-                kind, *rest = receive(worker) or ("lost",)
+                lost = DeviceError(
+                    f"the process for {worker.device} ended while it loaded the model."
+                )
+                kind, answer = receive(worker) or ("lost", lost)
                 if kind != "loaded":
-                    raise (
-                        rest[0]
-                        if rest
-                        else DeviceError(
-                            f"the process for {worker.device} ended while it loaded the model."
-                        )
-                    )
-                self._targets.append(rest[0])
+                    raise answer
+                self._targets.append(answer)
         except BaseException:
             self.close()
             raise
@@ -179,6 +176,7 @@ class Fleet:
         its files to the others.
 
         Raises:
+            BusyError: an iterator of the fleet is still open.
             DeviceError: the last device failed.
         """
         make_options(**options)
@@ -235,6 +233,11 @@ class _Run:
 
     def results(self, options: dict[str, Any]) -> Generator[Found, None, None]:
         """Work, and give what is next in order as soon as it is there."""
+        if any(worker.busy for worker in self._workers):
+            raise BusyError(
+                "the fleet is still transcribing; take all of its transcripts or close their "
+                "iterator first, or load another fleet."
+            )
         try:
             self._begin(options)
             while any(worker.busy for worker in self._workers):

@@ -36,6 +36,7 @@ class Reduced:
 
     precision: str
     source: str
+    checkpoint: str | Path
     converted: ConvertResult
     full: Path
     """The same model in float32."""
@@ -58,7 +59,7 @@ def reduced(
     out = tmp_path_factory.mktemp(f"{source}-{precision}") / "artifact"
     checkpoint = "pkg:tiny.en" if source == "tiny.en" else random_checkpoint
     converted = convert(checkpoint, out, ConvertOptions(precision=precision))
-    return Reduced(precision, source, converted, full)
+    return Reduced(precision, source, checkpoint, converted, full)
 
 
 def weight_bytes(artifact: Path, precision: str) -> int:
@@ -95,18 +96,17 @@ def test_it_transcribes(reduced: Reduced) -> None:
     assert np.isfinite([segment.avg_logprob for segment in transcript.segments]).all()
 
 
-def test_an_artifact_verifies_again(reduced: Reduced, random_checkpoint: Path) -> None:
-    if reduced.source != "random":
-        pytest.skip("random weights show it")
-    report = verify_artifact(reduced.artifact, random_checkpoint)
+def test_an_artifact_verifies_again(reduced: Reduced) -> None:
+    report = verify_artifact(reduced.artifact, reduced.checkpoint)
     assert report.ok
     assert report.precision == reduced.precision
 
 
-def test_tiny_en_hears_what_float32_hears(reduced: Reduced) -> None:
-    if reduced.source != "tiny.en":
-        pytest.skip("random weights hear nothing")
+def test_it_hears_what_float32_hears(reduced: Reduced) -> None:
     precision = reduced.precision
+    if reduced.source == "random":  # its words are noise: only that it gives some can be asked
+        assert load(reduced.artifact).transcribe(SAMPLE, language="en").segments
+        return
     ours, full = (load(path).transcribe(SAMPLE) for path in (reduced.artifact, reduced.full))
     assert ours.text == full.text
     for segment, expected in zip(ours.segments, full.segments, strict=True):

@@ -16,6 +16,7 @@ from mwc.runtime import fleet as fleet_module
 from mwc.runtime import platform
 from mwc.runtime.errors import (
     AudioError,
+    BusyError,
     Cancelled,
     DeviceError,
     MemoryShortage,
@@ -204,6 +205,16 @@ def test_cancelled_or_closed_it_is_free_again() -> None:
         next(closed)
         closed.close()
         assert list(fleet.transcribe_many(["c", "d"])) == ["C", "D"]
+
+
+def test_one_run_at_a_time() -> None:
+    with fleet_of(FakeModel(shout)) as fleet:
+        first: Any = fleet.transcribe_many(["a", "b"])
+        assert next(first) == "A"
+        with pytest.raises(BusyError, match="take all of its transcripts or close"):
+            next(iter(fleet.transcribe_many(["c"])))
+        assert list(first) == ["B"]
+        assert list(fleet.transcribe_many(["c"])) == ["C"]
 
 
 def test_progress_is_of_all_devices() -> None:
