@@ -24,7 +24,7 @@ import numpy as np
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.audio import AudioInput
 from mwc.runtime.devices import accelerator_names
-from mwc.runtime.errors import AudioError, Cancelled, DeviceError, OptionError
+from mwc.runtime.errors import AudioError, BusyError, Cancelled, DeviceError, OptionError
 from mwc.runtime.options import make_options
 from mwc.runtime.platform import cpus_by_node
 from mwc.runtime.progress import Progress, ProgressEvent, silent
@@ -124,7 +124,7 @@ class Fleet:
     def __init__(self, workers: Sequence[Worker]) -> None:
         """Wait until every worker has loaded its model; `load_fleet` starts them."""
         self._workers = list(workers)
-        self._targets = []
+        self._targets: list[str] = []
         try:
             for worker in self._workers:
                 lost = DeviceError(
