@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
-
 from mwc.runtime.clips import best_cut
 from mwc.runtime.decode import (
     DecodingBatch,
@@ -21,11 +19,12 @@ from mwc.runtime.decode import (
     WindowResult,
     sampling_for,
 )
-from mwc.runtime.decoder import ENCODED_TOGETHER, Decoder, Float32
+from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.detect import DetectedLanguage, detect_languages
+from mwc.runtime.encoding import EncodedWindow, encode_read, encode_windows, read_window
 from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.fallback import why_refused, why_sparse
-from mwc.runtime.features import LOG_MEL_FLOOR, WINDOW_FRAMES, Features
+from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
 from mwc.runtime.report import Attempt, WindowReport
@@ -61,56 +60,6 @@ class Part:
     language: str
     start: int = 0
     speech: Speech | None = None
-
-
-@dataclass(frozen=True)
-class EncodedWindow:
-    """What a window slot is to hold: `n_frames` frames of a file from frame `seek` on.
-
-    What follows them in the window is as at the end of a file in openai/whisper, 0.0 after
-    normalising; or silence, where the file was cut in one: with that a model knows that the text
-    ends there.
-    """
-
-    slot: int
-    features: Features
-    seek: int
-    n_frames: int
-    ends_in_silence: bool = False
-
-
-def encode_windows(decoder: Decoder, windows: Sequence[EncodedWindow]) -> None:
-    """Encode windows, some at a time."""
-    _encode_read(decoder, [(window, read_window(window)) for window in windows])
-
-
-def read_window(window: EncodedWindow, under_way: Sequence[Part] = ()) -> Float32:
-    """Its log-mel frames; those that parts under way will ask for are kept at hand.
-
-    Raises:
-        AudioError: the file cannot be read a second time.
-    """
-    seeks = [part.loop.seek for part in under_way if part.features is window.features]
-    log_mel = window.features.window(window.seek, keep_from=min([window.seek, *seeks]))
-    if window.ends_in_silence:
-        log_mel[window.n_frames :] = LOG_MEL_FLOOR
-    return log_mel
-
-
-def _encode_read(decoder: Decoder, read: Sequence[tuple[EncodedWindow, Float32]]) -> None:
-    for first in range(0, len(read), ENCODED_TOGETHER):
-        windows, log_mels = zip(*read[first : first + ENCODED_TOGETHER], strict=True)
-        decoder.encode(
-            np.stack(log_mels),
-            np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
-            np.array([_n_frames(window) for window in windows], dtype=np.int32),
-            np.array([window.slot for window in windows], dtype=np.int32),
-        )
-
-
-def _n_frames(window: EncodedWindow) -> int:
-    """Frames that the encoder takes for audio."""
-    return WINDOW_FRAMES if window.ends_in_silence else window.n_frames
 
 
 @dataclass(frozen=True)
@@ -288,13 +237,14 @@ class Engine:
             )
             if window != self._held:
                 try:
-                    read.append((window, read_window(window, parts)))
+                    seeks = [p.loop.seek for p in parts if p.features is window.features]
+                    read.append((window, read_window(window, seeks)))
                 except AudioError as error:
                     failed.append((work, error))
                     continue
             encoded.append(work)
         self._held = None
-        _encode_read(self._decoder, read)
+        encode_read(self._decoder, read)
         return encoded, failed
 
     def _begin(self, works: Sequence[_Work]) -> None:

@@ -127,10 +127,12 @@ class Fleet:
         self._targets: list[str] = []
         try:
             for worker in self._workers:
-                lost = DeviceError(
-                    f"the process for {worker.device} ended while it loaded the model."
-                )
-                kind, answer = receive(worker) or ("lost", lost)
+                message = receive(worker)
+                if message is None:
+                    raise DeviceError(
+                        f"the process for {worker.device} ended while it loaded the model."
+                    )
+                kind, answer = message
                 if kind != "loaded":
                     raise answer
                 self._targets.append(answer)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mwc.runtime.audio import AudioInput, AudioSource
 from mwc.runtime.decoder import Decoder
-from mwc.runtime.engine import Engine, Failed, Part
+from mwc.runtime.engine import Decoded, Engine, Failed, Part
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript
@@ -64,61 +64,73 @@ def transcribe_together(
     engine = Engine(
         decoder, tokenizer, options, n_lanes=options.batch_size, listens_aside=True, stop=stop
     )
-    opened: deque[_Begun | AudioError] = deque()
-    of_part: dict[int, _Begun] = {}
-    seconds_given = 0.0
 
-    def parts() -> Iterator[Part]:
-        for audio in audios:
+    def open_file(audio: Audio) -> _Begun:
+        heard = hear(audio)
+        file = FileTranscript(
+            engine, tokenizer, heard.features, options, decoder.spec, heard.speech
+        )
+        return _Begun(heard.source, file)
+
+    files = _Files(audios, open_file)
+    for event in engine.run(files.parts()):
+        files.take(event)
+        progress(files.progress())
+        yield from files.ready()
+    yield from files.ready()
+
+
+class _Files:
+    """Files from when they are opened to when they are given back."""
+
+    def __init__(self, audios: Iterable[Audio], open_file: Callable[[Audio], _Begun]) -> None:
+        self._audios = audios
+        self._open_file = open_file
+        self._opened: deque[_Begun | AudioError] = deque()
+        self._of_part: dict[int, _Begun] = {}
+        self._seconds_given = 0.0
+
+    def parts(self) -> Iterator[Part]:
+        """What to decode; the next file is opened when all parts of the last one are taken."""
+        for audio in self._audios:
             try:
-                heard = hear(audio)
-                file = FileTranscript(
-                    engine, tokenizer, heard.features, options, decoder.spec, heard.speech
-                )
+                begun = self._open_file(audio)
             except AudioError as error:
-                opened.append(error)
+                self._opened.append(error)
                 continue
-            begun = _Begun(heard.source, file)
-            opened.append(begun)
-            for part in file.parts:
+            self._opened.append(begun)
+            for part in begun.file.parts:
                 if begun.error is not None:
                     break
-                of_part[id(part)] = begun
+                self._of_part[id(part)] = begun
                 yield part
 
-    def ready() -> Iterator[Transcript | AudioError]:
-        """The files that are next in order and done."""
-        nonlocal seconds_given
-        while opened:
-            first = opened[0]
-            if isinstance(first, AudioError):
-                yield first
-            elif first.error is not None:
-                seconds_given += first.file.duration
-                yield first.error
-            elif first.file.is_done:
-                seconds_given += first.file.duration
-                yield first.file.transcript(tuple(first.source.warnings))
-            else:
-                return
-            opened.popleft()
-
-    for event in engine.run(parts()):
-        begun = of_part[id(event.part)]
+    def take(self, event: Decoded | Failed) -> None:
+        """Take what the engine says of a part."""
+        begun = self._of_part[id(event.part)]
         if isinstance(event, Failed):
             begun.error = begun.error or event.error
         else:
             begun.file.take(event)
         if isinstance(event, Failed) or event.ends_part:
-            del of_part[id(event.part)]
-        progress(_progress(seconds_given, opened))
-        yield from ready()
-    yield from ready()
+            del self._of_part[id(event.part)]
 
+    def ready(self) -> Iterator[Transcript | AudioError]:
+        """The files that are next in order and done; they are let go."""
+        while self._opened:
+            first = self._opened[0]
+            if isinstance(first, AudioError):
+                yield first
+            elif first.error is not None or first.file.is_done:
+                self._seconds_given += first.file.duration
+                yield first.error or first.file.transcript(tuple(first.source.warnings))
+            else:
+                return
+            self._opened.popleft()
 
-def _progress(seconds_given: float, opened: Iterable[_Begun | AudioError]) -> ProgressEvent:
-    """Seconds done of all files opened so far; those given back are done."""
-    files = [each.file for each in opened if isinstance(each, _Begun)]
-    done = seconds_given + sum(file.seconds_done for file in files)
-    total = seconds_given + sum(file.duration for file in files)
-    return ProgressEvent("transcribe", done, total, "seconds")
+    def progress(self) -> ProgressEvent:
+        """Seconds done of all files opened so far; those given back are done."""
+        files = [each.file for each in self._opened if isinstance(each, _Begun)]
+        done = self._seconds_given + sum(file.seconds_done for file in files)
+        total = self._seconds_given + sum(file.duration for file in files)
+        return ProgressEvent("transcribe", done, total, "seconds")

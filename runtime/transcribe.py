@@ -12,12 +12,8 @@ from functools import partial
 
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage, detect_languages
-from mwc.runtime.engine import (
-    EncodedWindow,
-    Engine,
-    Failed,
-    encode_windows,
-)
+from mwc.runtime.encoding import EncodedWindow, encode_windows
+from mwc.runtime.engine import Engine, Failed
 from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript, beside, language_of
