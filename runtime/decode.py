@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def sampling_for(spec: WhisperSpec, options: TranscribeOptions) -> Sampling:
         seconds_per_token = spec.audio.chunk_length / spec.model.n_audio_ctx
         limit = round(options.max_initial_timestamp / seconds_per_token)
     return Sampling(
-        suppress=suppress_mask(
+        suppress=_shared_mask(
             spec, options.suppress_tokens, options.suppress_blank, with_timestamps
         ),
         with_timestamps=with_timestamps,
@@ -113,6 +114,25 @@ def sampling_for(spec: WhisperSpec, options: TranscribeOptions) -> Sampling:
             seed=options.seed,
         ),
     )
+
+
+@lru_cache(maxsize=16)
+def _shared_mask(
+    spec: WhisperSpec,
+    suppress_tokens: tuple[int, ...],
+    suppress_blank: bool,
+    with_timestamps: bool,
+) -> Float32:
+    """One array for all calls that suppress the same: their searches can share the decoder's."""
+    return suppress_mask(spec, suppress_tokens, suppress_blank, with_timestamps)
+
+
+def _by_mask(searches: "Sequence[RunningSearch]") -> "list[list[RunningSearch]]":
+    """Searches that share a mask, together."""
+    found: dict[int, list[RunningSearch]] = {}
+    for search in searches:
+        found.setdefault(id(search.sampling.suppress), []).append(search)
+    return list(found.values())
 
 
 def compression_ratio(text: str) -> float:
@@ -145,7 +165,7 @@ def decode_windows(
     width = sampling.strategy.width
     if decoder.n_rows < width:
         raise ValueError(f"a search takes {width} row slots and there are {decoder.n_rows}")
-    batch = DecodingBatch(decoder, sampling.suppress)
+    batch = DecodingBatch(decoder)
     waiting = deque(tasks)
     searches: list[RunningSearch] = []
     free = list(range(decoder.n_rows))
@@ -159,12 +179,13 @@ def decode_windows(
 
 
 class DecodingBatch:
-    """Searches under way that share the decoder's calls; they join and leave between steps."""
+    """Searches under way that share the decoder's calls; they join and leave between steps.
 
-    def __init__(self, decoder: Decoder, suppress: Float32) -> None:
-        """Of a decoder; `suppress` is every search's mask, from `rules.suppress_mask`."""
+    A call of the decoder has one mask of suppressed tokens: searches share it that share the mask.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._suppress = suppress
         self._started: list[RunningSearch] = []
         self._going_on: list[RunningSearch] = []
 
@@ -181,20 +202,26 @@ class DecodingBatch:
 
     def advance(self) -> "list[RunningSearch]":
         """Run the prompts of those that joined, one step of the others; return those that ended."""
-        if self._started:
-            self._prefill(self._started)
-        if self._going_on:
-            self._step(self._going_on)
+        for searches in _by_mask(self._started):
+            self._prefill(searches)
+        for searches in _by_mask(self._going_on):
+            self._step(searches)
         searches = [*self._going_on, *self._started]
         self._started = []
         self._going_on = [search for search in searches if search.rows]
         return [search for search in searches if not search.rows]
 
+    def drop(self, search: "RunningSearch") -> None:
+        """Let a search that is under way leave."""
+        self._started = [each for each in self._started if each is not search]
+        self._going_on = [each for each in self._going_on if each is not search]
+
     def _prefill(self, searches: "Sequence[RunningSearch]") -> None:
         """Run the prompts of new rows and take their first tokens."""
         rows = [row for search in searches for row in search.prefill_rows()]
         n_candidates = max(search.n_candidates for search in searches)
-        result = self._decoder.prefill(rows, self._suppress, n_candidates)
+        suppress = searches[0].sampling.suppress
+        result = self._decoder.prefill(rows, suppress, n_candidates)
         first = 0
         for search in searches:
             search.no_speech_prob = float(result.no_speech_probs[first])
@@ -219,13 +246,14 @@ class DecodingBatch:
             if sampled
             else None,
         )
+        suppress = searches[0].sampling.suppress
         if all(search.can_go_ahead for search in searches):
-            ahead = self._decoder.steps(batch, self._suppress)
+            ahead = self._decoder.steps(batch, suppress)
             for row, search in enumerate(searches):
                 search.take_ahead(ahead, row)
             return
         n_candidates = max(search.n_candidates for search in searches)
-        choice = self._decoder.step(batch, self._suppress, n_candidates)
+        choice = self._decoder.step(batch, suppress, n_candidates)
         first = 0
         for search in searches:
             first = search.take(choice, first)

@@ -170,22 +170,12 @@ class Choice:
         return first
 
 
-class Decoder(Protocol):
-    """A loaded model, seen from the decoding loop."""
+class Hearing(Protocol):
+    """What a file is read with, before anything is decoded."""
 
     @property
     def spec(self) -> WhisperSpec:
         """The model's dimensions, audio constants and tokens."""
-        ...
-
-    @property
-    def n_windows(self) -> int:
-        """How many window slots there are."""
-        ...
-
-    @property
-    def n_rows(self) -> int:
-        """How many row slots there are."""
         ...
 
     def log_mel(self, samples: Float32) -> Float32:
@@ -202,6 +192,20 @@ class Decoder(Protocol):
         Returns:
             probabilities float32 [frames], and the state float32 [2, 128] for the next call.
         """
+        ...
+
+
+class Decoder(Hearing, Protocol):
+    """A loaded model, seen from the decoding loop."""
+
+    @property
+    def n_windows(self) -> int:
+        """How many window slots there are."""
+        ...
+
+    @property
+    def n_rows(self) -> int:
+        """How many row slots there are."""
         ...
 
     def encode(

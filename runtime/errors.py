@@ -12,7 +12,7 @@
     ├── VerificationError    an artifact does not compute what its checkpoint computes
     ├── MemoryShortage       what is asked for does not fit into the memory that is free
     ├── DeviceError          a CPU or GPU failed while it ran a graph
-    ├── BusyError            a thread calls a model that it is still streaming from
+    ├── BusyError            a model or fleet is called by what it is waiting for
     └── Cancelled            a transcription was stopped by its caller
 
 A message is one sentence (or one per problem found) that names what was wrong with its value, what
@@ -75,7 +75,7 @@ class DeviceError(MwcError):
 
 
 class BusyError(MwcError):
-    """A thread calls a model that it is still streaming from, and would wait for itself."""
+    """A model or fleet is called by something that it is waiting for itself."""
 
 
 class Cancelled(MwcError):

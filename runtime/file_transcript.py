@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from mwc.runtime.call import Call
 from mwc.runtime.clips import clip_notes, heard_clips, requested_clips
 from mwc.runtime.detect import DetectedLanguage
-from mwc.runtime.engine import Decoded, Engine, Part
 from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt, prompt_notes
@@ -20,6 +20,7 @@ from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment, Transcript
 from mwc.runtime.windows import WindowLoop
+from mwc.runtime.work import Decoded, Part
 
 
 class FileTranscript:
@@ -34,7 +35,7 @@ class FileTranscript:
 
     def __init__(
         self,
-        engine: Engine,
+        call: Call,
         tokenizer: Tokenizer,
         features: Features,
         options: TranscribeOptions,
@@ -64,7 +65,7 @@ class FileTranscript:
             clips = heard_clips(clips, options, speech)
         lanes = [[clip] for clip in clips] if options.cuts_at_silences else [clips]
         self.language, self.language_probability = language_of(
-            options, spec, partial(engine.detect_language, features)
+            options, spec, partial(call.detect_language, features)
         )
         make_prompt(spec, tokenizer, options, self.language)  # refuses a bad prefix before any work
         self.parts = tuple(self._part(features, heard) for heard in lanes)

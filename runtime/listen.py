@@ -1,7 +1,7 @@
 """A file's first reading: its length, its loudest mel and, where that is needed, its speech."""
 
 from mwc.runtime.audio import AudioSource
-from mwc.runtime.decoder import Decoder
+from mwc.runtime.decoder import Hearing
 from mwc.runtime.errors import Cancelled
 from mwc.runtime.features import Features, Float32
 from mwc.runtime.progress import Progress, silent
@@ -11,7 +11,7 @@ from mwc.runtime.vad import SpeechDetector
 
 
 def listen(
-    decoder: Decoder,
+    model: Hearing,
     source: AudioSource,
     detector: str | None,
     progress: Progress = silent,
@@ -20,7 +20,7 @@ def listen(
     """Read a file once.
 
     Args:
-        decoder: the model, for log-mel frames and the detection of speech.
+        model: for log-mel frames and the detection of speech.
         source: the file.
         detector: name of the speech detector; None where speech is not asked for.
         progress: told the seconds read.
@@ -30,7 +30,7 @@ def listen(
         AudioError: the audio cannot be used.
         Cancelled: `stop` said so.
     """
-    found = SpeechDetector(decoder.vad) if detector is not None else None
+    found = SpeechDetector(model.vad) if detector is not None else None
 
     def hear(block: Float32) -> None:
         if stop():
@@ -39,7 +39,7 @@ def listen(
             found.add(block)
 
     features = Features(
-        source, decoder.log_mel, decoder.spec.model.n_mels, progress=progress, listener=hear
+        source, model.log_mel, model.spec.model.n_mels, progress=progress, listener=hear
     )
     if found is None or detector is None:
         return features, None

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from mwc.runtime.audio import AudioInput, AudioSource
-from mwc.runtime.decoder import Decoder
-from mwc.runtime.engine import Decoded, Engine, Failed, Part
+from mwc.runtime.call import Call
+from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript
@@ -17,8 +17,8 @@ from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.speech import Speech
 from mwc.runtime.stop import Stop
-from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Transcript
+from mwc.runtime.work import Decoded, Failed, Part
 
 Audio = AudioInput | AudioSource
 
@@ -42,8 +42,7 @@ class _Begun:
 
 
 def transcribe_together(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
+    engine: Engine,
     options: TranscribeOptions,
     audios: Iterable[Audio],
     hear: Callable[[Audio], HeardFile],
@@ -53,31 +52,35 @@ def transcribe_together(
     """Transcribe files; each gives its transcript, or the error why there is none, in order.
 
     Args:
-        decoder: the model; its slots from 0 on are used.
-        tokenizer: the model's tokenizer.
+        engine: the model's.
         options: what is wanted of each file.
         audios: the files, taken when there is room for another.
         hear: reads one through, or raises AudioError.
         progress: told the seconds of audio done, of all files opened so far.
         stop: asked before each call of the model; Cancelled is raised once it says True.
     """
-    engine = Engine(
-        decoder, tokenizer, options, n_lanes=options.batch_size, listens_aside=True, stop=stop
-    )
+    call = Call(engine, options, n_lanes=options.batch_size, stop=stop)
 
     def open_file(audio: Audio) -> _Begun:
         heard = hear(audio)
         file = FileTranscript(
-            engine, tokenizer, heard.features, options, decoder.spec, heard.speech
+            call, engine.tokenizer, heard.features, options, engine.spec, heard.speech
         )
         return _Begun(heard.source, file)
 
     files = _Files(audios, open_file)
-    for event in engine.run(files.parts()):
-        files.take(event)
-        progress(files.progress())
+    coming = files.parts()
+    with call:
+        while True:
+            while call.has_room and (part := next(coming, None)) is not None:
+                call.add(part)
+            event = call.take()
+            if event is None:
+                break
+            files.take(event)
+            progress(files.progress())
+            yield from files.ready()
         yield from files.ready()
-    yield from files.ready()
 
 
 class _Files:

@@ -1,9 +1,8 @@
 """A loaded Whisper, ready to transcribe: what `load` returns and applications hold on to."""
 
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -11,7 +10,8 @@ from typing import Any, Literal, overload
 from mwc.runtime.artifact import Artifact, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio
 from mwc.runtime.detect import DetectedLanguage
-from mwc.runtime.errors import AudioError, BusyError, OptionError
+from mwc.runtime.engine import MOST_LANES, Engine
+from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.features import Features
 from mwc.runtime.listen import listen
 from mwc.runtime.many import HeardFile, transcribe_together
@@ -27,7 +27,9 @@ from mwc.runtime.transcribe import Transcription, align, detect_language
 from mwc.runtime.transcript import Segment, Transcript, Word
 
 
-def load(path: str | Path, device: str = "auto", threads: int | None = None) -> "Model":
+def load(
+    path: str | Path, device: str = "auto", threads: int | None = None, lanes: int = MOST_LANES
+) -> "Model":
     """Load an artifact.
 
     Args:
@@ -35,23 +37,35 @@ def load(path: str | Path, device: str = "auto", threads: int | None = None) -> 
         device: "auto" (a GPU when the artifact has code for one that is here, else the CPU),
             "cpu", "gpu", or the name of one of the artifact's targets.
         threads: CPU threads; None for all that this process may use.
+        lanes: windows that calls from several threads may have decoded at the same time; a call's
+            own `batch_size` may be more. Memory for them is taken when they are needed.
 
     Raises:
         ArtifactError: it is missing, damaged, or of another format or MAX version.
         TargetError: it holds nothing that this machine can run.
         OptionError: an argument is not allowed.
     """
-    return Model(open_artifact(path), device=device, threads=threads)
+    return Model(open_artifact(path), device=device, threads=threads, lanes=lanes)
 
 
 class Model:
     """One loaded artifact.
 
-    Calls from several threads take turns: each waits until the model is free. A thread that still
-    has a `stream` of its own open gets BusyError instead, since it would wait for itself.
+    Any number of threads may call it at the same time: up to `lanes` of their windows are decoded
+    together, each with the result that it has alone, and when there are more, calls take turns
+    from window to window.
     """
 
-    def __init__(self, artifact: Artifact, *, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        device: str,
+        threads: int | None,
+        lanes: int = MOST_LANES,
+    ) -> None:
+        if not isinstance(lanes, int) or lanes < 1:
+            raise OptionError(f"lanes is {lanes!r}; it takes a whole number from 1 on.")
         self._artifact = artifact
         # The tokenizer, and PyAV for the first file, are ready by the time the graphs are.
         with ThreadPoolExecutor(max_workers=1) as beside:
@@ -59,9 +73,7 @@ class Model:
             tokenizer = beside.submit(Tokenizer, artifact.path / "tokenizer", tokens)
             beside.submit(import_module, "mwc.runtime.audio_file")
             self._session = Session(artifact, device=device, threads=threads)
-            self._tokenizer = tokenizer.result()
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+            self._engine = Engine(self._session, tokenizer.result(), most_lanes=lanes)
 
     @property
     def artifact(self) -> Artifact:
@@ -86,7 +98,7 @@ class Model:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return self._tokenizer
+        return self._engine.tokenizer
 
     def transcribe(
         self,
@@ -109,7 +121,7 @@ class Model:
         Raises:
             AudioError: the audio cannot be used.
             OptionError: an option is unknown or not allowed.
-            BusyError: this thread has a stream open on the model.
+            BusyError: the audio or `cancel` calls the model that waits for it.
             Cancelled: `cancel` was set; its `transcript` holds what was done by then.
         """
         stream = self.stream(audio, progress=progress, cancel=cancel, **options)
@@ -128,16 +140,15 @@ class Model:
         """Transcribe one file, giving each segment as soon as its window is decoded.
 
         Arguments and errors as for `transcribe`; options are checked at once, the audio when the
-        first segment is asked for. The model is taken until the iterator ends or is closed.
+        first segment is asked for. Other calls of the model go on meanwhile, from this thread too.
         """
         chosen = make_options(**options)
         opened = Opened()
 
         def segments() -> Iterator[Segment]:
-            with self._turn():
-                opened.source = source = _source(audio)
-                opened.transcription = self._begin(source, chosen, progress, cancel)
-                yield from opened.transcription
+            opened.source = source = _source(audio)
+            opened.transcription = self._begin(source, chosen, progress, cancel)
+            yield from opened.transcription
 
         return Stream(segments(), opened)
 
@@ -175,8 +186,7 @@ class Model:
         """Transcribe files with the same options; gives their transcripts in order.
 
         With `batch_size` above 1 parts of several files are decoded together; each file gets the
-        transcript that `transcribe` with the same options gives it. The model is then taken until
-        the iterator ends or is closed.
+        transcript that `transcribe` with the same options gives it.
 
         Args:
             audios: what `transcribe` takes, taken from the iterable as there is room.
@@ -190,7 +200,7 @@ class Model:
             AudioError: a file cannot be used; transcripts of the files before it have been given.
             OptionError: an option is unknown or not allowed; told at once, except what does not
                 suit this model.
-            BusyError: this thread has a stream open on the model.
+            BusyError: the audio or `cancel` calls the model that waits for it.
             Cancelled: `cancel` was set.
         """
         chosen = make_options(**options)
@@ -208,7 +218,7 @@ class Model:
         cancel: Event | None,
         options: dict[str, Any],
     ) -> Generator[Transcript | AudioError, None, None]:
-        """File after file; between them the model is nobody's."""
+        """File after file."""
         for audio in audios:
             try:
                 found = self.transcribe(audio, progress=progress, cancel=cancel, **options)
@@ -231,11 +241,8 @@ class Model:
             source = _source(audio)
             return HeardFile(source, *self._listen(source, options, stop=stop))
 
-        with self._turn():
-            check_for_model(options, self.spec)
-            yield from transcribe_together(
-                self._session, self._tokenizer, options, audios, heard, progress, stop
-            )
+        check_for_model(options, self.spec)
+        yield from transcribe_together(self._engine, options, audios, heard, progress, stop)
 
     def detect_language(
         self, audio: AudioInput | AudioSource, *, languages: Iterable[str] | None = None
@@ -252,9 +259,8 @@ class Model:
         """
         options = make_options(languages=languages)
         check_for_model(options, self.spec)
-        with self._turn():
-            features, _ = self._listen(_source(audio), options)
-            return detect_language(self._session, features, options.languages)
+        features, _ = self._listen(_source(audio), options)
+        return detect_language(self._engine, features, options)
 
     def align(
         self, audio: AudioInput | AudioSource, text: str, *, language: str | None = None
@@ -273,14 +279,13 @@ class Model:
             AudioError: the audio cannot be used, or is too short or too long.
             OptionError: the text has more tokens than the model's context holds, or names a
                 special token; the language is unknown to the model, or not text.
-            BusyError: this thread has a stream open on the model.
+            BusyError: the audio or `cancel` calls the model that waits for it.
         """
         if not isinstance(text, str):
             raise OptionError(f"text is {text!r}; it takes text.")
         options = make_options(language=language, word_timestamps=True)
-        with self._turn():
-            features, speech = self._listen(_source(audio), options)
-            return align(self._session, self._tokenizer, features, text, options, speech)
+        features, speech = self._listen(_source(audio), options)
+        return align(self._engine, features, text, options, speech)
 
     def _begin(
         self,
@@ -294,8 +299,7 @@ class Model:
         check_for_model(options, self.spec)
         features, speech = self._listen(source, options, progress, stop)
         return Transcription(
-            self._session,
-            self._tokenizer,
+            self._engine,
             features,
             options,
             speech=speech,
@@ -312,23 +316,7 @@ class Model:
     ) -> tuple[Features, Speech | None]:
         entry = self._artifact.manifest.detector
         name = f"{entry.name} {entry.version}" if options.needs_speech else None
-        return listen(self._session, source, name, progress, stop)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Hold the model for one call."""
-        me = threading.get_ident()
-        if self._owner == me:
-            raise BusyError(
-                "this thread is still streaming from the model; take all its segments or close "
-                "the stream first, or load the model twice."
-            )
-        with self._lock:
-            self._owner = me
-            try:
-                yield
-            finally:
-                self._owner = None
+        return listen(self._engine, source, name, progress, stop)
 
 
 def _raising(found: Generator[Transcript | AudioError, None, None]) -> Iterator[Transcript]:

@@ -10,10 +10,11 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`, and `decoding.p
 from collections.abc import Generator, Iterator
 from functools import partial
 
+from mwc.runtime.call import Call
 from mwc.runtime.decoder import Decoder
-from mwc.runtime.detect import DetectedLanguage, detect_languages
+from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.encoding import EncodedWindow, encode_windows
-from mwc.runtime.engine import Engine, Failed
+from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript, beside, language_of
@@ -22,39 +23,24 @@ from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.speech import Speech
 from mwc.runtime.stop import Stop
 from mwc.runtime.timing import Aligner
-from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcript import Segment, Transcript, Word
-from mwc.runtime.words import LANGUAGES_WITHOUT_SPACES, add_words
-
-SLOT = 0
-"""The window slot, and the row slot, that are used outside of the engine."""
+from mwc.runtime.words import LANGUAGES_WITHOUT_SPACES, WordTiming, add_words
+from mwc.runtime.work import Failed
 
 
 def detect_language(
-    decoder: Decoder, features: Features, languages: tuple[str, ...] | None = None
+    engine: Engine, features: Features, options: TranscribeOptions
 ) -> DetectedLanguage:
-    """Tell the language from the first 30 s.
-
-    Audio shorter than that counts as followed by silence, as in openai/whisper: all 3000 frames of
-    the window are heard.
-
-    Raises:
-        OptionError: the model knows English only.
-    """
-    if decoder.spec.tokens.is_multilingual:
-        encode_windows(decoder, [EncodedWindow(SLOT, features, 0, decoder.spec.audio.n_frames)])
-    return detect_languages(decoder, [(SLOT, SLOT)], languages)[0]
+    """Tell the language from the first 30 s; see `Call.detect_language`."""
+    with Call(engine, options) as call:
+        return call.detect_language(features)
 
 
 def transcribe(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    features: Features,
-    options: TranscribeOptions,
-    progress: Progress = silent,
+    engine: Engine, features: Features, options: TranscribeOptions, progress: Progress = silent
 ) -> Transcript:
     """Transcribe a file to its end; arguments and errors as for `Transcription`."""
-    transcription = Transcription(decoder, tokenizer, features, options, progress=progress)
+    transcription = Transcription(engine, features, options, progress=progress)
     for _ in transcription:
         pass
     return transcription.transcript()
@@ -68,8 +54,7 @@ class Transcription(Iterator[Segment]):
 
     def __init__(
         self,
-        decoder: Decoder,
-        tokenizer: Tokenizer,
+        engine: Engine,
         features: Features,
         options: TranscribeOptions,
         *,
@@ -80,8 +65,7 @@ class Transcription(Iterator[Segment]):
         """Tell the language and plan what is decoded; nothing is decoded before it is asked for.
 
         Args:
-            decoder: the model; its slots from 0 on are used.
-            tokenizer: the model's tokenizer.
+            engine: the model's.
             features: the file's log-mel windows.
             options: what is wanted.
             speech: the file's speech; without it words keep the times that alignment gives them,
@@ -93,11 +77,13 @@ class Transcription(Iterator[Segment]):
             OptionError: an option does not suit the model.
             AudioError: a clip starts beyond the audio.
         """
-        check_for_model(options, decoder.spec)
+        check_for_model(options, engine.spec)
         self._progress = progress
-        engine = Engine(decoder, tokenizer, options, n_lanes=options.batch_size, stop=stop)
-        self._file = FileTranscript(engine, tokenizer, features, options, decoder.spec, speech)
-        self._coming = self._in_order(engine)
+        self._call = Call(engine, options, n_lanes=options.batch_size, stop=stop)
+        self._file = FileTranscript(
+            self._call, engine.tokenizer, features, options, engine.spec, speech
+        )
+        self._coming = self._in_order()
 
     def __next__(self) -> Segment:
         return next(self._coming)
@@ -120,25 +106,27 @@ class Transcription(Iterator[Segment]):
         """The transcript of what has been given so far; `warnings` are the audio's."""
         return self._file.transcript(warnings)
 
-    def _in_order(self, engine: Engine) -> Generator[Segment, None, None]:
+    def _in_order(self) -> Generator[Segment, None, None]:
         """The segments of all parts in order of time."""
-        try:
-            for decoded in engine.run(self._file.parts):
-                if isinstance(decoded, Failed):
-                    raise decoded.error
-                segments = self._file.take(decoded)
-                done, total = self._file.seconds_done, self._file.duration
-                self._progress(ProgressEvent("transcribe", done, total, "seconds"))
-                yield from segments
-        except Cancelled as error:
-            self._file.take_what_waits()
-            error.transcript = self.transcript()
-            raise
+        with self._call as call:
+            for part in self._file.parts:
+                call.add(part)
+            try:
+                while (decoded := call.take()) is not None:
+                    if isinstance(decoded, Failed):
+                        raise decoded.error
+                    segments = self._file.take(decoded)
+                    done, total = self._file.seconds_done, self._file.duration
+                    self._progress(ProgressEvent("transcribe", done, total, "seconds"))
+                    yield from segments
+            except Cancelled as error:
+                self._file.take_what_waits()
+                error.transcript = self.transcript()
+                raise
 
 
 def align(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
+    engine: Engine,
     features: Features,
     text: str,
     options: TranscribeOptions,
@@ -148,7 +136,7 @@ def align(
 
     The words are those that `transcribe` would give, had it found the text as one segment.
     """
-    spec = decoder.spec
+    spec, tokenizer = engine.spec, engine.tokenizer
     check_for_model(options, spec)
     if features.n_frames > spec.audio.n_frames:
         raise AudioError(
@@ -157,11 +145,17 @@ def align(
         )
     if features.n_frames < spec.audio.frames_per_token:
         raise AudioError(f"the audio lasts {features.duration:.3f} s; align takes at least 0.02 s.")
-    language, _ = language_of(options, spec, partial(detect_language, decoder, features))
+    language, _ = language_of(options, spec, partial(detect_language, engine, features, options))
     separator = "" if language in LANGUAGES_WITHOUT_SPACES else " "
     tokens = tokenizer.encode(separator + " ".join(text.split())) if text.split() else []
-    encode_windows(decoder, [EncodedWindow(SLOT, features, 0, features.n_frames)])
-    timings = Aligner(decoder, tokenizer, language).align(tokens, SLOT, features.n_frames)
+
+    def find(decoder: Decoder, slot: int, row: int) -> list[WordTiming]:
+        encode_windows(decoder, [EncodedWindow(slot, features, 0, features.n_frames)])
+        aligner = Aligner(decoder, tokenizer, language)
+        return aligner.align(tokens, slot, features.n_frames, row)
+
+    with Call(engine, options) as call:
+        timings = call.in_slot(find)
     segment = Segment(0, 0, 0.0, features.duration, text, tuple(tokens), 0.0, 0.0, 0.0, 0.0)
     eot = spec.tokens.eot
     (segment,) = add_words([segment], timings, eot=eot, offset=0.0, last_speech_end=0.0)

@@ -11,7 +11,9 @@ from mwc.runtime import model as model_module
 from mwc.runtime.model import Model
 
 
-def fake_model(folder: Path, decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch) -> Model:
+def fake_model(
+    folder: Path, decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch, lanes: int = 8
+) -> Model:
     """A model whose session is `decoder`; its tokenizer is written into `folder`."""
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()
@@ -20,4 +22,4 @@ def fake_model(folder: Path, decoder: FakeDecoder, monkeypatch: pytest.MonkeyPat
     detector = SimpleNamespace(name="silero-vad", version="6.2")
     manifest = SimpleNamespace(spec=decoder.spec, detector=detector)
     artifact: Any = SimpleNamespace(path=folder, manifest=manifest)
-    return Model(artifact, device="auto", threads=None)
+    return Model(artifact, device="auto", threads=None, lanes=lanes)

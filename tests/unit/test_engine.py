@@ -20,8 +20,9 @@ from fake_decoder import (
     scripted,
 )
 
+from mwc.runtime.call import Call
 from mwc.runtime.decoder import STEPS_AHEAD
-from mwc.runtime.engine import Engine, Part
+from mwc.runtime.engine import Engine
 from mwc.runtime.errors import Cancelled
 from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.progress import ProgressEvent
@@ -30,6 +31,7 @@ from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcribe import Transcription, transcribe
 from mwc.runtime.transcript import Segment, Transcript
 from mwc.runtime.windows import WindowLoop
+from mwc.runtime.work import Decoded, Part
 
 SPEC = fake_spec()
 T = SPEC.tokens
@@ -56,7 +58,9 @@ def run(
     decoder = FakeDecoder(SPEC, logits)
     features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
     options = make_options(**{"language": "en", **given})
-    transcription = Transcription(decoder, tokenizer, features, options, speech=speech or talk())
+    transcription = Transcription(
+        Engine(decoder, tokenizer), features, options, speech=speech or talk()
+    )
     for _ in transcription:
         pass
     return transcription.transcript(), decoder
@@ -97,7 +101,8 @@ def test_a_window_gives_what_it_gives_alone(tokenizer: Tokenizer, given: dict[st
         clips = (start / 100, end / 100)
         options = {**given, "vad_filter": False, "clip_timestamps": clips, "batch_size": 8}
         found, decoder = run(tokenizer, noise(SPEC), **options)
-        assert len(decoder.windows) == 1  # in one slot
+        listened = "language" in given and given["language"] is None
+        assert len(decoder.windows) <= 1 + listened  # it is decoded in one slot
         alone += found.segments
     said = [(s.start, s.end, s.text, s.words, s.tokens, s.avg_logprob) for s in alone if s.text]
     assert said == [
@@ -127,7 +132,7 @@ def test_segments_come_before_all_windows_are_decoded(tokenizer: Tokenizer) -> N
     decoder = FakeDecoder(SPEC, noise(SPEC))
     features: Any = FakeFeatures(SECONDS * 100, SPEC.model.n_mels)
     options = make_options(language="en", batch_size=2)
-    transcription = Transcription(decoder, tokenizer, features, options, speech=talk())
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=talk())
     next(transcription)
     n_windows = len(decoder.encoded)
     for _ in transcription:
@@ -141,7 +146,7 @@ def test_progress_goes_up_to_the_end(tokenizer: Tokenizer) -> None:
     options = make_options(language="en", batch_size=4)
     events: list[ProgressEvent] = []
     transcription = Transcription(
-        decoder, tokenizer, features, options, speech=talk(), progress=events.append
+        Engine(decoder, tokenizer), features, options, speech=talk(), progress=events.append
     )
     assert list(transcription)
     done = [event.done for event in events]
@@ -210,7 +215,7 @@ def test_language_of_each_window(
 ) -> None:
     decoder = FakeDecoder(SPEC, spoken_in(language_of))
     features: Any = FakeFeatures(12000, SPEC.model.n_mels)
-    transcript = transcribe(decoder, tokenizer, features, make_options(**given))
+    transcript = transcribe(Engine(decoder, tokenizer), features, make_options(**given))
     assert [segment.language for segment in transcript.segments] == languages
     assert transcript.text == "".join(f" {language}" for language in languages)
     assert [window.language for window in transcript.windows] == languages
@@ -229,7 +234,7 @@ def test_what_is_left_of_a_window_without_speech_is_not_decoded(tokenizer: Token
     decoder = FakeDecoder(SPEC, logits)
     features: Any = FakeFeatures(6000, SPEC.model.n_mels)
     options = make_options(language="en", batch_size=2, temperature=0.0)
-    transcription = Transcription(decoder, tokenizer, features, options, speech=speech)
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=speech)
     assert list(transcription)
     *others, silent = transcription.transcript().windows
     assert (silent.start, silent.end) == (50.0, 60.0)
@@ -264,7 +269,7 @@ def test_a_window_that_was_cut_ends_in_silence(
     decoder = Listening(SPEC, noise(SPEC))
     features: Any = Loud(2000, SPEC.model.n_mels)
     options = make_options(language="en", batch_size=batch_size, temperature=0.0)
-    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(20))
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=talk(20))
     list(transcription)
     frames, n_frames = decoder.heard[0]
     assert n_frames == (3000 if ends_in_silence else 2000)
@@ -286,7 +291,7 @@ def test_text_that_leaves_speech_out_is_decoded_from_a_shorter_window(
     features: Any = FakeFeatures(5000, SPEC.model.n_mels)
     given = {"batch_size": 2, "vad_filter": vad_filter, "temperature": 0.0}
     options = make_options(language="en", **given)
-    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(50))
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=talk(50))
     list(transcription)
     first, second, *_ = transcription.transcript().windows
     # Cut in its middle third, in the silence at 14 s, and again in that at 7 s; then in speech.
@@ -305,7 +310,7 @@ def test_without_the_detector_text_may_be_sparse(tokenizer: Tokenizer) -> None:
     scripts = {0: [B, *b" Well.", B + 1400]}
     decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: said_of(window, scripts)))
     features: Any = FakeFeatures(2900, SPEC.model.n_mels)
-    transcript = transcribe(decoder, tokenizer, features, make_options(language="en"))
+    transcript = transcribe(Engine(decoder, tokenizer), features, make_options(language="en"))
     assert [len(window.attempts) for window in transcript.windows] == [1]
 
 
@@ -317,7 +322,7 @@ def test_a_window_with_detected_speech_is_not_silent(tokenizer: Tokenizer, batch
     given = {"batch_size": batch_size, "logprob_threshold": -0.01, "temperature": 0.0}
     decoder = FakeDecoder(SPEC, logits)
     options = make_options(language="en", coverage=True, **given)
-    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(29))
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=talk(29))
     said = "".join(segment.text for segment in transcription)
     report = transcription.transcript().windows[0]
     if batch_size == 1:  # openai/whisper's rule alone
@@ -336,7 +341,7 @@ def test_a_window_is_not_left_before_speech_that_its_text_does_not_reach(
     decoder = FakeDecoder(SPEC, scripted(SPEC, lambda window: said_of(window, scripts)))
     features: Any = FakeFeatures(2900, SPEC.model.n_mels)
     options = make_options(language="en", batch_size=2)
-    transcription = Transcription(decoder, tokenizer, features, options, speech=talk(29))
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=talk(29))
     list(transcription)
     assert [window.start for window in transcription.transcript().windows] == [0.0, 10.0]
 
@@ -345,7 +350,7 @@ def test_a_batch_needs_the_speech(tokenizer: Tokenizer) -> None:
     decoder = FakeDecoder(SPEC, noise(SPEC))
     features: Any = FakeFeatures(300, SPEC.model.n_mels)
     with pytest.raises(ValueError, match="speech"):
-        Transcription(decoder, tokenizer, features, make_options(batch_size=2))
+        Transcription(Engine(decoder, tokenizer), features, make_options(batch_size=2))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -361,7 +366,7 @@ def test_stopping_keeps_what_is_done(tokenizer: Tokenizer, batch_size: int) -> N
             return len(decoder.batch_sizes) >= after
 
         transcription = Transcription(
-            decoder, tokenizer, features, options, speech=talk(), stop=stop
+            Engine(decoder, tokenizer), features, options, speech=talk(), stop=stop
         )
         given: list[Segment] = []
         with pytest.raises(Cancelled) as caught:
@@ -401,8 +406,12 @@ def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer, tmp_path: 
     def texts(n_lanes: int) -> dict[int, str]:
         decoder = FakeDecoder(SPEC, noise(SPEC))
         said = dict.fromkeys((f.n_frames for f in files), "")
-        for done in Engine(decoder, tokenizer, options, n_lanes=n_lanes).run(parts()):
-            said[done.part.features.n_frames] += "".join(s.text for s in done.segments)
+        with Call(Engine(decoder, tokenizer), options, n_lanes=n_lanes) as call:
+            for part in parts():
+                call.add(part)
+            while (done := call.take()) is not None:
+                assert isinstance(done, Decoded)
+                said[done.part.features.n_frames] += "".join(s.text for s in done.segments)
         return said
 
     assert texts(1) == texts(2) == texts(3)

@@ -8,6 +8,7 @@ import pytest
 from fake_decoder import FakeDecoder, FakeFeatures, fake_spec, fake_tokenizer, noise, scripted
 
 from mwc.runtime.decode import WindowResult
+from mwc.runtime.engine import Engine
 from mwc.runtime.fallback import why_refused, why_sparse
 from mwc.runtime.options import make_options
 from mwc.runtime.report import WindowReport
@@ -74,7 +75,7 @@ def decode(tmp_path: Path, logits: Any, **given: Any) -> tuple[WindowReport, Fak
     tokenizer = fake_tokenizer(tmp_path, SPEC)
     decoder = FakeDecoder(SPEC, logits)
     features: Any = FakeFeatures(3000, SPEC.model.n_mels)
-    return transcribe(decoder, tokenizer, features, options).windows[0], decoder
+    return transcribe(Engine(decoder, tokenizer), features, options).windows[0], decoder
 
 
 def test_plausible_text_is_decoded_once(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mwc.runtime.decoder import (
     PrefillRow,
     StepBatch,
 )
+from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.many import HeardFile, transcribe_together
 from mwc.runtime.options import make_options
@@ -135,7 +136,7 @@ def together(
     options = make_options(**OPTIONS, batch_size=n_lanes)
     audios: Any = keys
     for found in transcribe_together(
-        device, tokenizer, options, audios, hear, progress=silent, stop=stop
+        Engine(device, tokenizer), options, audios, hear, progress=silent, stop=stop
     ):
         yield outcome(found)
 

@@ -16,6 +16,7 @@ from fake_decoder import (
 )
 from openai_whisper import OUR_FIELDS, FakeWhisper, patch_whisper
 
+from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
 from mwc.runtime.progress import ProgressEvent
@@ -50,7 +51,7 @@ def run(
     decoder = FakeDecoder(SPEC, logits)
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
     given = {"language": "en", "temperature": 0.0, **options}
-    return transcribe(decoder, tokenizer, features, make_options(**given)), decoder
+    return transcribe(Engine(decoder, tokenizer), features, make_options(**given)), decoder
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_times_are_exact_after_hours(tokenizer: Tokenizer, batch_size: int) -> N
         language="en", batch_size=batch_size, clip_timestamps=clips, without_timestamps=False
     )
     given = {"speech": speech if batch_size > 1 else None}
-    found = list(Transcription(decoder, tokenizer, features, options, **given))
+    found = list(Transcription(Engine(decoder, tokenizer), features, options, **given))
     for segment in found:
         assert segment.start * 100 == pytest.approx(round(segment.start * 100), abs=1e-6)
         assert segment.start == pytest.approx(segment.seek / 100, abs=1e-9)
@@ -255,13 +256,13 @@ def language_logits(window: FakeWindow, tokens: tuple[int, ...]) -> Any:
 def test_language_is_detected_from_the_first_30_s(tokenizer: Tokenizer) -> None:
     decoder = FakeDecoder(SPEC, language_logits)
     features: Any = FakeFeatures(500, SPEC.model.n_mels)
-    detected = detect_language(decoder, features)
+    detected = detect_language(Engine(decoder, tokenizer), features, make_options())
     expected = np.exp(3) / (np.exp(3) + 2)
     assert detected.language == "fr"
     assert detected.probability == pytest.approx(expected, abs=1e-6)
     assert set(detected.probabilities) == {"en", "de", "fr"}
     assert sum(detected.probabilities.values()) == pytest.approx(1, abs=1e-6)
-    transcript = transcribe(decoder, tokenizer, features, make_options())
+    transcript = transcribe(Engine(decoder, tokenizer), features, make_options())
     assert transcript.language == "fr"
     assert transcript.language_probability == pytest.approx(expected, abs=1e-6)
     assert dict(T.languages)["fr"] in decoder.prompts[-1]
@@ -270,7 +271,7 @@ def test_language_is_detected_from_the_first_30_s(tokenizer: Tokenizer) -> None:
 def test_a_full_first_window_is_encoded_once(tokenizer: Tokenizer) -> None:
     decoder = FakeDecoder(SPEC, language_logits)
     features: Any = FakeFeatures(3000, SPEC.model.n_mels)
-    transcribe(decoder, tokenizer, features, make_options())
+    transcribe(Engine(decoder, tokenizer), features, make_options())
     assert decoder.encoded == [FakeWindow(0, 3000)]
 
 
@@ -280,12 +281,12 @@ def test_english_only_models_need_no_detection(tmp_path: Any) -> None:
     script = [spec.tokens.timestamp_begin, *b" Hi"]
     decoder = FakeDecoder(spec, scripted(spec, lambda window: script))
     features: Any = FakeFeatures(300, spec.model.n_mels)
-    transcript = transcribe(decoder, tokenizer, features, make_options())
+    transcript = transcribe(Engine(decoder, tokenizer), features, make_options())
     assert (transcript.language, transcript.language_probability) == ("en", None)
     assert transcript.text == " Hi"
     assert decoder.prompts == [(spec.tokens.sot,)]
     with pytest.raises(OptionError, match="cannot detect a language"):
-        detect_language(decoder, features)
+        detect_language(Engine(decoder, tokenizer), features, make_options())
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_unsuitable_options_are_refused_before_any_window(
     features: Any = FakeFeatures(300, SPEC.model.n_mels)
     given = {"language": "en", **options}
     with pytest.raises(OptionError):
-        Transcription(decoder, tokenizer, features, make_options(**given))
+        Transcription(Engine(decoder, tokenizer), features, make_options(**given))
     assert decoder.encoded == []
 
 
@@ -314,7 +315,7 @@ def test_segments_come_as_windows_are_decoded_and_progress_is_told(tokenizer: To
     features: Any = FakeFeatures(3100, SPEC.model.n_mels)
     events: list[ProgressEvent] = []
     options = make_options(language="en")
-    segments = Transcription(decoder, tokenizer, features, options, progress=events.append)
+    segments = Transcription(Engine(decoder, tokenizer), features, options, progress=events.append)
     assert decoder.encoded == []
     assert next(segments).text == " One."
     assert len(decoder.encoded) == 1
@@ -368,7 +369,7 @@ def test_same_as_openai_whispers_transcribe(
 
     decoder = FakeDecoder(SPEC, noise(SPEC, seed))
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
-    ours = transcribe(decoder, tokenizer, features, make_options(**given))
+    ours = transcribe(Engine(decoder, tokenizer), features, make_options(**given))
     assert_same(ours, theirs)
     assert decoder.encoded[-len(model.decoded) :] == model.decoded
 
@@ -413,7 +414,7 @@ def test_same_as_openai_whispers_fallback(
 
     decoder = FakeDecoder(SPEC, noise(SPEC, seed))
     features: Any = FakeFeatures(9000, SPEC.model.n_mels)
-    ours = transcribe(decoder, tokenizer, features, make_options(**given, seed=seed))
+    ours = transcribe(Engine(decoder, tokenizer), features, make_options(**given, seed=seed))
     assert_same(ours, theirs)
     # openai/whisper decodes a window once for each temperature it tries.
     tried = [window for window, _ in groupby(model.decoded)]

@@ -19,6 +19,7 @@ from fake_decoder import (
 from openai_whisper import OUR_FIELDS, FakeWhisper, patch_whisper
 
 from mwc.runtime.decoder import Float32
+from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
 from mwc.runtime.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ def run(
     decoder = PlacedDecoder(SPEC, logits, places=places, sureness=sureness)
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
     given = {"language": "en", "temperature": 0.0, "word_timestamps": True, **options}
-    return transcribe(decoder, tokenizer, features, make_options(**given)), decoder
+    return transcribe(Engine(decoder, tokenizer), features, make_options(**given)), decoder
 
 
 def words(transcript: Transcript) -> list[str]:
@@ -161,7 +162,7 @@ def align_text(
     decoder.places[0] = list(range(40, 40 + 20 * len(text.encode()) + 20, 20))
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
     given = make_options(word_timestamps=True, **options)
-    return align(decoder, tokenizer, features, text, given), decoder
+    return align(Engine(decoder, tokenizer), features, text, given), decoder
 
 
 def test_a_known_text_is_aligned(tokenizer: Tokenizer) -> None:
@@ -185,7 +186,7 @@ def test_a_text_without_spaces_gets_none(tmp_path: Path) -> None:
     decoder = FakeDecoder(spec, noise(spec))
     features: Any = FakeFeatures(1000, spec.model.n_mels)
     options = make_options(language="ja", word_timestamps=True)
-    found = align(decoder, tokenizer, features, "東京。", options)
+    found = align(Engine(decoder, tokenizer), features, "東京。", options)
     assert [word.word for word in found] == ["東", "京。"]
 
 
@@ -273,7 +274,7 @@ def test_same_as_openai_whispers_transcribe(
 
     decoder = FakeDecoder(SPEC, chatter(seed, sureness))
     features: Any = FakeFeatures(n_frames, SPEC.model.n_mels)
-    ours = transcribe(decoder, tokenizer, features, make_options(**given)).to_dict()
+    ours = transcribe(Engine(decoder, tokenizer), features, make_options(**given)).to_dict()
     assert ours["text"] == theirs["text"]
     decoded = decoder.encoded[-len(model.decoded) :]
     assert decoded == model.decoded
