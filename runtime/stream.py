@@ -19,7 +19,8 @@ class Opened:
 class Stream(Iterator[Segment]):
     """Segments of one file, in order of time, as they are decoded.
 
-    Use it up, `close` it, or use it as a context manager: until then the model is taken.
+    Use it up, `close` it, or use it as a context manager: until then its file is open and it has its
+    share of the model. Between two segments other calls go on.
     """
 
     def __init__(self, segments: Iterator[Segment], opened: Opened) -> None:
@@ -37,7 +38,7 @@ class Stream(Iterator[Segment]):
         self.close()
 
     def close(self) -> None:
-        """Stop here and free the model; what has been given stays in `transcript`."""
+        """Stop here; what has been given stays in `transcript`."""
         close = getattr(self._segments, "close", None)
         if close is not None:
             close()
