@@ -4,6 +4,8 @@ One transformer layer is built once as a subgraph and called for every layer, so
 not grow with depth. `trace` is the same computation with every stage as an output, for `verify`.
 """
 
+from collections.abc import Sequence
+
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
@@ -26,6 +28,15 @@ from mwc.runtime.spec import TensorSpec
 
 CLAMP = 8.0
 """Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
+
+FRONT_WEIGHTS = (
+    "conv1.weight",
+    "conv1.bias",
+    "conv2.weight",
+    "conv2.bias",
+    "embed_positions.weight",
+)
+"""What the convolutions read."""
 
 LAYER_WEIGHTS = (
     "self_attn_layer_norm.weight",
@@ -117,13 +128,28 @@ def build_encode(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 
 def build_trace(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Every stage of the encoder, in float32."""
-    return [layers.cast(stage, DType.float32) for stage in _stages(scope, values)]
+    stages = _stages(scope, values, front_apart=scope.plan.activations != "float32")
+    return [layers.cast(stage, DType.float32) for stage in stages]
 
 
-def _stages(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
-    """Normalised log-mel, convolutions, each layer, final norm."""
+def _stages(
+    scope: Scope, values: dict[str, Value], *, front_apart: bool = False
+) -> list[TensorValue]:
+    """Normalised log-mel, convolutions, each layer, final norm.
+
+    `front_apart`: have the convolutions in a subgraph, so that what comes of them can be cast.
+    Otherwise MAX 26.7 adds the positions once more for the cast, at the same time as in place for
+    the layers (tests/parity/test_gpu_graphs.py).
+    """
+    plan = scope.plan
     log_mel = _normalise(scope, values)
-    x = _convolutions(scope, layers.cast(log_mel, DTYPES[scope.plan.activations]))
+    names = plan.with_scales("encoder", FRONT_WEIGHTS)
+    weights = scope.layer_weights("encoder", names)
+    x = layers.cast(log_mel, DTYPES[plan.activations])
+    if front_apart:
+        x = outputs_of(ops.call(_front_subgraph(scope, x.type, names), x, *weights))[0]
+    else:
+        x = _convolutions(plan, x, LayerWeights(names, weights))
     stages = [log_mel, x]
     layer = _layer_subgraph(scope, x.type)
     for i in range(scope.plan.model.n_audio_layer):
@@ -152,29 +178,45 @@ def _normalise(scope: Scope, values: dict[str, Value]) -> TensorValue:
     return ops.where(ops.unsqueeze(held, 2), scaled, zero)
 
 
-def _convolutions(scope: Scope, x: TensorValue) -> TensorValue:
+def _front_subgraph(scope: Scope, x_type: TensorType, names: Sequence[str]) -> Graph:
+    """The convolutions as a subgraph: (log-mel, weights) -> x."""
+    plan = scope.plan
+    specs = [plan.weights[f"encoder.{name}"] for name in names]
+    input_types = [x_type, *(tensor_type(spec, plan.device) for spec in specs)]
+    with scope.graph.add_subgraph(
+        f"{scope.graph.name}_encoder_front",
+        input_types=input_types,
+        custom_extensions=[plan.kernels],
+        devices=[plan.device],
+    ) as subgraph:
+        x, *weights = outputs_of(subgraph.inputs[: len(input_types)])
+        subgraph.output(_convolutions(plan, x, LayerWeights(names, weights)))
+    return subgraph
+
+
+def _convolutions(plan: Plan, x: TensorValue, weights: LayerWeights) -> TensorValue:
     """Both convolutions (width 3, padding 1; stride 1, then 2) with GELU, and the positions.
 
     Each is one matmul over three neighbouring frames side by side; the weights are stored as
     [out, 3 * in], tap by tap.
     """
-    positions = layers.cast(scope.weight("encoder.embed_positions.weight"), x.dtype)
-    first, second = scope.linear("encoder.conv1"), scope.linear("encoder.conv2")
+    positions = layers.cast(weights.matrix("embed_positions").values, x.dtype)
+    first, second = weights.linear("conv1"), weights.linear("conv2")
     if first[0].scale is not None:
-        x = layers_int8.convolution(scope.plan, x, *first, stride=1)
-        return layers_int8.convolution(scope.plan, x, *second, stride=2) + positions
+        x = layers_int8.convolution(plan, x, *first, stride=1)
+        return layers_int8.convolution(plan, x, *second, stride=2) + positions
     batch, frames, _ = x.shape
     x = _pad_frames(x)
     count = int(frames)
     taps = [x[:, tap : tap + count, :] for tap in range(3)]
-    x = layers.linear(scope.plan, ops.concat(taps, axis=-1), *first, gelu=True)
+    x = layers.linear(plan, ops.concat(taps, axis=-1), *first, gelu=True)
 
     # Stride 2: taps 0 and 1 of output t are frames 2t, 2t + 1, which lie together in memory.
     state = int(x.shape[-1])
     half = count // 2
     pairs = ops.reshape(_pad_frames(x), [batch, half + 1, 2 * state])
     triples = ops.concat([pairs[:, :half, :], pairs[:, 1:, :state]], axis=-1)
-    return layers.linear(scope.plan, triples, *second, gelu=True) + positions
+    return layers.linear(plan, triples, *second, gelu=True) + positions
 
 
 def _pad_frames(x: TensorValue) -> TensorValue:

@@ -1,0 +1,83 @@
+"""The graphs that GPUs run, run on a CPU: all that is theirs but the kernels themselves.
+
+Their layers are put together in other ways than a CPU's, in the weights' own dtype. Here they are
+compiled with stand-ins for the kernels (gpu_on_cpu/), converted and verified like any artifact.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import speech_like
+
+from mwc.compiler import ConvertOptions, ConvertResult, compile, convert
+from mwc.runtime import Model, load
+
+pytest.importorskip("transformers")
+
+CHILD = Path(__file__).parent / "gpu_on_cpu" / "compile_child.py"
+
+
+@pytest.fixture(scope="module", params=["f32", "bf16"])
+def converted(
+    request: pytest.FixtureRequest,
+    random_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ConvertResult:
+    """The random checkpoint, as a GPU would run it."""
+    start = subprocess.Popen
+
+    def start_ours(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        assert command[:3] == [sys.executable, "-m", "mwc.compiler.compile_child"]
+        return start([sys.executable, str(CHILD), *command[3:]], **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compile.subprocess, "Popen", start_ours)
+        out = tmp_path_factory.mktemp(f"gpu-{request.param}") / "artifact"
+        return convert(random_checkpoint, out, ConvertOptions(precision=request.param))
+
+
+def test_every_stage_is_within_its_bound_and_tokens_are_the_references(
+    converted: ConvertResult,
+) -> None:
+    report = converted.report
+    assert report is not None
+    assert report.ok
+    stages = {stage.name: stage for stage in report.stages}
+    assert {"conv", "encoder.layers.1", "encoder", "cross_kv.layers.1", "step logits"} <= set(
+        stages
+    )
+    assert all(stage.ok for stage in report.stages)
+    # Computed in the weights' dtype, not only stored in it.
+    in_bf16 = report.precision == "bf16"
+    assert (stages["encoder.layers.0"].max_rel > 1e-3) == in_bf16
+    assert stages["log_mel"].max_rel < 1e-4
+
+
+def test_it_decodes_what_the_cpus_graphs_decode(
+    converted: ConvertResult, random_model: Model
+) -> None:
+    model = load(converted.artifact)
+    audio = speech_like(40.0, 3)
+    options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 24}
+    for batch_size in (1, 3):
+        ours = model.transcribe(audio, batch_size=batch_size, **options)
+        theirs = random_model.transcribe(audio, batch_size=batch_size, **options)
+        assert len(ours.windows) == len(theirs.windows)
+        if converted.report.precision == "f32":
+            assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]
+    words = model.transcribe(audio, word_timestamps=True, **options)
+    assert any(segment.words for segment in words.segments)
+
+
+def test_a_row_is_the_same_in_any_company(converted: ConvertResult) -> None:
+    model = load(converted.artifact)
+    clips = [speech_like(seconds, seed) for seed, seconds in enumerate((3.0, 12.0, 7.0, 20.0, 5.0))]
+    options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 16}
+    together = list(model.transcribe_many(clips, batch_size=4, **options))
+    alone = [model.transcribe(clip, batch_size=4, **options) for clip in clips]
+    assert together == alone
+    beams = model.transcribe(clips[1], beam_size=3, **options)
+    assert beams.segments
