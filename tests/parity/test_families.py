@@ -1,8 +1,11 @@
 """A model of every family's build converts and computes what transformers computes.
 
 They are scaled down and random, but keep the family's mel bins, kind of vocabulary and unequal
-stacks. Scaled down, families of one build are the same model: the first of each stands for all.
+stacks, and families that are alike in these are the same model then. Of the six models that this
+leaves four are converted: each takes minutes to compile.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -16,20 +19,30 @@ from mwc.runtime import load
 pytest.importorskip("transformers")
 
 
-Build = tuple[int, str, tuple[int, int]]
+CONVERTED = ("tiny", "distil-small.en", "large-v3", "large-v3-turbo")
+"""Families that have among them all mel bins, vocabularies and kinds of stacks. Left out: unequal
+stacks with the vocabulary before v3, which are distil-large-v2's, and equal ones with the English
+vocabulary, which the real tiny.en has, in other tests."""
 
 
-def build_of(name: str) -> Build:
-    """Mel bins, kind of vocabulary, and layers of the scaled-down stacks."""
-    family = FAMILIES[name]
-    return family.n_mels, family.vocab, family.small_layers
+def test_the_families_converted_have_what_all_have() -> None:
+    def traits(names: Iterable[str]) -> set[object]:
+        families = [FAMILIES[name] for name in names]
+        return {
+            each
+            for family in families
+            for each in (
+                (family.n_mels, family.vocab),
+                (family.n_mels, family.small_layers),
+                (family.vocab, family.small_layers),
+            )
+        }
+
+    left_out = traits(FAMILIES) - traits(CONVERTED)
+    assert left_out == {("en", (2, 2)), ("multilingual", (3, 1))}
 
 
-BUILDS = {build_of(name): name for name in reversed(FAMILIES)}
-"""Each build, and the first family that has it."""
-
-
-@pytest.fixture(scope="module", params=BUILDS.values())
+@pytest.fixture(scope="module", params=CONVERTED)
 def converted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> ConvertResult:
@@ -72,17 +85,3 @@ def test_it_transcribes(converted: ConvertResult) -> None:
         probabilities = np.array(list(detected.probabilities.values()))
         assert len(probabilities) == len(model.spec.tokens.languages)
         assert probabilities.sum() == pytest.approx(1.0, abs=1e-4)
-
-
-def test_every_build_is_here() -> None:
-    """80 and 128 mel bins, three vocabularies, decoders as deep as the encoders and shallower."""
-    kinds = {(n_mels, vocab, layers[0] > layers[1]) for n_mels, vocab, layers in BUILDS}
-    assert kinds == {
-        (80, "multilingual", False),
-        (80, "multilingual", True),
-        (80, "en", False),
-        (80, "en", True),
-        (128, "v3", False),
-        (128, "v3", True),
-    }
-    assert {build_of(name) for name in FAMILIES} == set(BUILDS)

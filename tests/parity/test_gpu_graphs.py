@@ -60,24 +60,23 @@ def test_it_decodes_what_the_cpus_graphs_decode(
     converted: ConvertResult, random_model: Model
 ) -> None:
     model = load(converted.artifact)
-    audio = speech_like(40.0, 3)
+    audio = speech_like(35.0, 3)
     options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 24}
-    for batch_size in (1, 3):
-        ours = model.transcribe(audio, batch_size=batch_size, **options)
-        theirs = random_model.transcribe(audio, batch_size=batch_size, **options)
-        assert len(ours.windows) == len(theirs.windows)
-        if converted.report.precision == "f32":
-            assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]
-    words = model.transcribe(audio, word_timestamps=True, **options)
-    assert any(segment.words for segment in words.segments)
+    ours = model.transcribe(audio, word_timestamps=True, **options)
+    theirs = random_model.transcribe(audio, word_timestamps=True, **options)
+    assert ours.segments[0].words
+    assert converted.report is not None
+    if converted.report.precision == "f32":
+        assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]
+        assert [s.words for s in ours.segments] == [s.words for s in theirs.segments]
 
 
 def test_a_row_is_the_same_in_any_company(converted: ConvertResult) -> None:
     model = load(converted.artifact)
-    clips = [speech_like(seconds, seed) for seed, seconds in enumerate((3.0, 12.0, 7.0, 20.0, 5.0))]
+    clips = [speech_like(seconds, seed) for seed, seconds in enumerate((3.0, 12.0, 7.0))]
     options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 16}
-    together = list(model.transcribe_many(clips, batch_size=4, **options))
-    alone = [model.transcribe(clip, batch_size=4, **options) for clip in clips]
+    together = list(model.transcribe_many(clips, batch_size=3, **options))
+    alone = [model.transcribe(clip, batch_size=3, **options) for clip in clips]
     assert together == alone
     beams = model.transcribe(clips[1], beam_size=3, **options)
     assert beams.segments

@@ -7,6 +7,7 @@ that its options make.
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,29 @@ class Expected:
 
 def their_task(case: Case, spec: WhisperSpec) -> Any:
     """openai/whisper's `DecodingTask` for the case's options, with a network that is never run."""
+    suppress = tuple(case.suppress_tokens)
+    return _task(
+        spec,
+        case.n_previous,
+        case.n_prefix,
+        case.with_timestamps,
+        case.suppress_blank,
+        suppress,
+        case.max_initial_timestamp,
+    )
+
+
+@lru_cache(maxsize=256)
+def _task(
+    spec: WhisperSpec,
+    n_previous: int,
+    n_prefix: int,
+    with_timestamps: bool,
+    suppress_blank: bool,
+    suppress_tokens: tuple[int, ...],
+    max_initial_timestamp: float | None,
+) -> Any:
+    """Cases share the task of their options: making one takes longer than its filters do."""
     from whisper.decoding import DecodingOptions, DecodingTask
 
     model = SimpleNamespace(
@@ -82,12 +106,12 @@ def their_task(case: Case, spec: WhisperSpec) -> Any:
     )
     options = DecodingOptions(
         language="en",
-        prompt=[7] * case.n_previous,
-        prefix=[8] * case.n_prefix,
-        without_timestamps=not case.with_timestamps,
-        suppress_blank=case.suppress_blank,
-        suppress_tokens=list(case.suppress_tokens),
-        max_initial_timestamp=case.max_initial_timestamp,
+        prompt=[7] * n_previous,
+        prefix=[8] * n_prefix,
+        without_timestamps=not with_timestamps,
+        suppress_blank=suppress_blank,
+        suppress_tokens=list(suppress_tokens),
+        max_initial_timestamp=max_initial_timestamp,
     )
     return DecodingTask(model, options)
 
