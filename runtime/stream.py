@@ -19,8 +19,8 @@ class Opened:
 class Stream(Iterator[Segment]):
     """Segments of one file, in order of time, as they are decoded.
 
-    Use it up, `close` it, or use it as a context manager: until then its file is open and it has its
-    share of the model. Between two segments other calls go on.
+    Use it up, `close` it, or use it as a context manager: until then its file is open, and it has
+    its share of the model. Between two segments other calls go on.
     """
 
     def __init__(self, segments: Iterator[Segment], opened: Opened) -> None:
