@@ -47,7 +47,7 @@ class Engine:
         """
         self.tokenizer = tokenizer
         self._decoder = decoder
-        self._most_lanes = most_lanes
+        self._most_lanes = self._fitting = most_lanes
         self._turns = Turns()
         self._is_working = False
         self._lanes: list[Lane] = []
@@ -103,9 +103,7 @@ class Engine:
                     raise request.error
                 if not request.is_busy:
                     return False
-                if request not in self._requests:
-                    self._requests.append(request)
-                self._work()
+                self._work(request)
         return True
 
     def close(self, request: Request) -> None:
@@ -120,13 +118,15 @@ class Engine:
             finally:
                 self._turns.leave()
 
-    def _work(self) -> None:
-        """Do a round; what goes wrong in it concerns everybody."""
+    def _work(self, request: Request) -> None:
+        """Do a round, for a request among others; what goes wrong in it concerns everybody."""
         if self._is_working:
             raise BusyError(
                 "the model is called by what it is waiting for itself, a file that it reads or an "
                 "event that is to cancel it; load the model twice for that."
             )
+        if request not in self._requests:
+            self._requests.append(request)
         self._is_working = True
         try:
             self._round()
@@ -167,6 +167,8 @@ class Engine:
                     self._batch.drop(each.search)
                 self._leave(each)
         self._requests = [r for r in self._requests if r.is_busy and not r.has_ended]
+        if not self._requests:
+            self._fitting = self._most_lanes
 
     def _give_up(self, error: BaseException) -> None:
         """Start anew without the requests there are: their slots cannot be relied on."""
@@ -183,7 +185,8 @@ class Engine:
         while True:
             most = max((request.n_lanes for request in self._requests), default=0)
             all_wanted = sum(request.n_lanes for request in self._requests)
-            wanted = max(most, min(self._most_lanes, all_wanted), len(self._under_way))
+            least = max(most, len(self._under_way))
+            wanted = max(least, min(self._fitting, all_wanted))
             width = max((request.recipe.width for request in self._requests), default=0)
             if wanted <= len(self._lanes) and width <= self._width:
                 return True
@@ -192,18 +195,17 @@ class Engine:
             try:
                 self._decoder.reserve(n_windows=wanted, n_rows=wanted * width)
             except MemoryShortage as error:
-                self._have_fewer(most < wanted, error)
+                if wanted > least:
+                    self._fitting = wanted - 1
+                else:
+                    self._do_without_newest(error)
                 continue
             self._lanes, self._width = lay_out(wanted, width), width
             for each, lane in zip(self._under_way, self._lanes, strict=False):
                 each.lane = lane
 
-    def _have_fewer(self, fewer_would_do: bool, error: MemoryShortage) -> None:
-        """Be content with fewer lanes; where that is no help, do without the newest request."""
-        if fewer_would_do:
-            most = max(request.n_lanes for request in self._requests)
-            self._most_lanes = max(most, len(self._lanes))
-            return
+    def _do_without_newest(self, error: MemoryShortage) -> None:
+        """End the newest of the requests that want more lanes, or wider ones, than there are."""
         wants_more = [
             request
             for request in self._requests

@@ -299,6 +299,29 @@ def test_lanes_that_do_not_fit_are_done_without(tokenizer: Tokenizer, alone: Any
     assert device.most_together == 2
 
 
+@pytest.mark.parametrize("most_rows", [3, 5, 6, 9])
+def test_wider_lanes_that_do_not_fit_are_fewer(
+    tokenizer: Tokenizer, alone: Any, most_rows: int
+) -> None:
+    """Three calls are under way when one with beams of three comes."""
+    device = Device(most_rows=most_rows)
+    engine = Engine(device, tokenizer)
+    kinds = (0, 0, 0, 2)
+    streams = [file_of(engine, LONG, kind) for kind in kinds]
+    found: list[list[Segment]] = [[next(stream)] for stream in streams]
+    for given, stream in zip(found, streams, strict=True):
+        given += stream
+    assert [(given, None) for given in found] == [alone(file_of, LONG, kind) for kind in kinds]
+    # With the wide ones gone, as many narrow lanes as before.
+    device.most_together = 0
+    again = [file_of(engine, LONG, 0) for _ in range(3)]
+    for stream in again:
+        next(stream)
+    for stream in again:
+        list(stream)
+    assert device.most_together >= 2
+
+
 def test_a_call_that_needs_more_than_there_is_fails_alone(tokenizer: Tokenizer, alone: Any) -> None:
     engine = Engine(Device(most_windows=2), tokenizer)
     stream = file_of(engine, LONG, 0)
