@@ -22,6 +22,7 @@ from machine import machine, machine_lines
 
 from mwc.compiler.compile import CompileJob, compile_target
 from mwc.compiler.target import parse_target
+from mwc.runtime.languages import NAME_OF_LANGUAGE
 from mwc.runtime.spec import AudioSpec, ModelSpec, TokenSpec, WhisperSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -60,7 +61,8 @@ def spec_of(name: str) -> WhisperSpec:
     )
     multilingual = not name.endswith(".en")
     sot = 50258 if multilingual else 50257
-    languages = tuple((f"l{i}", sot + 1 + i) for i in range(vocab - 51766) if multilingual)
+    codes = list(NAME_OF_LANGUAGE)[: vocab - 51766] if multilingual else []
+    languages = tuple((code, sot + 1 + i) for i, code in enumerate(codes))
     no_timestamps = vocab - 1502
     tokens = TokenSpec(
         eot=sot - 1,

@@ -1,10 +1,12 @@
 """One run on a GPU: sections of measurements, a short table last, JSON kept after each section.
 
-    python benchmarks/gpu.py out/tiny.en out/base --checkpoint tiny.en/ --checkpoint base/ \\
-        --device gpu --operations 989.4e12 --bandwidth 3.35e12 --name h100
+    python benchmarks/gpu.py out/tiny.en out/base out/large-v3 --checkpoint pkg:tiny.en \\
+        --clips ../shared/audio/short --operations 989.4e12 --bandwidth 4.8e12 --name h200
 
 Artifacts are compiled beforehand, for example with `mwc convert … --target cuda:sm_90a --precision
-bf16`. A section that fails says why, and the others go on. `--device cpu` tries the script itself.
+bf16`; `random_artifact.py` makes one of any size. `--checkpoint` is what the first was made from. A
+section that fails says why, and the others go on; sections measured before stay in the file.
+`--device cpu` tries the script itself.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_sections import SECTIONS, Run
-from machine import machine
+from machine import machine, machine_lines
 
 from mwc.runtime.floor import Rates
 
@@ -22,8 +24,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SAMPLE = Path(__file__).resolve().parent.parent / "compiler" / "data" / "sample.flac"
 
 
-def measure(run: Run, sections: list[str], path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Run the sections; what there is so far is in the file after each."""
+def measure(run: Run, sections: list[str], path: Path, found: dict[str, Any]) -> None:
+    """Run the sections; what there is so far is in the files after each."""
     for name in sections:
         print(f"== {name}", flush=True)
         try:
@@ -32,19 +34,39 @@ def measure(run: Run, sections: list[str], path: Path, found: dict[str, Any]) ->
             traceback.print_exc()
             found[name] = {"failed": f"{type(error).__name__}: {error}"}
         path.write_text(json.dumps(found, indent=1, default=str) + "\n")
-    return found
+        path.with_suffix(".md").write_text(markdown(found, path.stem))
+
+
+def clips_in(folder: Path) -> tuple[Path, ...]:
+    """Its audio files, also those of folders in it."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix in (".flac", ".wav", ".mp3"))
+    if not found:
+        raise SystemExit(f"{folder} holds no .flac, .wav or .mp3")
+    return tuple(found)
+
+
+def told(values: object) -> str:
+    """A measurement on one line."""
+    if isinstance(values, dict):
+        return ", ".join(f"{name} {told(value)}" for name, value in values.items())
+    return str(values)
 
 
 def table(found: dict[str, Any], sections: list[str]) -> str:
     """A line for each measurement."""
     lines = []
     for section in sections:
-        for what, values in found[section].items():
-            told = values
-            if isinstance(values, dict):
-                told = ", ".join(f"{name} {value}" for name, value in values.items())
-            lines.append(f"{section:12} {what}: {told}")
+        lines += [f"{section:12} {what}: {told(v)}" for what, v in found[section].items()]
     return "\n".join(lines)
+
+
+def markdown(found: dict[str, Any], name: str) -> str:
+    """The machine and a table for each section."""
+    lines = [f"# On a GPU: {name}", "", *machine_lines(found)]
+    for section in (section for section in SECTIONS if section in found):
+        lines += ["", f"## {section}", "", "| what | measured |", "|---|---|"]
+        lines += [f"| {what} | {told(values)} |" for what, values in found[section].items()]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -54,10 +76,12 @@ def main() -> None:
     )
     add = parser.add_argument
     add("artifacts", nargs="+", type=Path)
-    add("--checkpoint", action="append", default=[], help="what each was made from, in order")
+    add("--checkpoint", help="what the first was made from")
     add("--device", default="gpu")
     add("--rows", type=int, nargs="+", default=[1, 8, 32])
     add("--audio", type=Path, default=SAMPLE)
+    add("--clips", type=Path, help="a folder of speech, for the sections company and soak")
+    add("--tokens", type=int, default=100, help="decoded of each window of 30 s")
     add("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION",
         help=", ".join(SECTIONS))  # fmt: skip
     add("--operations", type=float, help="multiply-adds of the device per second, times two")
@@ -70,16 +94,20 @@ def main() -> None:
         rates = Rates(given.operations, given.bandwidth)
     run = Run(
         artifacts=tuple(given.artifacts),
-        checkpoints=tuple(given.checkpoint),
+        checkpoint=given.checkpoint,
         device=given.device,
         rows=tuple(given.rows),
         audio=given.audio,
+        clips=clips_in(given.clips) if given.clips else (given.audio,),
+        tokens=given.tokens,
         rates=rates,
         soak_seconds=given.soak_seconds,
     )
-    found = machine(["max", "mwc", "numpy", "torch", "transformers"])
     path = RESULTS / f"{given.name}.json"
-    print(table(measure(run, given.sections, path, found), given.sections))
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    found |= machine(["max", "mwc", "numpy", "torch", "transformers"])
+    measure(run, given.sections, path, found)
+    print(table(found, given.sections))
 
 
 if __name__ == "__main__":

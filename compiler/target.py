@@ -3,6 +3,7 @@
 cpu               this very CPU; the code needs every feature that it has
 cpu:x86-64-v3     any CPU of that level (AVX2)
 cpu:x86-64-v4     any CPU of that level (AVX-512)
+gpu               the GPU of this machine
 cuda:sm_90a       an NVIDIA GPU of that architecture, which need not be attached
 hip:gfx942        an AMD GPU of that architecture, likewise
 """
@@ -10,7 +11,7 @@ hip:gfx942        an AMD GPU of that architecture, likewise
 import platform
 from dataclasses import dataclass
 
-from mwc.runtime.errors import OptionError
+from mwc.runtime.errors import OptionError, first_line
 from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_model, host_features
 
 CPU_ARCHS = ("x86-64-v3", "x86-64-v4")
@@ -52,6 +53,8 @@ def parse_target(text: str) -> Target:
         OptionError: it is none of the known targets, or cannot be compiled on this machine.
     """
     device, _, arch = text.partition(":")
+    if text == "gpu":
+        return parse_target(attached_gpu())
     if text == "cpu":
         return Target("cpu-host", "cpu", "host", host_features(), cpu_model())
     if device == "cpu" and arch in CPU_ARCHS:
@@ -63,16 +66,36 @@ def parse_target(text: str) -> Target:
         return Target(f"cpu-{arch}", "cpu", arch, FEATURES_OF_ARCH[arch], None)
     if arch in GPU_ARCHS.get(device, ()):
         return Target(f"{device}-{arch}", device, arch, (), None)
-    known = ["cpu", *(f"cpu:{a}" for a in CPU_ARCHS)]
+    known = ["cpu", *(f"cpu:{a}" for a in CPU_ARCHS), "gpu"]
     known += [f"{api}:{a}" for api, archs in GPU_ARCHS.items() for a in archs]
     raise OptionError(f"target {text!r} is not one of {', '.join(known)}.")
 
 
+def attached_gpu() -> str:
+    """The first GPU of this machine as a target, such as "cuda:sm_90a".
+
+    Raises:
+        OptionError: there is none, or its driver does not answer.
+    """
+    from max.driver import Accelerator, accelerator_api, accelerator_count
+
+    try:
+        if accelerator_count():
+            return f"{accelerator_api()}:{Accelerator(0).architecture_name}"
+        reason = "there is no GPU in this machine"
+    except (RuntimeError, ValueError) as error:
+        reason = f"the GPU of this machine does not answer ({first_line(error)})"
+    raise OptionError(
+        f"target 'gpu' is this machine's own and {reason}; name the one to compile for, such as "
+        "cuda:sm_90a."
+    )
+
+
 def has_tensor_cores(target: Target, dtype: str) -> bool:
-    """Whether the encoder multiplies on tensor cores."""
-    return dtype == "bfloat16" and target.device == "cuda"
+    """Whether matrices are multiplied on tensor cores."""
+    return dtype in ("bfloat16", "float16") and target.device == "cuda"
 
 
 def has_flash_attention(target: Target, dtype: str) -> bool:
     """Whether MAX has flash attention for a target's GPU and a dtype."""
-    return has_tensor_cores(target, dtype) and target.arch in FLASH_ATTENTION
+    return dtype == "bfloat16" and target.device == "cuda" and target.arch in FLASH_ATTENTION

@@ -158,7 +158,7 @@ def _stages(
         x = outputs_of(ops.call(layer, x, *weights))[0]
         stages.append(x)
     norm = scope.layer_weights("encoder.layer_norm", ("weight", "bias"))
-    return [*stages, layers.layer_norm(x, *norm)]
+    return [*stages, layers.layer_norm(plan, x, *norm)]
 
 
 def _normalise(scope: Scope, values: dict[str, Value]) -> TensorValue:

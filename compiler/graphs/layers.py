@@ -37,7 +37,7 @@ def linear(
     if weight.scale is not None:
         assert bias is not None
         return layers_int8.linear(plan, x, weight, bias, gelu, residual, norm)
-    x = x if norm is None else layer_norm(x, *norm)
+    x = x if norm is None else layer_norm(plan, x, *norm)
     if plan.on_gpu:
         return layers_gpu.linear(plan, x, weight.values, bias, gelu, residual)
     output = TensorType(DType.float32, [*x.shape[:2], weight.n_out], plan.device)
@@ -58,8 +58,10 @@ def feed_forward(
     return linear(plan, hidden, *second, residual=x)
 
 
-def layer_norm(x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
+def layer_norm(plan: Plan, x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
     """LayerNorm over the last axis."""
+    if plan.on_gpu:
+        return layers_gpu.norm(plan, x, gamma, beta)
     return ops.layer_norm(x, cast(gamma, x.dtype), cast(beta, x.dtype), LAYER_NORM_EPSILON)
 
 
@@ -87,7 +89,8 @@ def norm_linear(
 ) -> TensorValue:
     """act(layer_norm(x) @ weight.T + bias) for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        return layers_gpu.product(plan, layer_norm(x, *norm), weight.values, bias, gelu=gelu)
+        normed = layer_norm(plan, x, *norm)
+        return layers_gpu.few_rows(plan, normed, weight.values, bias, gelu=gelu)
     output = TensorType(DType.float32, [x.shape[0], weight.n_out], plan.device)
     inputs = [x, *norm, *weight.parts(), bias]
     return custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))
@@ -98,7 +101,7 @@ def linear_residual(
 ) -> TensorValue:
     """residual + x @ weight.T + bias for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        return layers_gpu.product(plan, x, weight.values, bias, residual=residual)
+        return layers_gpu.few_rows(plan, x, weight.values, bias, residual=residual)
     output = TensorType(DType.float32, residual.shape, plan.device)
     inputs = [x, *weight.parts(), bias, residual]
     return custom(_kernel("mwc_linear_residual", weight), plan, inputs, output)
@@ -107,8 +110,7 @@ def linear_residual(
 def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> TensorValue:
     """The LM head, tied to the token embedding: [n, state] -> float32 [n, n_vocab]."""
     if plan.on_gpu:
-        normed = layer_norm(x, *norm)
-        return layers_gpu.product(plan, normed, embedding.values, output=DType.float32)
+        return layers_gpu.logits(plan, layer_norm(plan, x, *norm), embedding.values)
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
     inputs = [x, *norm, *embedding.parts()]
     return custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
@@ -122,6 +124,8 @@ def embed(
     table: TensorValue,
 ) -> TensorValue:
     """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
+    if plan.on_gpu:
+        return layers_gpu.embed(plan, tokens, positions, embedding.values, table)
     if embedding.scale is not None:
         output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
         inputs = [tokens, positions, *embedding.parts(), table]
@@ -145,6 +149,8 @@ def self_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
+    if plan.on_gpu:
+        return layers_gpu.self_attention(plan, caches, qkv, rows, positions, layer)
     return ops.inplace_custom(
         "mwc_self_attention",
         plan.device,
@@ -161,6 +167,8 @@ def cross_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Attend to every audio position of each token's window: [n, s] -> [n, s]."""
+    if plan.on_gpu:
+        return layers_gpu.cross_attention(plan, caches, q, windows, layer)
     of_bytes = _is_of_bytes(caches[0])
     return ops.inplace_custom(
         f"mwc_cross_attention{'_int8' if of_bytes else ''}",
@@ -219,15 +227,11 @@ def choose(
     tokens = plan.spec.tokens
     ids = ops.constant([tokens.eot, tokens.timestamp_begin], DType.int32, plan.device)
     shape = [logits.shape[0], ranks.shape[0]]
-    chosen = ops.custom(
-        "mwc_choose",
-        plan.device,
-        [logits, suppress, rule_states, temperatures, uniforms, ids],
-        [
-            TensorType(DType.int32, shape, plan.device),
-            TensorType(DType.float32, shape, plan.device),
-        ],
-    )
+    inputs = [logits, suppress, rule_states, temperatures, uniforms, ids]
+    kinds = [TensorType(dtype, shape, plan.device) for dtype in (DType.int32, DType.float32)]
+    if plan.on_gpu:
+        return layers_gpu.choose(plan, inputs, kinds)
+    chosen = ops.custom("mwc_choose", plan.device, inputs, kinds)
     return chosen[0].tensor, chosen[1].tensor
 
 

@@ -1,25 +1,41 @@
-"""Matrix products and the encoder's attention on GPUs.
+"""What GPUs compute differently: matrix products, norms, attention and the choice of a token.
 
-The encoder in bfloat16 multiplies on tensor cores, where the target has them for MAX's kernels. All
-other products are mwc's kernel, which sums in float32: decoding reads every weight for a few rows,
-each of which has to come out the same whatever its neighbours, and float32 is not rounded to TF32.
-MAX's own op is not used: it compiles kernels once more for every shape and range of rows, for
-minutes, and hands float16 and sizes that they cannot take to libraries that need not be there.
+In bfloat16 and float16 products run on tensor cores, with a kernel for many rows (the encoder) and
+one for few (decoding reads every weight for a few rows, each of which has to come out the same
+whatever its neighbours). In float32, and for sizes that the tensor cores do not take, one kernel
+serves both; it sums in float32, not TF32. MAX's own op is not used: it compiles kernels once more
+for every shape and range of rows, for minutes, and hands float16 and sizes that they cannot take
+to libraries that need not be there.
+
+Some operations have one result more: memory to work with, which nobody reads.
 """
 
 from max.dtype import DType
-from max.graph import TensorType, TensorValue, ops
+from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs.scope import Plan, custom
 
 LOAD_BYTES = 16
 """What a thread reads at once."""
 
-STEP_IN, STEP_OUT = 32, 128
-"""Inputs and outputs of a product on tensor cores come in multiples of these."""
+PIECE = 8
+"""Inputs and outputs of a product of many rows on tensor cores come in multiples of this."""
 
-LEAST_IN = 128
-"""Inputs that a product on tensor cores has at least: its pipeline holds four steps."""
+RUN = 32
+"""Inputs of a product of few rows on tensor cores come in multiples of this."""
+
+AUDIO_RANGE, FOUND = 192, 66
+"""Audio positions that a block attends to, and what it leaves (decode_attention_gpu.mojo)."""
+
+CHOICE_PARTS, CHOICE_FOUND = 32, 6
+"""Parts of the vocabulary, and what is found in each (choose_gpu.mojo)."""
+
+
+def norm(plan: Plan, x: TensorValue, gamma: TensorValue, beta: TensorValue) -> TensorValue:
+    """LayerNorm over the last axis."""
+    flat = ops.reshape(x, [-1, x.shape[-1]]) if x.rank != 2 else x
+    y = custom("mwc_gpu_norm", plan, [flat, gamma, beta], flat.type)
+    return ops.reshape(y, x.shape) if x.rank != 2 else y
 
 
 def linear(
@@ -36,14 +52,43 @@ def linear(
     flat = ops.reshape(x, [batch * time, n_in])
     if residual is not None:
         residual = ops.reshape(residual, [batch * time, n_out])
-    if bias is not None and plan.tensor_cores and _fits_tensor_cores(weight):
+    if bias is not None and plan.tensor_cores and _fits(weight, PIECE, PIECE):
         kind = TensorType(x.dtype, [flat.shape[0], n_out], plan.device)
-        y = custom("mwc_gpu_matmul", plan, [flat, weight], kind) + ops.cast(bias, x.dtype)
-        y = ops.gelu(y) if gelu else y
-        y = y if residual is None else residual + y
+        inputs = [flat, weight, bias]
+        if residual is None:
+            y = custom("mwc_gpu_matmul", plan, inputs, kind, activation=int(gelu))
+        else:
+            y = custom("mwc_gpu_matmul_residual", plan, [*inputs, residual], kind)
     else:
         y = product(plan, flat, weight, bias, gelu=gelu, residual=residual)
     return ops.reshape(y, [batch, time, n_out])
+
+
+def few_rows(
+    plan: Plan,
+    x: TensorValue,
+    weight: TensorValue,
+    bias: TensorValue,
+    *,
+    gelu: bool = False,
+    residual: TensorValue | None = None,
+) -> TensorValue:
+    """act(x @ weight.T + bias) + residual for a few rows: [n, in] -> [n, out]."""
+    if not (plan.tensor_cores and _fits(weight, RUN)):
+        return product(plan, x, weight, bias, gelu=gelu, residual=residual)
+    kind = TensorType(x.dtype, [x.shape[0], weight.shape[0]], plan.device)
+    inputs = [x, weight, bias]
+    if residual is not None:
+        return custom("mwc_gpu_few_rows_residual", plan, [*inputs, residual], kind)
+    return custom("mwc_gpu_few_rows", plan, inputs, kind, activation=int(gelu))
+
+
+def logits(plan: Plan, x: TensorValue, embedding: TensorValue) -> TensorValue:
+    """x @ embedding.T for a few rows: [n, state] -> float32 [n, n_vocab]."""
+    if not (plan.tensor_cores and _fits(embedding, RUN)):
+        return product(plan, x, embedding, output=DType.float32)
+    kind = TensorType(DType.float32, [x.shape[0], embedding.shape[0]], plan.device)
+    return custom("mwc_gpu_few_rows_product", plan, [x, embedding], kind)
 
 
 def product(
@@ -90,10 +135,68 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     return ops.reshape(mixed, [batch, time, state])
 
 
-def _fits_tensor_cores(weight: TensorValue) -> bool:
-    """Whether the kernel for tensor cores takes a matrix [out, in]."""
+def embed(
+    plan: Plan,
+    tokens: TensorValue,
+    positions: TensorValue,
+    embedding: TensorValue,
+    table: TensorValue,
+) -> TensorValue:
+    """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
+    kind = TensorType(embedding.dtype, [tokens.shape[0], table.shape[1]], plan.device)
+    return custom("mwc_gpu_embed", plan, [tokens, positions, embedding, table], kind)
+
+
+def self_attention(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    qkv: TensorValue,
+    rows: TensorValue,
+    positions: TensorValue,
+    layer: TensorValue,
+) -> TensorValue:
+    """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
+    return ops.inplace_custom(
+        "mwc_gpu_self_attention",
+        plan.device,
+        [*caches, qkv, rows, positions, layer],
+        [TensorType(qkv.dtype, [qkv.shape[0], Dim(plan.model.n_text_state)], plan.device)],
+        parameters={"positions_held": plan.model.n_text_ctx},
+    )[0].tensor
+
+
+def cross_attention(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    q: TensorValue,
+    windows: TensorValue,
+    layer: TensorValue,
+) -> TensorValue:
+    """Attend to every audio position of each token's window: [n, s] -> [n, s]."""
+    parts = -(-plan.model.n_audio_ctx // AUDIO_RANGE)
+    found = [q.shape[0], plan.model.n_text_head, parts, FOUND]
+    return ops.inplace_custom(
+        "mwc_gpu_cross_attention",
+        plan.device,
+        [*caches, q, windows, layer],
+        [q.type, TensorType(DType.float32, found, plan.device)],
+    )[0].tensor
+
+
+def choose(
+    plan: Plan, inputs: list[TensorValue], kinds: list[TensorType]
+) -> tuple[TensorValue, TensorValue]:
+    """The choice under the rules, of mwc_choose's inputs: its two results."""
+    found = [inputs[0].shape[0], CHOICE_PARTS, CHOICE_FOUND]
+    kinds = [*kinds, TensorType(DType.float32, found, plan.device)]
+    tokens, logprobs, _ = ops.custom("mwc_gpu_choose", plan.device, inputs, kinds)
+    return tokens.tensor, logprobs.tensor
+
+
+def _fits(weight: TensorValue, step_in: int, step_out: int = 1) -> bool:
+    """Whether a kernel for tensor cores takes a matrix [out, in]."""
     n_out, n_in = (int(size) for size in weight.shape)
-    return n_out % STEP_OUT == 0 and n_in % STEP_IN == 0 and n_in >= LEAST_IN
+    return n_out % step_out == 0 and n_in % step_in == 0
 
 
 def _width(x: TensorValue, weight: TensorValue) -> int:

@@ -104,7 +104,7 @@ class Plan:
         activations: dtype between layers: float32 on CPU, the weights' dtype on GPU.
         cache: dtype of the attention caches.
         kernels: the Mojo package of custom ops, precompiled or as source.
-        tensor_cores: whether MAX has a product of these activations on the GPU's tensor cores.
+        tensor_cores: whether products of these activations run on the GPU's tensor cores.
         flash_attention: whether it has flash attention of them there.
     """
 

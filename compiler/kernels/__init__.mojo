@@ -7,9 +7,12 @@ Compiled into every artifact; nothing here is needed to run one.
 from .linear import *
 from .linear_int8 import *
 from .linear_gpu import *
+from .few_rows_gpu import *
+from .norm_gpu import *
 from .matmul_gpu import *
 from .matmul import *
 from .attention_ops import *
+from .decode_attention_gpu import *
 from .decoder_layer_int8 import *
 from .matmul_int8 import *
 from .encoder_int8 import *
@@ -19,6 +22,8 @@ from .cross_kv import *
 from .cross_attention_int8 import *
 from .copy_rows import *
 from .choose import *
+from .choose_gpu import *
 from .feed import *
+from .embed_gpu import *
 from .vad import *
 from .lstm import *

@@ -1,4 +1,7 @@
-"""The decoder's attention as operations of the graphs, on CPUs and GPUs; see attention.mojo."""
+"""The decoder's attention as operations of the graphs, on CPUs; see attention.mojo.
+
+Scores for alignment are an operation of GPUs too.
+"""
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
@@ -14,7 +17,7 @@ from .attention import (
     scores_of,
     self_attend,
 )
-from .attention_gpu import alignment_scores_gpu, cross_attention_gpu, self_attention_gpu
+from .attention_gpu import alignment_scores_gpu
 from .parallel import share
 
 comptime F32 = DType.float32
@@ -54,9 +57,6 @@ struct SelfAttention:
         layer: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        comptime if target == "gpu":
-            self_attention_gpu(output, self_k, self_v, qkv, rows, positions, layer, ctx)
-            return
         var cache = shape_of(self_k, self_v, layer)
         self_attend[KV](
             output.unsafe_ptr().bitcast[Float32](), self_k.unsafe_ptr(), self_v.unsafe_ptr(),
@@ -83,9 +83,6 @@ struct CrossAttention:
         layer: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        comptime if target == "gpu":
-            cross_attention_gpu(output, cross_k, cross_v, q, windows, layer, ctx)
-            return
         var cache = shape_of(cross_k, cross_v, layer)
         cross_attend[KV](
             output.unsafe_ptr().bitcast[Float32](), cross_k.unsafe_ptr(), cross_v.unsafe_ptr(),

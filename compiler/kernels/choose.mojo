@@ -2,10 +2,8 @@
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
-from max.gpu.host import DeviceContext
 from std.math import exp
 
-from .choose_gpu import choose_gpu
 from .parallel import share
 from .rules import (
     LAST,
@@ -177,13 +175,7 @@ struct Choose:
         temperatures: InputTensor[dtype=F32, rank=1, ...],
         uniforms: InputTensor[dtype=F32, rank=1, ...],
         ids: InputTensor[dtype=DType.int32, rank=1, ...],
-        ctx: DeviceContext,
     ) raises:
-        comptime if target == "gpu":
-            choose_gpu(
-                tokens, logprobs, logits, suppress, states, temperatures, uniforms, ids, ctx
-            )
-            return
         var vocab = logits.dim_size(1)
         var k = tokens.dim_size(1)
         var eot = Int(ids.unsafe_ptr()[unsafe_offset=0])

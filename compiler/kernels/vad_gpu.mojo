@@ -23,6 +23,8 @@ from .vad import (
 )
 
 comptime F32 = DType.float32
+comptime THREADS = 256
+"""Of a block: with one for each gate they would want more registers than there are."""
 
 
 @always_inline
@@ -71,7 +73,7 @@ def speech_gates_gpu(
     lstm_bias: InputTensor[dtype=F32, rank=1, ...],
     ctx: DeviceContext,
 ) raises:
-    """Launch one block per frame, with a thread for each gate."""
+    """Launch one block per frame."""
 
     @parameter
     def frame():
@@ -86,22 +88,22 @@ def speech_gates_gpu(
         var second = stack_allocation[2 * NARROW, Float32, address_space=SHARED]()
         var third = stack_allocation[NARROW, Float32, address_space=SHARED]()
         var fourth = stack_allocation[WIDE, Float32, address_space=SHARED]()
-        for i in range(tid, SAMPLES + REFLECTED, GATES):
+        for i in range(tid, SAMPLES + REFLECTED, THREADS):
             var place = i if i < SAMPLES else 2 * (SAMPLES - 1) - i
             x[unsafe_offset=i] = Float32(samples.load[1](IndexList[2](f, place)))
-        for i in range(tid, LINES, GATES):
+        for i in range(tid, LINES, THREADS):
             lines[unsafe_offset=i] = 0
         if tid < WIDE:
             first[unsafe_offset=tid] = 0
         barrier()
-        for i in range(tid, COLUMNS * BINS, GATES):
+        for i in range(tid, COLUMNS * BINS, THREADS):
             var at = i // BINS * HOP
             var column = i % BINS // HALF * PANEL + i % BINS % HALF
             var real = dot(x, at, spectrum, column, FFT)
             var imaginary = dot(x, at, spectrum, column + HALF, FFT)
             lines[unsafe_offset=BINS + i] = sqrt(real * real + imaginary * imaginary)
         barrier()
-        for i in range(tid, COLUMNS * WIDE, GATES):
+        for i in range(tid, COLUMNS * WIDE, THREADS):
             first[unsafe_offset=WIDE + i] = relu_dot(
                 lines, i // WIDE * BINS, conv1, bias1, i % WIDE, 3 * BINS
             )
@@ -117,7 +119,8 @@ def speech_gates_gpu(
         if tid < WIDE:
             fourth[unsafe_offset=tid] = relu_dot(third, 0, conv4, bias4, tid, NARROW)
         barrier()
-        var shift = Float32(lstm_bias.load[1](IndexList[1](tid)))
-        gates.store[1](IndexList[2](f, tid), dot(fourth, 0, lstm, tid, WIDE) + shift)
+        for gate in range(tid, GATES, THREADS):
+            var shift = Float32(lstm_bias.load[1](IndexList[1](gate)))
+            gates.store[1](IndexList[2](f, gate), dot(fourth, 0, lstm, gate, WIDE) + shift)
 
-    ctx.enqueue_function[frame](grid_dim=samples.dim_size(0), block_dim=GATES)
+    ctx.enqueue_function[frame](grid_dim=samples.dim_size(0), block_dim=THREADS)

@@ -1,8 +1,10 @@
 """Targets: what `--target` accepts, what each needs, and what is refused."""
 
 import platform as python_platform
+from types import SimpleNamespace
 
 import pytest
+from max import driver
 
 from mwc.compiler.target import (
     CPU_ARCHS,
@@ -55,8 +57,32 @@ def test_a_gpu_need_not_be_here(text: str) -> None:
     assert (target.cpu_features, target.cpu_model) == ((), None)
 
 
-def test_tensor_cores_are_for_bfloat16_on_nvidia_gpus() -> None:
+def test_gpu_is_the_first_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "accelerator_count", lambda: 2)
+    monkeypatch.setattr(driver, "accelerator_api", lambda: "cuda")
+    monkeypatch.setattr(driver, "Accelerator", lambda i: SimpleNamespace(architecture_name="sm_89"))
+    assert parse_target("gpu") == parse_target("cuda:sm_89")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "accelerator_count", lambda: 0)
+    assert "there is no GPU in this machine" in refusal("gpu")
+    assert "cuda:sm_90a" in refusal("gpu")
+
+
+def test_a_gpu_that_does_not_answer_is_refused_with_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> int:
+        raise RuntimeError("CUDA driver version is insufficient\nstack")
+
+    monkeypatch.setattr(driver, "accelerator_count", fail)
+    assert "does not answer (CUDA driver version is insufficient)" in refusal("gpu")
+
+
+def test_tensor_cores_are_for_half_precision_on_nvidia_gpus() -> None:
     assert has_tensor_cores(parse_target("cuda:sm_89"), "bfloat16")
+    assert has_tensor_cores(parse_target("cuda:sm_89"), "float16")
     assert not has_tensor_cores(parse_target("cuda:sm_89"), "float32")
     assert not has_tensor_cores(parse_target("hip:gfx942"), "bfloat16")
     assert not has_tensor_cores(parse_target("cpu"), "bfloat16")
@@ -71,7 +97,18 @@ def test_flash_attention_is_for_bfloat16_on_some_gpus() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "gpu", "cpu:", "cuda", "cuda:", "cuda:sm_1", "hip:sm_90a", "cpu:x86-64-v2", "CPU", "cpu "],
+    [
+        "",
+        "gpus",
+        "cpu:",
+        "cuda",
+        "cuda:",
+        "cuda:sm_1",
+        "hip:sm_90a",
+        "cpu:x86-64-v2",
+        "CPU",
+        "cpu ",
+    ],
 )
 def test_what_is_no_target_is_refused_with_all_that_are(text: str) -> None:
     message = refusal(text)

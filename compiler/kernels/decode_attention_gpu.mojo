@@ -1,0 +1,460 @@
+"""The decoder's attention on GPUs: one query against a head's cached keys and values.
+
+A block has one head of one token and a range of positions; its warps take blocks of 16 positions in
+turn (attention.mojo has the caches' layout: the keys of 16 positions lie together axis by axis, the
+values position by position, so each is a run of memory that a warp reads whole). Audio is long: its
+positions are shared by several blocks, and `combine_kernel` weighs what each found. The ranges are
+the same whatever else is decoded at the same time: a row's result never depends on its neighbours.
+"""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from extensibility import _MutableInputTensor as MutableInputTensor
+from max.gpu import WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
+from max.gpu.host import DeviceContext
+from max.gpu.memory import AddressSpace
+from max.gpu.primitives import warp
+from max.gpu.primitives.grid_controls import (
+    launch_dependent_grids,
+    wait_on_dependent_grids,
+)
+from std.math import exp
+from std.memory import stack_allocation
+from std.sys import size_of
+
+from .early_launch_gpu import early_launch
+from .rules import LOWEST
+
+comptime F32 = DType.float32
+comptime I32 = DType.int32
+comptime HEAD = 64
+comptime KEYS = 16
+"""Positions whose keys lie together."""
+comptime WARPS = 4
+comptime THREADS = WARPS * WARP_SIZE
+comptime AUDIO_RANGE = 192
+"""Positions of audio for a block."""
+comptime FOUND = HEAD + 2
+"""What a block leaves for `combine_kernel`: its sum of values, the highest score, the weights' sum."""
+
+
+@always_inline
+def sum_of_lines[width: Int, nearest: Int](var sums: SIMD[F32, width], lane: Int) -> Float32:
+    """Lanes hold `width` partial sums of keys; return the whole sum of one of them.
+
+    Each round, two lanes half as far apart as before, `nearest` in the last, give each other one
+    half of what they hold: the rounds' bits of a lane, highest first, make the number of the key
+    that it ends with.
+    """
+    comptime if width == 1:
+        return sums[0]
+    else:
+        comptime half = width // 2
+        comptime distance = nearest * half
+        var upper = lane & distance != 0
+        var low = sums.slice[half, offset=0]()
+        var high = sums.slice[half, offset=half]()
+        var kept = high if upper else low
+        var given = low if upper else high
+        comptime for e in range(half):
+            kept[e] += warp.shuffle_xor(given[e], UInt32(distance))
+        return sum_of_lines[half, nearest](kept, lane)
+
+
+@always_inline
+def sum_over[distance: Int, lanes: Int](value: Float32) -> Float32:
+    """The sum over `lanes` lanes, a power of two, that are `distance` apart; each of them gets it."""
+    comptime if lanes == 1:
+        return value
+    else:
+        var sum = value + warp.shuffle_xor(value, UInt32(distance))
+        return sum_over[2 * distance, lanes // 2](sum)
+
+
+struct Head[KV: DType]:
+    """How a warp reads 16 positions of one head: in READS reads, each lane WIDTH values of one.
+
+    In read r of keys a lane has axis r * (WARP_SIZE / LINES) + lane / LINES of WIDTH positions; in
+    one of values, WIDTH axes of position r * (WARP_SIZE / ACROSS) + lane / ACROSS.
+    """
+
+    comptime WIDTH = 16 // size_of[Scalar[Self.KV]]()
+    comptime READS = KEYS * HEAD // (WARP_SIZE * Self.WIDTH)
+    comptime LINES = KEYS // Self.WIDTH
+    comptime ACROSS = HEAD // Self.WIDTH
+    comptime SHARING = WARP_SIZE // (Self.LINES * Self.WIDTH)
+    """Lanes that end with parts of the same score."""
+    comptime Taken = SIMD[Self.KV, Self.WIDTH]
+    comptime Block = Array[Self.Taken, length=Self.READS]
+    comptime Query = Array[Float32, length=Self.READS]
+
+    @staticmethod
+    @always_inline
+    def query[ACT: DType, //](q: Pointer[Scalar[ACT], ImmutAnyOrigin], lane: Int) -> Self.Query:
+        """What a lane multiplies the keys that it reads with."""
+        var own = Self.Query(fill=0)
+        comptime for r in range(Self.READS):
+            var axis = r * (WARP_SIZE // Self.LINES) + lane // Self.LINES
+            own[r] = q[unsafe_offset=axis].cast[F32]()
+        return own^
+
+    @staticmethod
+    @always_inline
+    def keys(source: Pointer[Scalar[Self.KV], ImmutAnyOrigin], lane: Int) -> Self.Block:
+        """The keys of 16 positions, which lie together from `source` on."""
+        var read = Self.Block(fill=Self.Taken(0))
+        comptime for r in range(Self.READS):
+            read[r] = source.unsafe_load[width=Self.WIDTH, alignment=16](
+                (r * WARP_SIZE + lane) * Self.WIDTH
+            )
+        return read^
+
+    @staticmethod
+    @always_inline
+    def values(
+        source: Pointer[Scalar[Self.KV], ImmutAnyOrigin], held: Int, lane: Int
+    ) -> Self.Block:
+        """The values of 16 positions from `source` on, of which `held` are there."""
+        var read = Self.Block(fill=Self.Taken(0))
+        comptime for r in range(Self.READS):
+            if r * (WARP_SIZE // Self.ACROSS) + lane // Self.ACROSS < held:
+                read[r] = source.unsafe_load[width=Self.WIDTH, alignment=16](
+                    (r * WARP_SIZE + lane) * Self.WIDTH
+                )
+        return read^
+
+    @staticmethod
+    @always_inline
+    def score(taken: Self.Block, query: Self.Query, lane: Int) -> Float32:
+        """The query times the key of the position `position(lane)` of the 16."""
+        var sums = SIMD[F32, Self.WIDTH](0)
+        comptime for r in range(Self.READS):
+            sums = taken[r].cast[F32]().fma(SIMD[F32, Self.WIDTH](query[r]), sums)
+        var sum = sum_of_lines[Self.WIDTH, Self.SHARING * Self.LINES](sums, lane)
+        return sum_over[Self.LINES, Self.SHARING](sum)
+
+    @staticmethod
+    @always_inline
+    def position(lane: Int) -> Int:
+        """Which of 16 positions a lane has the score of; SHARING lanes have each."""
+        return lane % Self.LINES * Self.WIDTH + lane // (Self.SHARING * Self.LINES)
+
+    @staticmethod
+    @always_inline
+    def mix(
+        taken: Self.Block,
+        weights: Pointer[Float32, _, address_space=AddressSpace.SHARED],
+        mut sums: SIMD[F32, Self.WIDTH],
+        lane: Int,
+    ):
+        """Add 16 positions' values, each times its weight. Values that are not there are zeros."""
+        comptime for r in range(Self.READS):
+            var weight = weights[
+                unsafe_offset=r * (WARP_SIZE // Self.ACROSS) + lane // Self.ACROSS
+            ]
+            sums = taken[r].cast[F32]().fma(SIMD[F32, Self.WIDTH](weight), sums)
+
+    @staticmethod
+    @always_inline
+    def gather(sums: SIMD[F32, Self.WIDTH], lane: Int, own_warp: Int) -> Float32:
+        """All warps' sums over positions, of the axis of each of the first HEAD threads."""
+        var mixed = stack_allocation[
+            WARPS * HEAD, Float32, address_space=AddressSpace.SHARED
+        ]()
+        comptime for e in range(Self.WIDTH):
+            var sum = sum_over[Self.ACROSS, WARP_SIZE // Self.ACROSS](sums[e])
+            if lane < Self.ACROSS:
+                mixed[unsafe_offset=own_warp * HEAD + lane * Self.WIDTH + e] = sum
+        barrier()
+        var total = Float32(0)
+        var axis = (own_warp * WARP_SIZE + lane) % HEAD
+        comptime for other in range(WARPS):
+            total += mixed[unsafe_offset=other * HEAD + axis]
+        return total
+
+
+@fieldwise_init
+struct Softmax(Copyable, Movable):
+    """The highest of a block's scores, and the sum of exp(score - highest)."""
+
+    var highest: Float32
+    var total: Float32
+
+
+@always_inline
+def softmax_of(
+    weights: Pointer[mut=True, Float32, _, address_space=AddressSpace.SHARED],
+    count: Int,
+    padded: Int,
+    var highest: Float32,
+) -> Softmax:
+    """Turn `count` scores into exp(score - highest), the rest up to `padded` into zeros.
+
+    `highest` is the highest that a thread has seen; every thread gets the result.
+    """
+    var shared = stack_allocation[2 * WARPS, Float32, address_space=AddressSpace.SHARED]()
+    var tid = Int(thread_idx.x)
+    highest = warp.max(highest)
+    if tid % WARP_SIZE == 0:
+        shared[unsafe_offset=tid // WARP_SIZE] = highest
+    barrier()
+    comptime for other in range(WARPS):
+        highest = max(highest, shared[unsafe_offset=other])
+    var total = Float32(0)
+    for t in range(tid, padded, THREADS):
+        var weight = exp(weights[unsafe_offset=t] - highest) if t < count else Float32(0)
+        weights[unsafe_offset=t] = weight
+        total += weight
+    total = warp.sum(total)
+    if tid % WARP_SIZE == 0:
+        shared[unsafe_offset=WARPS + tid // WARP_SIZE] = total
+    barrier()
+    total = 0
+    comptime for other in range(WARPS):
+        total += shared[unsafe_offset=WARPS + other]
+    return Softmax(highest, total)
+
+
+def attend_own_kernel[KV: DType, ACT: DType, held: Int](
+    output: Pointer[Scalar[ACT], MutAnyOrigin],
+    keys: Pointer[Scalar[KV], ImmutAnyOrigin],
+    values: Pointer[Scalar[KV], ImmutAnyOrigin],
+    qkv: Pointer[Scalar[ACT], ImmutAnyOrigin],
+    rows: Pointer[Int32, ImmutAnyOrigin],
+    positions: Pointer[Int32, ImmutAnyOrigin],
+    layer: Pointer[Int32, ImmutAnyOrigin],
+    n_rows: Int32,
+    key_blocks: Int32,
+    length: Int32,
+):
+    """Block (head, token): attend to the token's row up to its own position, below `held`.
+
+    Queries are the first third of qkv [n, 3 * heads * 64]; keys [layers, rows, heads, key_blocks,
+    64, 16], values [layers, rows, heads, length, 64]; output [n, heads * 64].
+    """
+    comptime Own = Head[KV]
+    comptime PADDED = (held + KEYS - 1) // KEYS * KEYS
+    launch_dependent_grids()
+    wait_on_dependent_grids()
+    var tid = Int(thread_idx.x)
+    var lane = tid % WARP_SIZE
+    var own_warp = tid // WARP_SIZE
+    var heads = output_heads()
+    var head = Int(block_idx.x)
+    var i = Int(block_idx.y)
+    var at = (Int(layer[]) * Int(n_rows) + Int(rows[unsafe_offset=i])) * heads + head
+    var head_keys = keys.unsafe_offset(at * Int(key_blocks) * KEYS * HEAD)
+    var head_values = values.unsafe_offset(at * Int(length) * HEAD)
+    var count = Int(positions[unsafe_offset=i]) + 1
+    var blocks = (count + KEYS - 1) // KEYS
+    var weights = stack_allocation[PADDED, Float32, address_space=AddressSpace.SHARED]()
+    var query = Own.query(qkv.unsafe_offset((i * 3 * heads + head) * HEAD), lane)
+    var highest = LOWEST
+    for block in range(own_warp, blocks, WARPS):
+        var read = Own.keys(head_keys.unsafe_offset(block * KEYS * HEAD), lane)
+        var score = Own.score(read, query, lane)
+        var t = block * KEYS + Own.position(lane)
+        weights[unsafe_offset=t] = score
+        if t < count:
+            highest = max(highest, score)
+    var softmax = softmax_of(weights, count, blocks * KEYS, highest)
+    var sums = SIMD[F32, Own.WIDTH](0)
+    for block in range(own_warp, blocks, WARPS):
+        var t = block * KEYS
+        var read = Own.values(head_values.unsafe_offset(t * HEAD), count - t, lane)
+        Own.mix(read, weights.unsafe_offset(t), sums, lane)
+    var sum = Own.gather(sums, lane, own_warp)
+    if tid < HEAD:
+        output[unsafe_offset=(i * heads + head) * HEAD + tid] = (sum / softmax.total).cast[ACT]()
+
+
+def attend_audio_kernel[KV: DType, ACT: DType](
+    found: Pointer[Float32, MutAnyOrigin],
+    keys: Pointer[Scalar[KV], ImmutAnyOrigin],
+    values: Pointer[Scalar[KV], ImmutAnyOrigin],
+    q: Pointer[Scalar[ACT], ImmutAnyOrigin],
+    windows: Pointer[Int32, ImmutAnyOrigin],
+    layer: Pointer[Int32, ImmutAnyOrigin],
+    n_windows: Int32,
+    key_blocks: Int32,
+    length: Int32,
+):
+    """Block (head, token, part): attend to AUDIO_RANGE positions of the token's window.
+
+    Queries [n, heads * 64]; keys and values as for `attend_own_kernel`, but of windows; `found` f32
+    [n, heads, parts, FOUND]. Keys and values are read before the queries are there: they were
+    written by another call.
+    """
+    comptime Own = Head[KV]
+    comptime BLOCKS = AUDIO_RANGE // KEYS // WARPS
+    """Of a warp."""
+    launch_dependent_grids()
+    var tid = Int(thread_idx.x)
+    var lane = tid % WARP_SIZE
+    var own_warp = tid // WARP_SIZE
+    var heads = output_heads()
+    var head = Int(block_idx.x)
+    var i = Int(block_idx.y)
+    var part = Int(block_idx.z)
+    var first = part * AUDIO_RANGE
+    var count = min(Int(length) - first, AUDIO_RANGE)
+    var at = (Int(layer[]) * Int(n_windows) + Int(windows[unsafe_offset=i])) * heads + head
+    var part_keys = keys.unsafe_offset((at * Int(key_blocks) * KEYS + first) * HEAD)
+    var part_values = values.unsafe_offset((at * Int(length) + first) * HEAD)
+    var read_keys = Array[Own.Block, length=BLOCKS](fill=Own.Block(fill=Own.Taken(0)))
+    var read_values = Array[Own.Block, length=BLOCKS](fill=Own.Block(fill=Own.Taken(0)))
+    comptime for b in range(BLOCKS):
+        var t = (b * WARPS + own_warp) * KEYS
+        if t < count:
+            read_keys[b] = Own.keys(part_keys.unsafe_offset(t * HEAD), lane)
+            read_values[b] = Own.values(part_values.unsafe_offset(t * HEAD), count - t, lane)
+    wait_on_dependent_grids()
+    var weights = stack_allocation[AUDIO_RANGE, Float32, address_space=AddressSpace.SHARED]()
+    var query = Own.query(q.unsafe_offset((i * heads + head) * HEAD), lane)
+    var highest = LOWEST
+    comptime for b in range(BLOCKS):
+        var score = Own.score(read_keys[b], query, lane)
+        var t = (b * WARPS + own_warp) * KEYS + Own.position(lane)
+        weights[unsafe_offset=t] = score
+        if t < count:
+            highest = max(highest, score)
+    var softmax = softmax_of(weights, count, AUDIO_RANGE, highest)
+    var sums = SIMD[F32, Own.WIDTH](0)
+    comptime for b in range(BLOCKS):
+        var t = (b * WARPS + own_warp) * KEYS
+        Own.mix(read_values[b], weights.unsafe_offset(t), sums, lane)
+    var sum = Own.gather(sums, lane, own_warp)
+    var parts = (Int(length) + AUDIO_RANGE - 1) // AUDIO_RANGE
+    var own = found.unsafe_offset(((i * heads + head) * parts + part) * FOUND)
+    if tid < HEAD:
+        own[unsafe_offset=tid] = sum
+    if tid == 0:
+        own[unsafe_offset=HEAD] = softmax.highest
+        own[unsafe_offset=HEAD + 1] = softmax.total
+
+
+def combine_kernel[ACT: DType](
+    output: Pointer[Scalar[ACT], MutAnyOrigin],
+    found: Pointer[Float32, ImmutAnyOrigin],
+    parts: Int32,
+):
+    """Block (head, token), a thread for each axis: the parts' sums by the weight that each has."""
+    launch_dependent_grids()
+    wait_on_dependent_grids()
+    var at = Int(block_idx.y) * output_heads() + Int(block_idx.x)
+    var own = found.unsafe_offset(at * Int(parts) * FOUND)
+    var highest = LOWEST
+    for part in range(Int(parts)):
+        highest = max(highest, own[unsafe_offset=part * FOUND + HEAD])
+    var sum = Float32(0)
+    var total = Float32(0)
+    for part in range(Int(parts)):
+        var one = own.unsafe_offset(part * FOUND)
+        var weight = exp(one[unsafe_offset=HEAD] - highest)
+        sum += weight * one[unsafe_offset=Int(thread_idx.x)]
+        total += weight * one[unsafe_offset=HEAD + 1]
+    output[unsafe_offset=at * HEAD + Int(thread_idx.x)] = (sum / total).cast[ACT]()
+
+
+@always_inline
+def output_heads() -> Int:
+    """Heads of the launch: its blocks along x."""
+    return Int(grid_dim.x)
+
+
+def write_kernel[KV: DType, ACT: DType](
+    keys: Pointer[Scalar[KV], MutAnyOrigin],
+    values: Pointer[Scalar[KV], MutAnyOrigin],
+    qkv: Pointer[Scalar[ACT], ImmutAnyOrigin],
+    rows: Pointer[Int32, ImmutAnyOrigin],
+    positions: Pointer[Int32, ImmutAnyOrigin],
+    layer: Pointer[Int32, ImmutAnyOrigin],
+    n_rows: Int32,
+    key_blocks: Int32,
+    length: Int32,
+):
+    """Block (head, token), a thread for each axis: put the token's key and value into its row."""
+    launch_dependent_grids()
+    wait_on_dependent_grids()
+    var heads = output_heads()
+    var head = Int(block_idx.x)
+    var i = Int(block_idx.y)
+    var axis = Int(thread_idx.x)
+    var at = (Int(layer[]) * Int(n_rows) + Int(rows[unsafe_offset=i])) * heads + head
+    var t = Int(positions[unsafe_offset=i])
+    var own = qkv.unsafe_offset((i * 3 + 1) * heads * HEAD + head * HEAD + axis)
+    var block = at * Int(key_blocks) + t // KEYS
+    keys[unsafe_offset=(block * HEAD + axis) * KEYS + t % KEYS] = own[].cast[KV]()
+    values[unsafe_offset=(at * Int(length) + t) * HEAD + axis] = own[
+        unsafe_offset=heads * HEAD
+    ].cast[KV]()
+
+
+@extensibility.register("mwc_gpu_self_attention")
+struct GPUSelfAttention:
+    """As mwc_self_attention; `positions_held` is how many a row has at most.
+
+    Two launches, because tokens of one row need each other's keys and values.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, KV: DType, ACT: DType, positions_held: Int](
+        output: OutputTensor[dtype=ACT, rank=2, ...],
+        self_k: MutableInputTensor[dtype=KV, rank=6, ...],
+        self_v: MutableInputTensor[dtype=KV, rank=5, ...],
+        qkv: InputTensor[dtype=ACT, rank=2, ...],
+        rows: InputTensor[dtype=I32, rank=1, ...],
+        positions: InputTensor[dtype=I32, rank=1, ...],
+        layer: InputTensor[dtype=I32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var heads = self_k.dim_size(2)
+        var n = qkv.dim_size(0)
+        var n_rows = Int32(self_k.dim_size(1))
+        var key_blocks = Int32(self_k.dim_size(3))
+        var length = Int32(self_v.dim_size(3))
+        comptime write = write_kernel[KV, ACT]
+        ctx.enqueue_function[write](
+            self_k.unsafe_ptr(), self_v.unsafe_ptr(), qkv.unsafe_ptr(), rows.unsafe_ptr(),
+            positions.unsafe_ptr(), layer.unsafe_ptr(), n_rows, key_blocks, length,
+            grid_dim=(heads, n), block_dim=HEAD, attributes=early_launch(),
+        )
+        comptime attend = attend_own_kernel[KV, ACT, positions_held]
+        ctx.enqueue_function[attend](
+            output.unsafe_ptr(), self_k.unsafe_ptr(), self_v.unsafe_ptr(), qkv.unsafe_ptr(),
+            rows.unsafe_ptr(), positions.unsafe_ptr(), layer.unsafe_ptr(), n_rows, key_blocks,
+            length,
+            grid_dim=(heads, n), block_dim=THREADS, attributes=early_launch(),
+        )
+
+
+@extensibility.register("mwc_gpu_cross_attention")
+struct GPUCrossAttention:
+    """As mwc_cross_attention; `found` f32 [n, heads, parts, FOUND] is memory to work with."""
+
+    @staticmethod
+    def execute[target: StaticString, KV: DType, ACT: DType](
+        output: OutputTensor[dtype=ACT, rank=2, ...],
+        found: OutputTensor[dtype=F32, rank=4, ...],
+        cross_k: MutableInputTensor[dtype=KV, rank=6, ...],
+        cross_v: MutableInputTensor[dtype=KV, rank=5, ...],
+        q: InputTensor[dtype=ACT, rank=2, ...],
+        windows: InputTensor[dtype=I32, rank=1, ...],
+        layer: InputTensor[dtype=I32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var heads = cross_k.dim_size(2)
+        var n = q.dim_size(0)
+        var parts = found.dim_size(2)
+        comptime attend = attend_audio_kernel[KV, ACT]
+        ctx.enqueue_function[attend](
+            found.unsafe_ptr(), cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), q.unsafe_ptr(),
+            windows.unsafe_ptr(), layer.unsafe_ptr(), Int32(cross_k.dim_size(1)),
+            Int32(cross_k.dim_size(3)), Int32(cross_v.dim_size(3)),
+            grid_dim=(heads, n, parts), block_dim=THREADS, attributes=early_launch(),
+        )
+        comptime combine = combine_kernel[ACT]
+        ctx.enqueue_function[combine](
+            output.unsafe_ptr(), found.unsafe_ptr(), Int32(parts),
+            grid_dim=(heads, n), block_dim=HEAD, attributes=early_launch(),
+        )

@@ -1,0 +1,100 @@
+"""LayerNorm on GPUs: a warp for each row, sums in float32, weights in float32."""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.gpu import WARP_SIZE, block_idx, thread_idx
+from max.gpu.host import DeviceContext
+from max.gpu.primitives import warp
+from max.gpu.primitives.grid_controls import launch_dependent_grids, wait_on_dependent_grids
+from std.math import rsqrt
+
+from .early_launch_gpu import early_launch
+
+comptime F32 = DType.float32
+comptime WARPS = 4
+comptime TAKEN = 8
+"""Neighbours that a thread reads at once; they divide a row."""
+comptime AT_ONCE = WARP_SIZE * TAKEN
+comptime HELD = 5
+"""What a lane keeps of a row while it is measured: rows of up to 1280 are read once."""
+comptime EPSILON = Float32(1e-5)
+"""As graphs/layers.py's LAYER_NORM_EPSILON."""
+
+comptime Floats = SIMD[F32, TAKEN]
+
+
+def norm_kernel[T: DType](
+    y: Pointer[Scalar[T], MutAnyOrigin],
+    x: Pointer[Scalar[T], ImmutAnyOrigin],
+    gamma: Pointer[Float32, ImmutAnyOrigin],
+    beta: Pointer[Float32, ImmutAnyOrigin],
+    m: Int32,
+    k: Int32,
+):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta over rows [m, k]."""
+    launch_dependent_grids()
+    wait_on_dependent_grids()
+    var terms = Int(k)
+    var i = Int(block_idx.x) * WARPS + Int(thread_idx.x) // WARP_SIZE
+    if i >= Int(m):
+        return
+    var row = x.unsafe_offset(i * terms)
+    var first = Int(thread_idx.x) % WARP_SIZE * TAKEN
+    var held = Array[Floats, length=HELD](fill=Floats(0))
+    var sums = Floats(0)
+    comptime for r in range(HELD):
+        if first + r * AT_ONCE < terms:
+            held[r] = row.unsafe_load[width=TAKEN, alignment=16](first + r * AT_ONCE).cast[F32]()
+    comptime for r in range(HELD):
+        sums += held[r]
+    for c in range(first + HELD * AT_ONCE, terms, AT_ONCE):
+        sums += row.unsafe_load[width=TAKEN, alignment=16](c).cast[F32]()
+    var mean = warp.sum(sums.reduce_add()) / Float32(terms)
+    var squares = Floats(0)
+    comptime for r in range(HELD):
+        if first + r * AT_ONCE < terms:
+            var apart = held[r] - mean
+            squares = apart.fma(apart, squares)
+    for c in range(first + HELD * AT_ONCE, terms, AT_ONCE):
+        var apart = row.unsafe_load[width=TAKEN, alignment=16](c).cast[F32]() - mean
+        squares = apart.fma(apart, squares)
+    var variance = warp.sum(squares.reduce_add()) / Float32(terms) + EPSILON
+    var scale = rsqrt(variance)
+    # One step of Newton's method: a GPU's own reciprocal root is good to 22 bits.
+    scale *= 1.5 - 0.5 * variance * scale * scale
+
+    @always_inline
+    @__parameter
+    def store(c: Int, values: Floats):
+        var g = gamma.unsafe_load[width=TAKEN, alignment=16](c)
+        var b = beta.unsafe_load[width=TAKEN, alignment=16](c)
+        var normed = ((values - mean) * scale).fma(g, b).cast[T]()
+        y.unsafe_store[alignment=16](i * terms + c, normed)
+
+    comptime for r in range(HELD):
+        if first + r * AT_ONCE < terms:
+            store(first + r * AT_ONCE, held[r])
+    for c in range(first + HELD * AT_ONCE, terms, AT_ONCE):
+        store(c, row.unsafe_load[width=TAKEN, alignment=16](c).cast[F32]())
+
+
+@extensibility.register("mwc_gpu_norm")
+struct GPUNorm:
+    """LayerNorm of rows x[m, k]; gamma and beta [k] are float32; TAKEN divides k."""
+
+    @staticmethod
+    def execute[target: StaticString, T: DType](
+        y: OutputTensor[dtype=T, rank=2, ...],
+        x: InputTensor[dtype=T, rank=2, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var m = x.dim_size(0)
+        comptime kernel = norm_kernel[T]
+        ctx.enqueue_function[kernel](
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+            Int32(m), Int32(x.dim_size(1)),
+            grid_dim=(m + WARPS - 1) // WARPS, block_dim=WARPS * WARP_SIZE,
+            attributes=early_launch(),
+        )
