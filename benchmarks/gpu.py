@@ -12,13 +12,28 @@ section that fails says why, and the others go on; sections measured before stay
 import argparse
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpu_sections import SECTIONS, Run
+from gpu_sections import Run, encoder, parity, probe, step
+from gpu_transcripts import company, soak, windows
+from gpu_transformers import transformers
 from machine import machine, machine_lines
 
 from mwc.runtime.floor import Rates
+
+SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "probe": probe,
+    "parity": parity,
+    "encoder": encoder,
+    "step": step,
+    "windows": windows,
+    "transformers": transformers,
+    "company": company,
+    "soak": soak,
+}
+"""In the order of what is wanted first."""
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SAMPLE = Path(__file__).resolve().parent.parent / "compiler" / "data" / "sample.flac"

@@ -8,7 +8,9 @@ import typer
 from mwc.cli.console import Display
 from mwc.runtime.errors import OptionError
 
-_TARGET_HELP = "What to compile for, repeatable: cpu (this machine), cpu:x86-64-v3, cuda:sm_90a, …"
+_TARGET_HELP = (
+    "What to compile for, repeatable: cpu or gpu (this machine's), cpu:x86-64-v3, cuda:sm_90a, …"
+)
 
 
 def command(
