@@ -5,13 +5,15 @@
 
 The weights follow from their names: `--fill` writes them anew on another machine, where an artifact
 came without its `weights` folder because that is too large to carry. The speech detector's and the
-log-mel's weights are the real ones, kept in `benchmark-fixed.npz`. The vocabulary is pkg:base's.
+log-mel's weights are the real ones, kept in `benchmark-fixed.npz`. The vocabulary is pkg:base's, or
+pkg:tiny.en's for the English sizes.
 """
 
 import argparse
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from compile_time import SIZES, spec_of
 from mwc.compiler.checkpoint import open_checkpoint
 from mwc.compiler.compile import CompileJob, compile_target
 from mwc.compiler.target import parse_target
+from mwc.compiler.vad_weights import installed_detector
+from mwc.compiler.vocabulary import write_vocabulary
 from mwc.compiler.weights import AUDIO_CACHES, cast_weight, weight_rules, weight_specs
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.artifact_write import ArtifactWriter
@@ -73,9 +77,6 @@ def make(size: str, out: Path, target_name: str, precision: str) -> None:
     """Compile, and write everything."""
     spec, target = spec_of(size), parse_target(target_name)
     vocabulary = open_checkpoint("pkg:tiny.en" if size.endswith(".en") else "pkg:base").vocabulary
-    from mwc.compiler.vad_weights import installed_detector
-    from mwc.compiler.vocabulary import write_vocabulary
-
     fixed = {n: r.make() for n, r in weight_rules(spec).items() if not r.sources}
     specs = tuple(weight_specs(spec, precision).values())
     with ArtifactWriter(out, force=True) as writer:
@@ -96,8 +97,6 @@ def make(size: str, out: Path, target_name: str, precision: str) -> None:
             mef=mef,
             graphs=compile_target(job),
         )
-        from importlib.metadata import version
-
         writer.commit(
             spec=spec,
             targets=(entry,),
