@@ -121,12 +121,12 @@ def test_calls_of_several_threads_are_served_together(model: Model, decoder: Gat
     expected = [call() for call in calls(model)]
     decoder.batch_sizes.clear()
     decoder.gate.clear()
-    workers = [Worker(call) for call in calls(model) * 2]
+    workers = [Worker(call) for call in calls(model) * 5]
     assert decoder.waiting.wait(WAIT)
     workers[-1].join(1.0)  # by then all have asked, on a busy machine too
     assert all(worker.is_alive() for worker in workers)
     decoder.gate.set()
-    assert [worker.finish() for worker in workers] == expected * 2
+    assert [worker.finish() for worker in workers] == expected * 5
     assert max(decoder.batch_sizes) > 2
 
 
