@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines import ENGINES, GREEDY
+from machine import memory
 
 from mwc.compiler.word_errors import word_errors
 
@@ -137,14 +138,6 @@ def measure(job: Job) -> Measured:
             word_errors(list(job.clips.values()), texts, job.language).rate if texts else None
         ),
     )
-
-
-def memory(field: str) -> float:
-    """A field of /proc/self/status, in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":

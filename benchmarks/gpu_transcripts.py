@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from gpu_sections import SEED, Run, timed
+from machine import memory
 
 from mwc.runtime import Model, Transcript, load
 
@@ -18,9 +19,6 @@ WINDOW_SAMPLES = 480_000
 
 BATCHES = (3, 8, 16, 32)
 """Companies that a clip's transcript must not depend on."""
-
-STATUS = Path("/proc/self/status")
-"""Where Linux tells a process its memory."""
 
 
 def windows(run: Run) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def soak(run: Run) -> dict[str, Any]:
         done += len(chosen)
         gc.collect()
         free = model.session.caller.device.stats.get("free_memory", 0)
-        memories.append((resident_mib(), int(free) >> 20))
+        memories.append((round(memory("VmRSS")), int(free) >> 20))
     third = max(len(memories) // 3, 1)
     return {
         "clips": done,
@@ -111,9 +109,3 @@ def samples_of(path: Path) -> Any:
     from mwc.runtime.audio import open_audio
 
     return np.concatenate(list(open_audio(path).blocks()))
-
-
-def resident_mib() -> int:
-    """Memory that this process holds."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) >> 10

@@ -23,13 +23,14 @@ from compile_time import SIZES, spec_of
 
 from mwc.compiler.checkpoint import open_checkpoint
 from mwc.compiler.compile import CompileJob, compile_target
+from mwc.compiler.convert import target_entry
 from mwc.compiler.target import parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import AUDIO_CACHES, cast_weight, weight_rules, weight_specs
+from mwc.compiler.weights import cast_weight, weight_rules, weight_specs
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.artifact_write import ArtifactWriter
-from mwc.runtime.manifest import Provenance, TargetEntry, WeightsEntry, read_manifest
+from mwc.runtime.manifest import Provenance, WeightsEntry, read_manifest
 from mwc.runtime.progress import silent
 from mwc.runtime.spec import TensorSpec
 from mwc.runtime.weight_file import write_weights
@@ -57,20 +58,15 @@ def weights_of(
     specs: tuple[TensorSpec, ...], fixed: dict[str, Array]
 ) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
     """Every tensor's spec and how to get it; some are made ahead, side by side."""
+
+    def make(spec: TensorSpec) -> Array:
+        return fixed[spec.name] if spec.name in fixed else random_weight(spec)
+
     with ThreadPoolExecutor(AHEAD) as pool:
         for first in range(0, len(specs), AHEAD):
             group = specs[first : first + AHEAD]
-            made = [pool.submit(random_weight, s) for s in group if s.name not in fixed]
-            futures = iter(made)
-            for spec in group:
-                yield (
-                    spec,
-                    (
-                        (lambda name=spec.name: fixed[name])  # type: ignore[misc]
-                        if spec.name in fixed
-                        else next(futures).result
-                    ),
-                )
+            for spec, made in [(spec, pool.submit(make, spec)) for spec in group]:
+                yield spec, made.result
 
 
 def make(size: str, out: Path, target_name: str, precision: str) -> None:
@@ -86,17 +82,7 @@ def make(size: str, out: Path, target_name: str, precision: str) -> None:
         tensors = write_weights(writer.path(path), weights_of(specs, fixed), silent)
         mef = f"targets/{target.name}/whisper.mef"
         job = CompileJob(spec, precision, target, str(writer.path(mef)))
-        entry = TargetEntry(
-            name=target.name,
-            device=target.device,
-            arch=target.arch,
-            cpu_features=target.cpu_features,
-            cpu_model=target.cpu_model,
-            precision=precision,
-            kv_dtype=AUDIO_CACHES[precision],
-            mef=mef,
-            graphs=compile_target(job),
-        )
+        entry = target_entry(target, precision, mef, compile_target(job))
         writer.commit(
             spec=spec,
             targets=(entry,),

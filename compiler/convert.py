@@ -153,7 +153,7 @@ def convert(
                 mef = f"targets/{target.name}/whisper.mef"
                 job = CompileJob(spec, options.precision, target, str(writer.path(mef)))
                 signatures = compile_target(job, progress)
-            entries.append(_entry(target, options.precision, mef, signatures))
+            entries.append(target_entry(target, options.precision, mef, signatures))
         parts: dict[str, Any] = {
             "spec": spec,
             "targets": tuple(entries),
@@ -234,7 +234,7 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
         mef = Path(folder, "whisper.mef")
         job = CompileJob(artifact.manifest.spec, precision, parsed, str(mef))
         signatures = compile_target(job, progress)
-        entry = _entry(parsed, precision, "", signatures)
+        entry = target_entry(parsed, precision, "", signatures)
         return artifact_edit.add_target(path, entry, mef).path
 
 
@@ -272,9 +272,10 @@ def _check_precision(target: Target, precision: str) -> None:
         )
 
 
-def _entry(
+def target_entry(
     target: Target, precision: str, mef: str, signatures: tuple[GraphSignature, ...]
 ) -> TargetEntry:
+    """What the manifest says of a target whose graphs are in `mef`."""
     return TargetEntry(
         name=target.name,
         device=target.device,

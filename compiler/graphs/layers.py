@@ -149,13 +149,12 @@ def self_attention(
     layer: TensorValue,
 ) -> TensorValue:
     """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
-    if plan.on_gpu:
-        return layers_gpu.self_attention(plan, caches, qkv, rows, positions, layer)
     return ops.inplace_custom(
-        "mwc_self_attention",
+        "mwc_gpu_self_attention" if plan.on_gpu else "mwc_self_attention",
         plan.device,
         [*caches, qkv, rows, positions, layer],
         [TensorType(qkv.dtype, [qkv.shape[0], Dim(plan.model.n_text_state)], plan.device)],
+        parameters={"positions_held": plan.model.n_text_ctx} if plan.on_gpu else None,
     )[0].tensor
 
 

@@ -11,7 +11,7 @@ Some operations have one result more: memory to work with, which nobody reads.
 """
 
 from max.dtype import DType
-from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
+from max.graph import BufferValue, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs.scope import Plan, custom
 
@@ -145,24 +145,6 @@ def embed(
     """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
     kind = TensorType(embedding.dtype, [tokens.shape[0], table.shape[1]], plan.device)
     return custom("mwc_gpu_embed", plan, [tokens, positions, embedding, table], kind)
-
-
-def self_attention(
-    plan: Plan,
-    caches: tuple[BufferValue, BufferValue],
-    qkv: TensorValue,
-    rows: TensorValue,
-    positions: TensorValue,
-    layer: TensorValue,
-) -> TensorValue:
-    """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
-    return ops.inplace_custom(
-        "mwc_gpu_self_attention",
-        plan.device,
-        [*caches, qkv, rows, positions, layer],
-        [TensorType(qkv.dtype, [qkv.shape[0], Dim(plan.model.n_text_state)], plan.device)],
-        parameters={"positions_held": plan.model.n_text_ctx},
-    )[0].tensor
 
 
 def cross_attention(

@@ -66,8 +66,7 @@ def test_worst_of_takes_the_largest_and_renames_it():
 
 def test_f32_is_held_to_the_stated_bounds():
     f32 = bounds_of("f32")
-    assert {f32.features, f32.encoder, f32.logits} == {1e-4}
-    assert f32.layers == 3e-4
+    assert {f32.features, f32.layers, f32.encoder, f32.logits} == {1e-4}
     assert f32.margin == 1e-3
     assert all(bounds.features == 1e-4 for bounds in BOUNDS.values())
     with pytest.raises(OptionError, match="int4"):
