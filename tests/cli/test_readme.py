@@ -44,11 +44,21 @@ def test_readme_commands_run(
         assert main(words[1:]) == 0, words
 
 
+def headings(document: Path) -> set[str]:
+    """The names that links give a document's headings: "On a GPU" is on-a-gpu."""
+    found = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     local = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert not [link for link in local if not (ROOT / link).exists()]
+    for link in local:
+        path, _, heading = link.partition("#")
+        file = ROOT / (path or name)
+        assert file.exists(), link
+        assert not heading or heading in headings(file), link
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
