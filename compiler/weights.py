@@ -9,7 +9,7 @@ detector's weights, `vad.…`, are not the checkpoint's: vad_weights.py makes th
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,12 @@ EMBEDDING = "decoder.embed_tokens.weight"
 INT8_LIMIT = 127
 """Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
 
+BYTE_LIMIT = 220
+"""The largest 8-bit activation; see kernels/quantized.mojo."""
+
+FOUR_LIMIT = 32767 // BYTE_LIMIT
+"""What four weights of one sign whose products CPUs without VNNI sum in 16 bits may add up to."""
+
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
 
@@ -58,6 +64,8 @@ class Rule:
         by_column: whether an int8 matrix has a scale per column too. The token embedding has: a
             few of its columns are many times the others, and its rounding is what the logits show
             most (tiny.en: root mean square error 0.026 with, 0.154 without).
+        fits: whether int8 values are such that sums of four 8-bit products fit 16 bits, as the
+            kernels for many rows need them; see kernels/quantized.mojo.
     """
 
     shape: tuple[int, ...]
@@ -65,6 +73,7 @@ class Rule:
     make: Callable[..., Float32]
     is_matrix: bool
     by_column: bool = False
+    fits: bool = False
 
 
 def _same(x: Float32) -> Float32:
@@ -117,9 +126,9 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
         **_norm("decoder.layer_norm", model.n_text_state),
     }
     for i in range(model.n_audio_layer):
-        rules |= _layer(f"encoder.layers.{i}", state, model.n_audio_mlp)
+        rules |= _layer(f"encoder.layers.{i}", state, model.n_audio_mlp, fits=True)
     for i in range(model.n_text_layer):
-        rules |= _layer(f"decoder.layers.{i}", model.n_text_state, model.n_text_mlp)
+        rules |= _layer(f"decoder.layers.{i}", model.n_text_state, model.n_text_mlp, fits=False)
         rules |= _cross_attention(f"decoder.layers.{i}", model)
     return rules
 
@@ -180,17 +189,37 @@ def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Calla
             if spec.name == scale_name(name, "column_scale"):
                 return columns
             value = value / columns
-        values, scale = quantize_int8(value)
+        values, scale = quantize_int8(value, fits=rule.fits)
         return pack_int8(values) if spec.dtype == "int8" else scale
 
     return make
 
 
-def quantize_int8(value: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
-    """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127."""
+def quantize_int8(
+    value: Float32, *, fits: bool = False
+) -> tuple[npt.NDArray[np.int8], Float32]:
+    """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127.
+
+    Where it has to fit (8 divides k), a row's scale is so large that no four values of one sign
+    that share a 16-bit sum add up to more than FOUR_LIMIT.
+    """
     largest = np.abs(value).max(axis=1)
     scale: Float32 = np.where(largest > 0, largest / INT8_LIMIT, 1).astype(np.float32)
+    if fits:  # rounding adds half a unit to each of the four at most
+        scale = np.maximum(scale, sums_of_four(value).max(axis=1) / np.float32(FOUR_LIMIT - 2))
     return np.rint(value / scale[:, None]).astype(np.int8), scale
+
+
+def sums_of_four(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[n, k] -> [n, k / 2]: of each four terms that share a 16-bit sum, those above and below 0.
+
+    Of every eight terms the first two and the fifth and sixth share one, the others another.
+    """
+    n, k = values.shape
+    runs = values.reshape(n, k // 8, 2, 2, 2)  # fours of a run, pairs of a four, terms of a pair
+    above = np.maximum(runs, 0).sum(axis=(2, 4))
+    below = np.maximum(-runs, 0).sum(axis=(2, 4))
+    return np.concatenate([above, below], axis=-1).reshape(n, -1)
 
 
 def pack_int8(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
@@ -225,7 +254,7 @@ def _as_is(name: str, shape: tuple[int, ...], is_matrix: bool) -> Mapping[str, R
 def _conv(name: str, n_in: int, n_out: int) -> Mapping[str, Rule]:
     weight = f"{name}.weight"
     return {
-        weight: Rule((n_out, 3 * n_in), (weight,), _convolution, True),
+        weight: Rule((n_out, 3 * n_in), (weight,), _convolution, True, fits=True),
         **_as_is(f"{name}.bias", (n_out,), False),
     }
 
@@ -237,27 +266,27 @@ def _norm(name: str, state: int) -> Mapping[str, Rule]:
     }
 
 
-def _linear(name: str, n_in: int, n_out: int) -> Mapping[str, Rule]:
+def _linear(name: str, n_in: int, n_out: int, *, fits: bool) -> Mapping[str, Rule]:
+    weight = f"{name}.weight"
     return {
-        **_as_is(f"{name}.weight", (n_out, n_in), True),
+        weight: Rule((n_out, n_in), (weight,), _same, True, fits=fits),
         **_as_is(f"{name}.bias", (n_out,), False),
     }
 
 
-def _layer(prefix: str, state: int, mlp: int) -> Mapping[str, Rule]:
+def _layer(prefix: str, state: int, mlp: int, *, fits: bool) -> Mapping[str, Rule]:
     """What encoder and decoder layers share: self-attention and the feed-forward part."""
     attention = f"{prefix}.self_attn"
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
+    qkv = tuple(f"{part}.weight" for part in (q, k, v))
     return {
         **_norm(f"{prefix}.self_attn_layer_norm", state),
-        f"{attention}.qkv.weight": Rule(
-            (3 * state, state), (f"{q}.weight", f"{k}.weight", f"{v}.weight"), _qkv_weight, True
-        ),
+        f"{attention}.qkv.weight": Rule((3 * state, state), qkv, _qkv_weight, True, fits=fits),
         f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False),
-        **_linear(f"{attention}.out_proj", state, state),
+        **_linear(f"{attention}.out_proj", state, state, fits=fits),
         **_norm(f"{prefix}.final_layer_norm", state),
-        **_linear(f"{prefix}.fc1", state, mlp),
-        **_linear(f"{prefix}.fc2", mlp, state),
+        **_linear(f"{prefix}.fc1", state, mlp, fits=fits),
+        **_linear(f"{prefix}.fc2", mlp, state, fits=fits),
     }
 
 
@@ -265,13 +294,14 @@ def _cross_attention(prefix: str, model: ModelSpec) -> Mapping[str, Rule]:
     attention = f"{prefix}.encoder_attn"
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
     state = model.n_text_state
+    kv = (f"{k}.weight", f"{v}.weight")
     return {
         **_norm(f"{prefix}.encoder_attn_layer_norm", state),
         f"{q}.weight": Rule((state, state), (f"{q}.weight",), _scaled, True),
         f"{q}.bias": Rule((state,), (f"{q}.bias",), _scaled, False),
         f"{attention}.kv.weight": Rule(
-            (2 * state, model.n_audio_state), (f"{k}.weight", f"{v}.weight"), _kv_weight, True
+            (2 * state, model.n_audio_state), kv, _kv_weight, True, fits=True
         ),
         f"{attention}.kv.bias": Rule((2 * state,), (f"{v}.bias",), _kv_bias, False),
-        **_linear(f"{attention}.out_proj", state, state),
+        **_linear(f"{attention}.out_proj", state, state, fits=False),
     }

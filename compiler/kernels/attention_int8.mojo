@@ -10,7 +10,7 @@ so the middle takes no part in the rounding.
 """
 
 from .attention import HEAD, LANES
-from .quantized import F32, I32, STEP, TERMS
+from .quantized import F32, I32, TERMS, fitting_sum
 
 comptime Vector = SIMD[F32, LANES]
 comptime KEY_BYTES = LANES * HEAD
@@ -47,13 +47,15 @@ def signed_units(x: Vector, inverse: Float32) -> SIMD[I32, LANES]:
 
 
 @always_inline
-def pack_key[zero: Int](keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _], t: Int):
-    """Put k[64] at position t of one head's keys; the byte `zero` stands for 0."""
+def pack_key[zero: Int, limit: Int](
+    keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _], t: Int
+):
+    """Put k[64] at position t of one head's keys: bytes from zero - limit to zero + limit."""
     var top = Vector(0)
     comptime for part in range(PARTS_OF_HEAD):
         top = max(top, abs(k.unsafe_load[width=LANES](part * LANES)))
     var highest = top.reduce_max()
-    var inverse = Float32(BYTE_TOP) / highest if highest > 0 else Float32(0)
+    var inverse = Float32(limit) / highest if highest > 0 else Float32(0)
     var block = keys.unsafe_offset((t // LANES) * KEY_BLOCK_BYTES)
     var lane = t % LANES
     comptime for part in range(PARTS_OF_HEAD):
@@ -61,11 +63,53 @@ def pack_key[zero: Int](keys: Pointer[mut=True, UInt8, _], k: Pointer[Float32, _
         comptime for i in range(0, LANES, TERMS):
             var four = bytes.slice[TERMS, offset=i]().cast[DType.uint8]()
             block.unsafe_store((part * LANES + i) * LANES + lane * TERMS, four)
-    block.unsafe_offset(KEY_BYTES).bitcast[Float32]()[unsafe_offset=lane] = highest / BYTE_TOP
+    block.unsafe_offset(KEY_BYTES).bitcast[Float32]()[unsafe_offset=lane] = highest / Float32(limit)
 
 
 @always_inline
-def pack_values(
+def largest_sums_of_four(
+    source: Pointer[Float32, _], middle: Vector, length: Int, stride: Int
+) -> Vector:
+    """Of LANES axes, the most that four values of one sign, less the middle, add up to.
+
+    Positions are the terms: four of them share a sum.
+    """
+    var highest = Vector(0)
+    for t in range(0, length, 2 * TERMS):
+        comptime for pair in range(0, TERMS, 2):
+            var above = Vector(0)
+            var below = Vector(0)
+            comptime for i in range(4):
+                var at = t + i // 2 * TERMS + pair + i % 2
+                if at < length:
+                    var value = source.unsafe_load[width=LANES](at * stride) - middle
+                    above += max(value, Vector(0))
+                    below -= min(value, Vector(0))
+            highest = max(highest, max(above, below))
+    return highest
+
+
+@always_inline
+def fitting_unit(x: Pointer[Float32, _], unsigned_limit: Int) -> Float32:
+    """The least unit in which the 64 values of a row fit, and none is beyond BYTE_TOP."""
+    var highest = Vector(0)
+    var largest = Vector(0)
+    comptime for part in range(PARTS_OF_HEAD):
+        var values = x.unsafe_load[width=LANES](part * LANES)
+        highest = max(highest, max(sums_of_four(max(values, 0)), -sums_of_four(min(values, 0))))
+        largest = max(largest, abs(values))
+    return max(highest.reduce_max() / fitting_sum(unsigned_limit), largest.reduce_max() / BYTE_TOP)
+
+
+@always_inline
+def sums_of_four(x: Vector) -> Vector:
+    """In each lane the sum of the four terms of its run of eight that are added together."""
+    var pairs = x + x.shuffle[1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14]()
+    return pairs + pairs.shuffle[4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11]()
+
+
+@always_inline
+def pack_values[unsigned_limit: Int = 0](
     values: Pointer[mut=True, UInt8, _],
     v: Pointer[Float32, _],
     length: Int,
@@ -74,7 +118,8 @@ def pack_values(
 ):
     """Make the bytes, units and middles of v[length, 64], whose rows are `stride` apart.
 
-    Positions from `length` to `padded` are left as they are.
+    Positions from `length` to `padded` are left as they are. Where the bytes meet unsigned ones of
+    up to `unsigned_limit`, units are so large that they fit (quantized.mojo).
     """
     var units = values.unsafe_offset(padded * HEAD).bitcast[Float32]()
     comptime for part in range(PARTS_OF_HEAD):
@@ -87,6 +132,9 @@ def pack_values(
             high = max(high, row)
         var middle = (low + high) * 0.5
         var unit = (high - low) * Float32(0.5 / BYTE_TOP)
+        comptime if unsigned_limit > 0:
+            var sums = largest_sums_of_four(source, middle, length, stride)
+            unit = max(unit, sums / fitting_sum(unsigned_limit))
         var inverse = unit.gt(0).select(1.0 / unit, Vector(0))
         units.unsafe_store(part * LANES, unit)
         units.unsafe_store(HEAD + part * LANES, middle)

@@ -14,6 +14,7 @@ from std.math import exp
 
 from .attention import HEAD, LANES, MASKED, MAX_POSITIONS, runs_of
 from .attention_int8 import (
+    BYTE_TOP,
     KEY_BLOCK_BYTES,
     PARTS_OF_HEAD,
     Vector,
@@ -236,7 +237,7 @@ struct StoreCrossKVInt8:
             var keys = key_ptr.unsafe_offset(slot * key_size)
             var source = kv_ptr.unsafe_offset(i * length * 2 * state + head * HEAD)
             for t in range(length):
-                pack_key[0](keys, source.unsafe_offset(t * 2 * state), t)
+                pack_key[0, BYTE_TOP](keys, source.unsafe_offset(t * 2 * state), t)
             pack_values(
                 value_ptr.unsafe_offset(slot * value_size), source.unsafe_offset(state), length,
                 padded, 2 * state,

@@ -11,7 +11,7 @@ hundreds of them that are below half a byte's unit; so they are rounded up or do
 along the keys (ordered dithering), which keeps the sum of many right where rounding to nearest
 would lose it. A row is divided by the sum of its bytes.
 
-Without VNNI what is packed is then widened to 16 bits; the sums are the same.
+Keys and weights are unsigned bytes; queries and values are signed ones that fit (quantized.mojo).
 """
 
 from max.algorithm import sync_parallelize
@@ -22,10 +22,10 @@ from std.sys import CompilationTarget, llvm_intrinsic
 
 from .attention import HEAD, LANES, MASKED
 from .attention_int8 import (
-    BYTE_TOP,
     KEY_BLOCK_BYTES,
     PARTS_OF_HEAD,
     Vector,
+    fitting_unit,
     key_units,
     pack_key,
     pack_values,
@@ -34,29 +34,15 @@ from .attention_int8 import (
     value_units,
 )
 from .parallel import take_turn, turn_counters
-from .quantized import (
-    AVX512_WORDS,
-    F32,
-    I32,
-    STEP,
-    TERMS,
-    VNNI,
-    Sums,
-    broadcast_bytes,
-    dot_bytes,
-    sum_pairs,
-    widen_block,
-)
+from .quantized import AVX512_WORDS, F32, I8, I32, U8, sum_bytes
 
-comptime KEY_ZERO = 128 if VNNI else 0
-"""The byte that stands for 0 in a key: VNNI's dot product wants one side unsigned."""
-comptime QUERY = DType.int8 if VNNI else DType.int16
-"""What holds an 8-bit query."""
-comptime WEIGHT = DType.uint8 if VNNI else DType.int16
-"""What holds an 8-bit weight."""
+comptime KEY_TOP = 95
+"""The largest magnitude of a key's axis. More would be finer, but make queries that fit coarser."""
+comptime KEY_ZERO = KEY_TOP + 1
+"""The byte that stands for 0 in a key."""
 comptime QUERIES = 12 if AVX512_WORDS else 6
 """Queries of one tile: their sums fill three quarters of the registers."""
-comptime BLOCKS = 2 if VNNI else 1
+comptime BLOCKS = 2 if AVX512_WORDS else 1
 """Blocks of keys, or of a value's axes, multiplied together."""
 comptime SPLITS = 4
 """Items of work that a head's queries make, or more where there are more threads than heads."""
@@ -64,8 +50,10 @@ comptime CHUNK_BITS = 8
 comptime CHUNK = 1 << CHUNK_BITS
 """Keys per chunk: the scores of a tile stay in the first-level cache."""
 comptime LOG2_E = Float32(1.4426950408889634)
-comptime LOG2_TOP = Float32(7.9886846867721655)
-"""log2(254): the highest weight of a row, which dithering can raise by one."""
+comptime WEIGHT_TOP = 190
+"""The largest byte of a weight. More would be finer, but make values that fit coarser."""
+comptime LOG2_TOP = Float32(7.562242424221073)
+"""log2(WEIGHT_TOP - 1): the highest weight of a row, which dithering can raise by one."""
 
 
 def dither_pattern() -> List[Float32]:
@@ -110,74 +98,11 @@ def exp2_to_bytes(x: Vector, dither: Vector) -> SIMD[I32, LANES]:
 
 
 @always_inline
-def key_sums[rows: Int](
-    q: Pointer[Scalar[QUERY], _],
-    offsets: Array[Int32, rows],
-    keys: Pointer[UInt8, _],
-    wide_keys: Pointer[Int16, _],
-    t: Int,
-) -> Array[Sums, rows * BLOCKS]:
-    """Whole products of q[rows, HEAD] and the BLOCKS * LANES keys from t on."""
-    comptime if not VNNI:
-        return rebind[Array[Sums, rows * BLOCKS]](
-            sum_pairs[rows](q.bitcast[Int16](), HEAD, wide_keys.unsafe_offset(t * HEAD), HEAD)
-        ).copy()
-    var sums = Array[Sums, length=rows * BLOCKS](fill=Sums(0))
-    comptime for i in range(rows):
-        comptime for b in range(BLOCKS):
-            sums[i * BLOCKS + b] = Sums(offsets[i])
-    for d in range(0, HEAD, TERMS):
-        var terms = Array[SIMD[DType.uint8, STEP], length=BLOCKS](fill=SIMD[DType.uint8, STEP](0))
-        comptime for b in range(BLOCKS):
-            var block = keys.unsafe_offset((t // LANES + b) * KEY_BLOCK_BYTES)
-            terms[b] = block.unsafe_load[width=STEP](d * LANES)
-        comptime for i in range(rows):
-            var qv = broadcast_bytes(q.bitcast[Int8]().unsafe_offset(i * HEAD + d))
-            comptime for b in range(BLOCKS):
-                comptime j = i * BLOCKS + b
-                sums[j] = dot_bytes(sums[j], terms[b], qv)
-    return sums^
-
-
-@always_inline
-def value_sums[rows: Int](
-    weights: Pointer[Scalar[WEIGHT], _],
-    values: Pointer[UInt8, _],
-    wide_values: Pointer[Int16, _],
-    at: Int,
-    padded: Int,
-    size: Int,
-) -> Array[Sums, rows * BLOCKS]:
-    """Whole products of weights[rows, CHUNK] and `size` positions of BLOCKS parts of the values.
-
-    `at` is where the first part's first position begins; parts are `padded` positions apart.
-    """
-    comptime if not VNNI:
-        return rebind[Array[Sums, rows * BLOCKS]](
-            sum_pairs[rows](weights.bitcast[Int16](), CHUNK, wide_values.unsafe_offset(at), size)
-        ).copy()
-    var sums = Array[Sums, length=rows * BLOCKS](fill=Sums(0))
-    for t in range(0, size, TERMS):
-        var terms = Array[SIMD[DType.int8, STEP], length=BLOCKS](fill=SIMD[DType.int8, STEP](0))
-        comptime for b in range(BLOCKS):
-            terms[b] = values.bitcast[Int8]().unsafe_load[width=STEP](
-                at + b * padded * LANES + t * LANES
-            )
-        comptime for i in range(rows):
-            var p = broadcast_bytes(weights.bitcast[UInt8]().unsafe_offset(i * CHUNK + t))
-            comptime for b in range(BLOCKS):
-                comptime j = i * BLOCKS + b
-                sums[j] = dot_bytes(sums[j], p, terms[b])
-    return sums^
-
-
-@always_inline
 def score_chunk[rows: Int](
     scores: Pointer[mut=True, Float32, _],
-    q: Pointer[Scalar[QUERY], _],
+    q: Pointer[Int8, _],
     offsets: Array[Int32, rows],
     keys: Pointer[UInt8, _],
-    wide_keys: Pointer[Int16, _],
     start: Int,
     size: Int,
     length: Int,
@@ -189,10 +114,11 @@ def score_chunk[rows: Int](
     """
     var highest = Array[Vector, length=rows](fill=Vector(MASKED))
     for t in range(start, start + size, BLOCKS * LANES):
-        var sums = key_sums[rows](q, offsets, keys, wide_keys, t)
+        var block = keys.unsafe_offset(t // LANES * KEY_BLOCK_BYTES)
+        var sums = sum_bytes[rows, BLOCKS](q, HEAD, block, KEY_BLOCK_BYTES, HEAD, offsets)
         var whole = t + BLOCKS * LANES <= length
         comptime for b in range(BLOCKS):
-            var unit = key_units(keys.unsafe_offset((t // LANES + b) * KEY_BLOCK_BYTES))
+            var unit = key_units(block.unsafe_offset(b * KEY_BLOCK_BYTES))
             var held = iota[I32, LANES](Int32(b * LANES)).lt(SIMD[I32, LANES](length - t))
             comptime for i in range(rows):
                 var s = sums[i * BLOCKS + b].cast[F32]() * unit
@@ -209,9 +135,8 @@ def score_chunk[rows: Int](
 @always_inline
 def mix_chunk[rows: Int](
     mixed: Pointer[mut=True, Float32, _],
-    weights: Pointer[Scalar[WEIGHT], _],
+    weights: Pointer[UInt8, _],
     values: Pointer[UInt8, _],
-    wide_values: Pointer[Int16, _],
     rescale: Array[Float32, rows],
     start: Int,
     size: Int,
@@ -219,9 +144,8 @@ def mix_chunk[rows: Int](
 ):
     """Set mixed[rows, HEAD] = mixed · rescale + weights[rows, CHUNK] · values[start, start + size)."""
     comptime for part in range(0, PARTS_OF_HEAD, BLOCKS):
-        var sums = value_sums[rows](
-            weights, values, wide_values, (part * padded + start) * LANES, padded, size
-        )
+        var columns = values.unsafe_offset((part * padded + start) * LANES).bitcast[Int8]()
+        var sums = sum_bytes[rows, BLOCKS](weights, CHUNK, columns, padded * LANES, size)
         comptime for i in range(rows):
             comptime for b in range(BLOCKS):
                 var at = i * HEAD + (part + b) * LANES
@@ -236,12 +160,10 @@ def attend_tile[rows: Int](
     queries: Pointer[Float32, _],
     keys: Pointer[UInt8, _],
     values: Pointer[UInt8, _],
-    wide_keys: Pointer[Int16, _],
-    wide_values: Pointer[Int16, _],
     dithers: Pointer[Float32, _],
-    q: Pointer[mut=True, Scalar[QUERY], _],
+    q: Pointer[mut=True, Int8, _],
     scores: Pointer[mut=True, Float32, _],
-    weights: Pointer[mut=True, Scalar[WEIGHT], _],
+    weights: Pointer[mut=True, UInt8, _],
     mixed: Pointer[mut=True, Float32, _],
     length: Int,
     padded: Int,
@@ -252,26 +174,22 @@ def attend_tile[rows: Int](
     var units = Array[Float32, length=rows](fill=0)
     var offsets = Array[Int32, length=rows](fill=0)
     comptime for i in range(rows):
-        var top = Vector(0)
-        comptime for part in range(PARTS_OF_HEAD):
-            top = max(top, abs(queries.unsafe_load[width=LANES](i * stride + part * LANES)))
-            mixed.unsafe_store(i * HEAD + part * LANES, Vector(0))
-        var highest = top.reduce_max()
-        var inverse = Float32(BYTE_TOP) / highest if highest > 0 else Float32(0)
+        # Not 0, with which masked scores would be as good as others.
+        var unit = max(fitting_unit(queries.unsafe_offset(i * stride), KEY_ZERO + KEY_TOP), Float32(1e-11))
         var total = SIMD[I32, LANES](0)
         comptime for part in range(PARTS_OF_HEAD):
             var source = queries.unsafe_load[width=LANES](i * stride + part * LANES)
-            var whole = signed_units(source, inverse)
+            var whole = signed_units(source, 1 / unit)
             total += whole
-            q.unsafe_store(i * HEAD + part * LANES, whole.cast[QUERY]())
-        # Not 0, with which masked scores would be as good as others.
-        units[i] = max(highest, Float32(1e-9)) * (LOG2_E / BYTE_TOP)
+            mixed.unsafe_store(i * HEAD + part * LANES, Vector(0))
+            q.unsafe_store(i * HEAD + part * LANES, whole.cast[I8]())
+        units[i] = unit * LOG2_E
         offsets[i] = Int32(-KEY_ZERO) * total.reduce_add()
     var top = Array[Float32, length=rows](fill=MASKED)
     var total = Array[Float32, length=rows](fill=0)
     for start in range(0, padded, CHUNK):
         var size = min(CHUNK, padded - start)
-        var maxima = score_chunk[rows](scores, q, offsets, keys, wide_keys, start, size, length)
+        var maxima = score_chunk[rows](scores, q, offsets, keys, start, size, length)
         var rescale = Array[Float32, length=rows](fill=0)
         comptime for i in range(rows):
             var highest = max(top[i], maxima[i] * units[i])
@@ -284,9 +202,9 @@ def attend_tile[rows: Int](
                 var dither = dithers.unsafe_load[width=LANES](t)
                 var p = exp2_to_bytes(s.fma(Vector(units[i]), shift), dither)
                 sums += p
-                weights.unsafe_store(i * CHUNK + t, p.cast[WEIGHT]())
+                weights.unsafe_store(i * CHUNK + t, p.cast[U8]())
             total[i] = total[i] * rescale[i] + Float32(sums.reduce_add())
-        mix_chunk[rows](mixed, weights, values, wide_values, rescale, start, size, padded)
+        mix_chunk[rows](mixed, weights, values, rescale, start, size, padded)
     var unit = value_units(values, padded)
     comptime for i in range(rows):
         var scale = 1.0 / total[i]
@@ -322,18 +240,13 @@ def attend_windows_int8(
     def task(t: Int) {var counters, var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
         var key_list = List[UInt8](length=padded // LANES * KEY_BLOCK_BYTES, fill=0)
         var value_list = List[UInt8](length=value_bytes(padded), fill=0)
-        var wide = 1 if VNNI else padded * HEAD
-        var wide_key_list = List[Int16](length=wide, fill=0)
-        var wide_value_list = List[Int16](length=wide, fill=0)
-        var query_list = List[Scalar[QUERY]](length=QUERIES * HEAD, fill=0)
+        var query_list = List[Int8](length=QUERIES * HEAD, fill=0)
         var score_list = List[Float32](length=QUERIES * CHUNK, fill=0)
-        var weight_list = List[Scalar[WEIGHT]](length=QUERIES * CHUNK, fill=0)
+        var weight_list = List[UInt8](length=QUERIES * CHUNK, fill=0)
         var mixed_list = List[Float32](length=QUERIES * HEAD, fill=0)
         var dither_list = dither_pattern()
         var keys = key_list.unsafe_ptr()
         var values = value_list.unsafe_ptr()
-        var wide_keys = wide_key_list.unsafe_ptr()
-        var wide_values = wide_value_list.unsafe_ptr()
         var ready = -1
         var turn = take_turn(counters, items, tasks, t)
         while turn[0] < turn[1]:
@@ -346,20 +259,8 @@ def attend_windows_int8(
             var y = mixed.unsafe_offset(window * length * state + head * HEAD)
             if pair != ready:
                 for i in range(length):
-                    pack_key[KEY_ZERO](keys, queries.unsafe_offset(i * stride + state), i)
-                pack_values(values, queries.unsafe_offset(2 * state), length, padded, stride)
-                comptime if not VNNI:
-                    for block in range(padded // LANES):
-                        widen_block(
-                            wide_keys.unsafe_offset(block * LANES * HEAD),
-                            keys.unsafe_offset(block * KEY_BLOCK_BYTES).bitcast[Int8](), HEAD,
-                        )
-                    for part in range(PARTS_OF_HEAD):
-                        var at = part * padded * LANES
-                        widen_block(
-                            wide_values.unsafe_offset(at),
-                            values.unsafe_offset(at).bitcast[Int8](), padded,
-                        )
+                    pack_key[KEY_ZERO, KEY_TOP](keys, queries.unsafe_offset(i * stride + state), i)
+                pack_values[WEIGHT_TOP](values, queries.unsafe_offset(2 * state), length, padded, stride)
                 ready = pair
 
             var i = (tiles * split // splits) * QUERIES
@@ -367,7 +268,7 @@ def attend_windows_int8(
             while i + QUERIES <= last:
                 attend_tile[QUERIES](
                     y.unsafe_offset(i * state), queries.unsafe_offset(i * stride), keys, values,
-                    wide_keys, wide_values, dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
+                    dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
                     weight_list.unsafe_ptr(), mixed_list.unsafe_ptr(), length, padded, stride,
                     state,
                 )
@@ -375,7 +276,7 @@ def attend_windows_int8(
             while i < last:
                 attend_tile[1](
                     y.unsafe_offset(i * state), queries.unsafe_offset(i * stride), keys, values,
-                    wide_keys, wide_values, dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
+                    dither_list.unsafe_ptr(), query_list.unsafe_ptr(), score_list.unsafe_ptr(),
                     weight_list.unsafe_ptr(), mixed_list.unsafe_ptr(), length, padded, stride,
                     state,
                 )
@@ -383,8 +284,6 @@ def attend_windows_int8(
             turn = take_turn(counters, items, tasks, t)
         _ = key_list^
         _ = value_list^
-        _ = wide_key_list^
-        _ = wide_value_list^
         _ = query_list^
         _ = score_list^
         _ = weight_list^

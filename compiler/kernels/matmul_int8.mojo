@@ -2,8 +2,7 @@
 
 The encoder's products in int8 artifacts; quantized.mojo has the layout and the arithmetic. Each
 task takes a range of rows: it normalises and quantizes a group of them, then multiplies these with
-all of the weights, a block or two of columns at a time. Without VNNI a block is widened to 16 bits
-for the group.
+all of the weights, a block or two of columns at a time. The weights fit (quantized.mojo).
 """
 
 import extensibility
@@ -21,53 +20,18 @@ from .quantized import (
     F32,
     STEP,
     TERMS,
-    VNNI,
-    Sums,
-    broadcast_bytes,
-    dot_bytes,
     quantize_bytes,
-    sum_pairs,
-    widen_block,
+    sum_bytes,
 )
 
 comptime TILE = 12 if AVX512_WORDS else 6
 """Rows multiplied together: with BLOCKS of columns they fill three quarters of the registers."""
-comptime BLOCKS = 2 if VNNI else 1
+comptime BLOCKS = 2 if AVX512_WORDS else 1
 """Blocks of columns multiplied together."""
 comptime GROUP = 48
 """Rows quantized together: their bytes stay in cache."""
 comptime RUN = GROUP // 2
 """Rows of an item of work, whole tiles; a thread takes two at a time but for its last ones."""
-comptime BYTES = DType.uint8 if VNNI else DType.int16
-"""What holds an 8-bit activation: without VNNI, sums are of 16-bit products."""
-
-
-@always_inline
-def sum_tile[rows: Int, blocks: Int](
-    x: Pointer[Scalar[BYTES], _], w: Pointer[Int8, _], wide: Pointer[Int16, _], k: Int
-) -> Array[Sums, rows * blocks]:
-    """Sums of x[rows, k] over neighbouring blocks of weights: row i, block b at i * blocks + b.
-
-    With VNNI the weights are read as bytes; else one block of them is read as `wide`.
-    """
-    comptime if not VNNI:
-        comptime assert blocks == 1
-        return rebind[Array[Sums, rows * blocks]](
-            sum_pairs[rows](x.bitcast[Int16](), k, wide, k)
-        ).copy()
-    var sums = Array[Sums, length=rows * blocks](fill=Sums(0))
-    var bytes = x.bitcast[UInt8]()
-    for c in range(0, k, TERMS):
-        var terms = Array[SIMD[DType.int8, STEP], length=blocks](fill=SIMD[DType.int8, STEP](0))
-        comptime for b in range(blocks):
-            terms[b] = w.unsafe_load[width=STEP]((b * k + c) * COLUMNS)
-        comptime for i in range(rows):
-            var xv = broadcast_bytes(bytes.unsafe_offset(i * k + c))
-            comptime for b in range(blocks):
-                comptime j = i * blocks + b
-                sums[j] = dot_bytes(sums[j], xv, terms[b])
-    return sums^
-
 
 @always_inline
 def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks: Int, k: Int):
@@ -86,12 +50,12 @@ def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks
 struct Quantized(Movable):
     """Up to GROUP rows of k activations as 8-bit values: their bytes, units and zeros."""
 
-    var bytes: List[Scalar[BYTES]]
+    var bytes: List[UInt8]
     var units: List[Float32]
     var zeros: List[Int32]
 
     def __init__(out self, k: Int):
-        self.bytes = List[Scalar[BYTES]](length=GROUP * k, fill=0)
+        self.bytes = List[UInt8](length=GROUP * k, fill=0)
         self.units = List[Float32](length=GROUP, fill=0)
         self.zeros = List[Int32](length=GROUP, fill=0)
 
@@ -120,13 +84,11 @@ def multiply_rows[epilogue: Int](
     var bytes = x.bytes.unsafe_ptr()
     var units = x.units.unsafe_ptr()
     var zeros = x.zeros.unsafe_ptr()
-    var wide_list = List[Int16](length=1 if VNNI else COLUMNS * k, fill=0)
-    var wide = wide_list.unsafe_ptr()
 
     @always_inline
-    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var wide, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
-        var sums = sum_tile[height, width](
-            bytes.unsafe_offset(row * k), w.unsafe_offset(block * COLUMNS * k), wide, k
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
+        var sums = sum_bytes[height, width](
+            bytes.unsafe_offset(row * k), k, w.unsafe_offset(block * COLUMNS * k), COLUMNS * k, k
         )
         comptime for b in range(width):
             var j = (block + b) * COLUMNS
@@ -146,8 +108,6 @@ def multiply_rows[epilogue: Int](
 
     var blocks = (n + COLUMNS - 1) // COLUMNS
     for block in range(0, blocks, BLOCKS):
-        comptime if not VNNI:
-            widen_block(wide, w.unsafe_offset(block * COLUMNS * k), k)
         var i = 0
         while i + TILE <= rows:
             if block + BLOCKS <= blocks:
@@ -159,7 +119,6 @@ def multiply_rows[epilogue: Int](
             for b in range(block, min(block + BLOCKS, blocks)):
                 tile[1, 1](i, b)
             i += 1
-    _ = wide_list^
 
 
 @always_inline

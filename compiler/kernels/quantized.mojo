@@ -9,6 +9,13 @@ Activations are quantized row by row as they are used: to 16 bits where few rows
 (decoding, which waits for the weights anyhow), to 8 bits with an offset where many are (the
 encoder). Sums are whole numbers and exact, so they depend neither on the order of addition nor on
 the instructions of the CPU: VNNI, AVX-512, AVX2 and others give the same.
+
+Without VNNI, four products of bytes are added in 16 bits before they are widened to 32, which is
+what makes bytes one and a half times as fast as 16-bit words there. So that this cannot overflow,
+signed bytes that meet unsigned ones have to "fit": of the four that share a sum (of each run of
+eight terms the first two and the fifth and sixth, or the others) the positive ones times the
+largest unsigned byte add up to no more than 16 bits hold, and so do the negative ones. weights.py
+sees to it for the encoder's matrices, attention_int8.mojo for what is quantized as it is used.
 """
 
 from std.memory import bitcast
@@ -17,6 +24,8 @@ from std.sys import CompilationTarget, llvm_intrinsic
 from .linear import WIDTH
 
 comptime F32 = DType.float32
+comptime I8 = DType.int8
+comptime U8 = DType.uint8
 comptime I32 = DType.int32
 comptime COLUMNS = 16
 """Columns of one block of weights."""
@@ -32,8 +41,12 @@ comptime PAIRS = 16 if AVX512_WORDS else 8
 """Pairs of 16-bit products summed by one instruction."""
 comptime PARTS = STEP // 2 // PAIRS
 """Registers of 16-bit pairs that four terms of sixteen columns widen to."""
-comptime HALVES = PARTS // 2
-"""Registers of 16-bit pairs that two terms of sixteen columns widen to."""
+comptime REGISTER = 4 * PAIRS
+"""Bytes of one register."""
+comptime PIECES = STEP // REGISTER
+"""Registers of bytes that four terms of sixteen columns are."""
+comptime QUADS = 1 if VNNI else 2
+"""How many times four terms are multiplied before their sums are widened to 32 bits."""
 comptime MOST_SUMS = 24 if AVX512_WORDS else 8
 """Registers of sums that leave enough for the rest: there are 32 with AVX-512, else 16."""
 comptime CHAINS = 8
@@ -42,8 +55,20 @@ comptime Sums = SIMD[I32, COLUMNS]
 """One row's whole sums of the columns of a block."""
 comptime PairSums = SIMD[I32, PAIRS]
 comptime Words = SIMD[DType.int16, 2 * PAIRS]
+comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
 comptime WORD_LIMIT = 32767
-comptime BYTE_LIMIT = 255
+comptime BYTE_LIMIT = 220
+"""The largest activation in 8 bits. More would be finer, but make weights that fit coarser."""
+
+
+@always_inline
+def fitting_sum(unsigned_limit: Int) -> Float32:
+    """What four values of one sign may add up to, in units, so that their bytes fit.
+
+    Rounding adds half a unit to each at most. The unsigned bytes they meet reach to
+    `unsigned_limit`.
+    """
+    return Float32(WORD_LIMIT // unsigned_limit - 2)
 
 
 @always_inline
@@ -67,9 +92,27 @@ def dot_pairs(sums: PairSums, x: Words, w: Words) -> PairSums:
 
 
 @always_inline
-def dot_bytes(sums: Sums, x: SIMD[DType.uint8, STEP], w: SIMD[DType.int8, STEP]) -> Sums:
-    """sums[i] + the four products of lane i; needs VNNI."""
-    return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", Sums](sums, x, w)
+def multiply_pairs(x: SIMD[U8, REGISTER], w: SIMD[I8, REGISTER]) -> Words:
+    """x[2i] · w[2i] + x[2i + 1] · w[2i + 1] in int16, for w that fits."""
+    comptime if AVX512_WORDS:
+        return llvm_intrinsic["llvm.x86.avx512.pmaddubs.w.512", Words](x, w)
+    elif CompilationTarget.has_avx2():
+        return llvm_intrinsic["llvm.x86.avx2.pmadd.ub.sw", Words](x, w)
+    else:
+        var products = (x.cast[DType.int16]() * w.cast[DType.int16]()).deinterleave()
+        return rebind[Words](products[0]) + rebind[Words](products[1])
+
+
+@always_inline
+def dot_bytes(sums: PairSums, x: Bytes[U8], w: Bytes[I8]) -> PairSums:
+    """sums[i] + the four products of lane i, of each of QUADS registers; w fits."""
+    comptime if VNNI:
+        return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", PairSums](sums, x, w)
+    var four = Words(0)
+    comptime for q in range(QUADS):
+        comptime at = q * REGISTER
+        four += multiply_pairs(x.slice[REGISTER, offset=at](), w.slice[REGISTER, offset=at]())
+    return dot_pairs(sums, four, Words(1))
 
 
 @always_inline
@@ -80,10 +123,23 @@ def broadcast_words(x: Pointer[Int16, _]) -> Words:
 
 
 @always_inline
-def broadcast_bytes[T: DType](x: Pointer[Scalar[T], _]) -> SIMD[T, STEP]:
-    """TERMS 8-bit values over and over."""
-    var four = x.bitcast[Int32]()[unsafe_offset=0]
-    return bitcast[T, STEP](SIMD[I32, COLUMNS](four))
+def broadcast_bytes[T: DType](x: Pointer[Scalar[T], _]) -> Bytes[T]:
+    """QUADS times TERMS 8-bit values, each over and over to fill a register."""
+    var bytes = Bytes[T](0)
+    comptime for q in range(QUADS):
+        var four = x.unsafe_offset(q * TERMS).bitcast[Int32]()[unsafe_offset=0]
+        bytes = bytes.insert[offset=q * REGISTER](bitcast[T, REGISTER](PairSums(four)))
+    return bytes
+
+
+@always_inline
+def load_bytes[T: DType](w: Pointer[Scalar[T], _]) -> Bytes[T]:
+    """A register of columns of QUADS steps."""
+    var bytes = Bytes[T](0)
+    comptime for q in range(QUADS):
+        var step = w.unsafe_load[width=REGISTER](q * STEP)
+        bytes = bytes.insert[offset=q * REGISTER](step)
+    return bytes
 
 
 @always_inline
@@ -127,41 +183,42 @@ def sum_words[rows: Int](
 
 
 @always_inline
-def widen_block(words: Pointer[mut=True, Int16, _], w: Pointer[Int8, _], k: Int):
-    """Write a block of weights [k / 4, 16, 4] as 16-bit words [k / 2, 16, 2]."""
-    for c in range(0, k, TERMS):
-        var wide = w.unsafe_load[width=STEP](c * COLUMNS).cast[DType.int16]()
-        var pairs = bitcast[I32, 2 * COLUMNS](wide).deinterleave()
-        comptime for half in range(2):
-            words.unsafe_store(
-                c * COLUMNS + half * 2 * COLUMNS,
-                bitcast[DType.int16, 2 * COLUMNS](rebind[Sums](pairs[half])),
-            )
+def sum_bytes[rows: Int, blocks: Int, X: DType, W: DType](
+    x: Pointer[Scalar[X], _],
+    stride: Int,
+    w: Pointer[Scalar[W], _],
+    apart: Int,
+    k: Int,
+    start: Array[Int32, rows] = Array[Int32, length=rows](fill=0),
+) -> Array[Sums, rows * blocks]:
+    """start + the sums of x[rows, k] over blocks of columns [k / 4, 16, 4]: of row i and block b at i * blocks + b.
 
-
-@always_inline
-def sum_pairs[rows: Int](
-    x: Pointer[Int16, _], stride: Int, w: Pointer[Int16, _], k: Int
-) -> Array[Sums, rows]:
-    """The sums of x[rows, k], whose rows are `stride` apart, over words [k / 2, 16, 2]; k is even.
-
-    For many rows without VNNI: weights are widened once for all, and no pair is left to add.
+    Rows are `stride` bytes apart, blocks `apart`; k is a multiple of 8. One of x and w is unsigned;
+    the other is signed and fits.
     """
-    var sums = Array[PairSums, length=rows * HALVES](fill=PairSums(0))
-    for c in range(0, k, 2):
-        var terms = Array[Words, length=HALVES](fill=Words(0))
-        comptime for half in range(HALVES):
-            terms[half] = w.unsafe_load[width=2 * PAIRS](c * COLUMNS + half * 2 * PAIRS)
-        comptime for i in range(rows):
-            var two = x.unsafe_offset(i * stride + c).bitcast[Int32]()[unsafe_offset=0]
-            var pair = bitcast[DType.int16, 2 * PAIRS](PairSums(two))
-            comptime for half in range(HALVES):
-                comptime j = i * HALVES + half
-                sums[j] = dot_pairs(sums[j], pair, terms[half])
-    var whole = Array[Sums, length=rows](fill=Sums(0))
+    comptime assert (X == U8) != (W == U8)
+    comptime each = blocks * PIECES
+    var sums = Array[PairSums, length=rows * each](fill=PairSums(0))
     comptime for i in range(rows):
-        comptime for half in range(HALVES):
-            whole[i] = whole[i].insert[offset=half * PAIRS](sums[i * HALVES + half])
+        comptime for j in range(each):
+            sums[i * each + j] = PairSums(start[i])
+    for c in range(0, k, QUADS * TERMS):
+        var columns = Array[Bytes[W], length=each](fill=Bytes[W](0))
+        comptime for j in range(each):
+            var at = j // PIECES * apart + c * COLUMNS + j % PIECES * REGISTER
+            columns[j] = load_bytes(w.unsafe_offset(at))
+        comptime for i in range(rows):
+            var terms = broadcast_bytes(x.unsafe_offset(i * stride + c))
+            comptime for j in range(each):
+                comptime at = i * each + j
+                comptime if X == U8:
+                    sums[at] = dot_bytes(sums[at], rebind[Bytes[U8]](terms), rebind[Bytes[I8]](columns[j]))
+                else:
+                    sums[at] = dot_bytes(sums[at], rebind[Bytes[U8]](columns[j]), rebind[Bytes[I8]](terms))
+    var whole = Array[Sums, length=rows * blocks](fill=Sums(0))
+    comptime for i in range(rows * blocks):
+        comptime for piece in range(PIECES):
+            whole[i] = whole[i].insert[offset=piece * PAIRS](sums[i * PIECES + piece])
     return whole^
 
 
@@ -209,10 +266,10 @@ struct Affine(Copyable, Movable):
 
 
 @always_inline
-def quantize_bytes[T: DType](
-    y: Pointer[mut=True, Scalar[T], _], x: Pointer[Float32, _], k: Int
+def quantize_bytes(
+    y: Pointer[mut=True, UInt8, _], x: Pointer[Float32, _], k: Int
 ) -> Affine:
-    """Round a row of k values to 0 … 255, held as T (uint8 or int16)."""
+    """Round a row of k values to 0 … BYTE_LIMIT."""
     var low = SIMD[F32, WIDTH](0)
     var high = SIMD[F32, WIDTH](0)
     for c in range(0, k, WIDTH):
@@ -223,11 +280,11 @@ def quantize_bytes[T: DType](
     var span = high.reduce_max() - bottom
     if not span > 0:
         for c in range(0, k, WIDTH):
-            y.unsafe_store(c, SIMD[T, WIDTH](0))
+            y.unsafe_store(c, SIMD[U8, WIDTH](0))
         return Affine(0, 0)
     var inverse = Float32(BYTE_LIMIT) / span
     var zero = round(-bottom * inverse)
     for c in range(0, k, WIDTH):
         var units = round(x.unsafe_load[width=WIDTH](c) * inverse) + zero
-        y.unsafe_store(c, min(units, Float32(BYTE_LIMIT)).cast[I32]().cast[T]())
+        y.unsafe_store(c, min(units, Float32(BYTE_LIMIT)).cast[I32]().cast[U8]())
     return Affine(span / BYTE_LIMIT, zero.cast[I32]())

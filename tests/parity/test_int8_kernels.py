@@ -24,7 +24,7 @@ from kernel_graphs import (
 from max.driver import Buffer
 from numpy_layers import gelu, layer_norm, normal
 
-from mwc.compiler.weights import pack_int8, quantize_int8
+from mwc.compiler.weights import BYTE_LIMIT, FOUR_LIMIT, pack_int8, quantize_int8, sums_of_four
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
     AUDIO_VALUE_BYTES_SHAPE,
@@ -39,11 +39,14 @@ RELATIVE = 2e-6
 
 
 class Int8Matrix:
-    """A random [n, k] as int8 values times a scale per row, and packed for the kernels."""
+    """A random [n, k] as int8 values times a scale per row, and packed for the kernels.
 
-    def __init__(self, n: int, k: int) -> None:
+    For products of many rows it has to fit.
+    """
+
+    def __init__(self, n: int, k: int, *, fits: bool = False) -> None:
         matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
-        self.values, self.scale = quantize_int8(matrix)
+        self.values, self.scale = quantize_int8(matrix, fits=fits)
         self.exact = self.values * self.scale[:, None].astype(np.float64)
         self.parts = pack_int8(self.values), self.scale
 
@@ -59,14 +62,14 @@ def word_sums(x: Array, w: Int8Matrix) -> Array:
 
 
 def byte_sums(x: Array, w: Int8Matrix) -> Array:
-    """x · wᵀ with x rounded to 0 … 255 by rows, its lowest value (at most 0) at 0."""
+    """x · wᵀ with x rounded to 0 … BYTE_LIMIT by rows, its lowest value (at most 0) at 0."""
     low = np.minimum(x.min(-1, keepdims=True), 0)
     span = np.maximum(x.max(-1, keepdims=True), 0) - low
-    inverse = np.divide(np.float32(255), span, out=np.zeros_like(span), where=span > 0)
+    inverse = np.divide(np.float32(BYTE_LIMIT), span, out=np.zeros_like(span), where=span > 0)
     zero = np.rint(-low * inverse)
-    levels = np.minimum(np.rint(x * inverse) + zero, 255)
+    levels = np.minimum(np.rint(x * inverse) + zero, BYTE_LIMIT)
     sums = (levels - zero).astype(np.int64) @ w.values.T.astype(np.int64)
-    return sums * (w.scale * (span / np.float32(255))).astype(np.float64)
+    return sums * (w.scale * (span / np.float32(BYTE_LIMIT))).astype(np.float64)
 
 
 def assert_equal_sums(ours: Array, exact: Array) -> None:
@@ -77,7 +80,7 @@ def assert_equal_sums(ours: Array, exact: Array) -> None:
 def assert_within_units(ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix) -> None:
     """Each output is off by at most half a unit of every activation, and a little rounding."""
     span = np.maximum(x.max(-1), 0) - np.minimum(x.min(-1), 0)
-    unit = (span if levels == 255 else np.abs(x).max(-1)) / levels
+    unit = (span if levels == BYTE_LIMIT else np.abs(x).max(-1)) / levels
     bound = (
         0.51 * unit[..., None] * np.abs(w.exact).sum(-1) + unit[..., None] * np.abs(w.exact).max()
     )
@@ -115,8 +118,30 @@ def test_the_largest_sums_do_not_overflow(kernels: Kernels, k: int) -> None:
     parts, zeros = (pack_int8(w.values), np.ones(16)), np.zeros(16)
     ours = kernels.run("linear_residual.int8", x, *parts, zeros, np.zeros((2, 16)))
     np.testing.assert_allclose(ours, 127.0 * k, rtol=1e-6)
-    ours = kernels.run("matmul_bias.int8", x[None], *parts, zeros)
-    np.testing.assert_allclose(ours, 127.0 * k, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "eight",
+    [
+        [37] * 8,
+        [-37] * 8,
+        [127, 0, 0, -127, 21, 0, 0, -21],
+        [74, 74, -74, -74, 0, 0, 0, 0],
+        [0, 0, 74, 74, -74, -74, 0, 0],
+    ],
+)
+@pytest.mark.parametrize("m", [1, 13])
+def test_the_largest_sums_of_weights_that_fit(kernels: Kernels, m: int, eight: list[int]) -> None:
+    """Four weights of one sign that add up to FOUR_LIMIT, each times the largest activation."""
+    k, row = 384, np.tile(np.array(eight, np.int8), 384 // 8)
+    assert sums_of_four(row[None]).max() == FOUR_LIMIT
+    parts, zeros = (pack_int8(np.tile(row, (16, 1))), np.ones(16)), np.zeros(16)
+    for sign in (1, -1):
+        x = np.where(sign * row > 0, np.float32(1), np.float32(0))
+        ours = kernels.run("matmul_bias.int8", np.tile(x, (1, m, 1)), *parts, zeros)
+        np.testing.assert_allclose(ours, float(row[sign * row > 0].sum(dtype=int)), rtol=1e-6)
+    ours = kernels.run("matmul_bias.int8", np.ones((1, m, k)), *parts, zeros)
+    np.testing.assert_allclose(ours, float(row.sum(dtype=int)), rtol=1e-6, atol=1e-3)
 
 
 @pytest.mark.parametrize("n", [51864, 51865, 51866])
@@ -138,7 +163,7 @@ def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int) -> None
 
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
 def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int) -> None:
-    x, w, bias, residual = normal(17, k), Int8Matrix(n, k), normal(n), normal(17, n)
+    x, w, bias, residual = normal(17, k), Int8Matrix(n, k, fits=True), normal(n), normal(17, n)
     gamma, beta = normal(k, seed=2), normal(k, seed=3)
 
     def outputs(rows: slice) -> list[Array]:
@@ -168,7 +193,8 @@ MANY_ROWS = [
 
 @pytest.mark.parametrize(("b", "t", "n", "k"), MANY_ROWS)
 def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int) -> None:
-    x, w, bias, residual = normal(b, t, k), Int8Matrix(n, k), normal(n), normal(b, t, n)
+    x, w = normal(b, t, k), Int8Matrix(n, k, fits=True)
+    bias, residual = normal(n), normal(b, t, n)
     gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     product = byte_sums(x, w)
     ours = kernels.run("matmul_bias.int8", x, *w.parts, bias)
@@ -179,13 +205,13 @@ def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int)
     assert_equal_sums(ours, residual + product + bias)
     normed = layer_norm(x, gamma, beta)
     ours = kernels.run("norm_matmul.int8", x, *w.parts, bias, gamma, beta)
-    assert_within_units(ours, normed @ w.exact.T + bias, normed, 255, w)
+    assert_within_units(ours, normed @ w.exact.T + bias, normed, BYTE_LIMIT, w)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("b", "d", "n"), [(1, 16, 8), (3, 80, 33), (2, 128, 64)])
 def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> None:
-    x, w, bias = normal(b, FRAMES, d), Int8Matrix(n, 3 * d), normal(n)
+    x, w, bias = normal(b, FRAMES, d), Int8Matrix(n, 3 * d, fits=True), normal(n)
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
     taps = np.concatenate([padded[:, i : i + FRAMES] for i in range(3)], axis=-1)[:, ::stride]
     ours = kernels.run(f"conv{stride}.int8", x, *w.parts, bias)
@@ -201,7 +227,7 @@ def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> 
 @pytest.mark.parametrize(("b", "t"), [(1, 1), (2, 31), (1, 100)])
 def test_feed_forward_is_its_two_products(kernels: Kernels, b: int, t: int) -> None:
     k, h = 64, 256
-    x, w1, w2 = normal(b, t, k), Int8Matrix(h, k), Int8Matrix(k, h)
+    x, w1, w2 = normal(b, t, k), Int8Matrix(h, k, fits=True), Int8Matrix(k, h, fits=True)
     bias1, bias2, gamma, beta = normal(h), normal(k), 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     hidden = kernels.run("norm_matmul_gelu.int8", x, *w1.parts, bias1, gamma, beta)
     expected = kernels.run("matmul_residual.int8", hidden, *w2.parts, bias2, x)
@@ -273,7 +299,7 @@ def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rows_of_one_sign_and_of_zeros(kernels: Kernels, sign: int) -> None:
     """The scale of 8 bits reaches from 0 to the largest value, or from the least to 0."""
-    x, w = sign * np.abs(normal(1, 5, 64)), Int8Matrix(32, 64)
+    x, w = sign * np.abs(normal(1, 5, 64)), Int8Matrix(32, 64, fits=True)
     x[0, 2] = 0
     ours = kernels.run("matmul_bias.int8", x, *w.parts, np.zeros(32))
     assert_equal_sums(ours, byte_sums(x, w))

@@ -12,12 +12,14 @@ from mwc.compiler.checkpoint.names import expected_tensors
 from mwc.compiler.mel import mel_filters, windowed_dft
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import (
+    FOUR_LIMIT,
     PRECISIONS,
     cast_weight,
     mapped_weights,
     pack_int8,
     quantize_int8,
     scale_name,
+    sums_of_four,
     weight_rules,
     weight_specs,
 )
@@ -133,6 +135,27 @@ def test_int8_rows_reach_to_127_and_round_to_the_nearest() -> None:
     np.testing.assert_allclose(scale, [0.02, 1, 4e-3 / 127], rtol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_int8_rows_that_fit_are_no_coarser_than_they_have_to_be(seed: int) -> None:
+    value = np.random.default_rng(seed).standard_t(2, (64, 96)).astype(np.float32)
+    value[0], value[1, 1:] = 0, 0
+    values, scale = quantize_int8(value, fits=True)
+    assert np.abs(values * scale[:, None] - value).max() <= 0.501 * scale.max()
+    sums = sums_of_four(values)
+    assert sums.max() <= FOUR_LIMIT
+    reached = (sums.max(1) >= FOUR_LIMIT - 4) | (np.abs(values).max(1) == 127)
+    assert reached[1:].all()
+    assert not values[0].any()
+    assert values[1].tolist() == [np.sign(value[1, 0]) * 127, *[0] * 95]
+
+
+def test_four_terms_share_a_sum_as_the_kernels_add_them() -> None:
+    values = np.zeros((1, 16), np.int8)
+    values[0, :8] = [1, 2, 10, 20, 4, 8, -40, 80]
+    sums = sums_of_four(values)
+    assert sorted(sums[0].tolist()) == [0, 0, 0, 0, 0, 15, 40, 110]
+
+
 def test_packing_keeps_four_terms_of_sixteen_columns_together() -> None:
     values = np.random.default_rng(3).integers(-127, 128, (37, 24), dtype=np.int8)
     packed = pack_int8(values)
@@ -155,6 +178,8 @@ def test_an_int8_file_holds_the_model_within_half_a_unit(
         columns = int8.get(scale_name(name, "column_scale"), np.ones(k, np.float32))
         unit = int8[scale_name(name)][:, None] * columns
         assert (np.abs(values * unit - stored[name]) <= 0.501 * unit).all(), name
+        many_rows = name.startswith("encoder.") or name.endswith("encoder_attn.kv.weight")
+        assert not many_rows or sums_of_four(values).max() <= FOUR_LIMIT, name
     assert [n for n in int8 if n.endswith("column_scale")] == ["decoder.embed_tokens.column_scale"]
 
 
