@@ -24,9 +24,9 @@ LANES, CHAINS = (16, 24) if "avx512f" in FEATURES else (8, 12)
 """Of a register; sums in flight: as in peak/."""
 KINDS = {
     "f32": (0, LANES),
-    "int8": (1, (4 if "avx512_vnni" in FEATURES else 2) * LANES),
+    "int8": (1, (4 if "avx512_vnni" in FEATURES else 8) * LANES),
 }
-"""Kind -> its number in peak/, and multiply-adds per instruction."""
+"""Kind -> its number in peak/, and multiply-adds per sum and round."""
 READ_BYTES = 256 << 20
 """What is read over and over to learn the bandwidth: more than any cache."""
 

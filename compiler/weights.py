@@ -195,9 +195,7 @@ def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Calla
     return make
 
 
-def quantize_int8(
-    value: Float32, *, fits: bool = False
-) -> tuple[npt.NDArray[np.int8], Float32]:
+def quantize_int8(value: Float32, *, fits: bool = False) -> tuple[npt.NDArray[np.int8], Float32]:
     """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127.
 
     Where it has to fit (8 divides k), a row's scale is so large that no four values of one sign

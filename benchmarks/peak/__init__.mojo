@@ -25,9 +25,9 @@ comptime CHAINS = 24 if WIDE else 12
 struct PeakArithmetic:
     """Run rounds[0] times CHAINS multiply-add instructions per thread, on registers alone.
 
-    `kind` 0: f32; 1: int8 quadruples (vpdpbusd), or without VNNI pairs of 16 bits
-    and their sum (vpmaddwd, vpaddd). The sums go to output f32 [threads], so that nothing is left
-    out.
+    `kind` 0: f32; 1: int8 quadruples (vpdpbusd), or without VNNI two of them added in 16 bits and
+    widened (vpmaddubsw twice, vpaddw, vpmaddwd, vpaddd). The sums go to output f32 [threads], so
+    that nothing is left out.
     """
 
     @staticmethod
@@ -55,11 +55,21 @@ struct PeakArithmetic:
                         )
                     else:
                         # Of its own sum, so that the compiler cannot do it once for all.
-                        comptime pairs = DType.int16
-                        sums[i] += llvm_intrinsic[
-                            "llvm.x86.avx512.pmaddw.d.512" if WIDE else "llvm.x86.avx2.pmadd.wd",
-                            Lanes,
-                        ](bitcast[pairs, 2 * LANES](sums[i]), bitcast[pairs, 2 * LANES](b))
+                        comptime Words = SIMD[DType.int16, 2 * LANES]
+                        comptime multiply = (
+                            "llvm.x86.avx512.pmaddubs.w.512" if WIDE else "llvm.x86.avx2.pmadd.ub.sw"
+                        )
+                        comptime widen = (
+                            "llvm.x86.avx512.pmaddw.d.512" if WIDE else "llvm.x86.avx2.pmadd.wd"
+                        )
+                        var x = bitcast[DType.uint8, 4 * LANES](sums[i])
+                        var four = llvm_intrinsic[multiply, Words](
+                            x, bitcast[DType.int8, 4 * LANES](a)
+                        )
+                        four += llvm_intrinsic[multiply, Words](
+                            x, bitcast[DType.int8, 4 * LANES](b)
+                        )
+                        sums[i] += llvm_intrinsic[widen, Lanes](four, Words(1))
             var total = Lanes(0)
             comptime for i in range(CHAINS):
                 total += sums[i]

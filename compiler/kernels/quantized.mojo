@@ -20,6 +20,7 @@ sees to it for the encoder's matrices, attention_int8.mojo for what is quantized
 
 from std.memory import bitcast
 from std.sys import CompilationTarget, llvm_intrinsic
+from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from .linear import WIDTH
 
@@ -56,6 +57,8 @@ comptime Sums = SIMD[I32, COLUMNS]
 comptime PairSums = SIMD[I32, PAIRS]
 comptime Words = SIMD[DType.int16, 2 * PAIRS]
 comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
+comptime AHEAD = 8192
+"""How many bytes ahead of their use weights are fetched."""
 comptime WORD_LIMIT = 32767
 comptime BYTE_LIMIT = 220
 """The largest activation in 8 bits. More would be finer, but make weights that fit coarser."""
@@ -116,6 +119,16 @@ def dot_bytes(sums: PairSums, x: Bytes[U8], w: Bytes[I8]) -> PairSums:
 
 
 @always_inline
+def fetch_ahead(w: Pointer[Int8, _]):
+    """Ask for the cache line AHEAD bytes behind w, which need not be there.
+
+    What CPUs fetch by themselves when reads are sequential is not enough (one row, each of 2 Zen 3
+    CPUs: 17 GB/s without, 25 with).
+    """
+    prefetch[PrefetchOptions().for_read().high_locality().to_data_cache()](w.unsafe_offset(AHEAD))
+
+
+@always_inline
 def broadcast_words(x: Pointer[Int16, _]) -> Words:
     """TERMS 16-bit activations over and over."""
     var four = x.bitcast[Int64]()[unsafe_offset=0]
@@ -149,32 +162,39 @@ def sum_words[rows: Int](
     """The sums of `rows` rows of x [k / 4, rows, 4] over one block of weights [k / 4, 16, 4].
 
     What is multiplied together stands together; k is a multiple of 16. As many registers of a
-    block are taken at once as there is room for sums; with few rows, several chains of each.
+    block are taken at once as there is room for sums, then as many rows; with few, several chains
+    of each. What comes behind the block is fetched meanwhile: the next one, as a rule.
     """
-    comptime at_once = max(1, min(PARTS, MOST_SUMS // rows))
-    comptime unroll = max(1, min(4, CHAINS // (rows * at_once)))
+    comptime at_once = PARTS if rows >= 8 else max(1, min(PARTS, MOST_SUMS // rows))
+    comptime group = min(rows, max(1, MOST_SUMS // at_once))
+    comptime unroll = max(1, min(4, CHAINS // (group * at_once)))
+    comptime assert rows % group == 0
     var whole = Array[SIMD[I32, 2 * COLUMNS], length=rows](fill=SIMD[I32, 2 * COLUMNS](0))
     comptime for first in range(0, PARTS, at_once):
-        var sums = Array[PairSums, length=rows * unroll * at_once](fill=PairSums(0))
-        for c in range(0, k, TERMS * unroll):
-            comptime for u in range(unroll):
-                var at = c + TERMS * u
-                var terms = Array[Words, length=rows](fill=Words(0))
-                comptime for i in range(rows):
-                    terms[i] = broadcast_words(x.unsafe_offset(at * rows + i * TERMS))
+        comptime for row in range(0, rows, group):
+            var sums = Array[PairSums, length=group * unroll * at_once](fill=PairSums(0))
+            for c in range(0, k, TERMS * unroll):
+                comptime for u in range(unroll):
+                    var at = c + TERMS * u
+                    comptime if first == 0 and row == 0:
+                        fetch_ahead(w.unsafe_offset(at * COLUMNS))
+                    var terms = Array[Words, length=group](fill=Words(0))
+                    comptime for i in range(group):
+                        terms[i] = broadcast_words(x.unsafe_offset(at * rows + (row + i) * TERMS))
+                    comptime for part in range(at_once):
+                        var wide = w.unsafe_load[width=2 * PAIRS](
+                            at * COLUMNS + (first + part) * 2 * PAIRS
+                        ).cast[DType.int16]()
+                        comptime for i in range(group):
+                            comptime j = (i * unroll + u) * at_once + part
+                            sums[j] = dot_pairs(sums[j], terms[i], wide)
+            comptime for i in range(group):
                 comptime for part in range(at_once):
-                    var wide = w.unsafe_load[width=2 * PAIRS](
-                        at * COLUMNS + (first + part) * 2 * PAIRS
-                    ).cast[DType.int16]()
-                    comptime for i in range(rows):
-                        comptime j = (i * unroll + u) * at_once + part
-                        sums[j] = dot_pairs(sums[j], terms[i], wide)
-        comptime for i in range(rows):
-            comptime for part in range(at_once):
-                var total = sums[i * unroll * at_once + part]
-                comptime for u in range(1, unroll):
-                    total += sums[(i * unroll + u) * at_once + part]
-                whole[i] = whole[i].insert[offset=(first + part) * PAIRS](total)
+                    var total = sums[i * unroll * at_once + part]
+                    comptime for u in range(1, unroll):
+                        total += sums[(i * unroll + u) * at_once + part]
+                    comptime offset = (first + part) * PAIRS
+                    whole[row + i] = whole[row + i].insert[offset=offset](total)
     var sums_of_columns = Array[Sums, length=rows](fill=Sums(0))
     comptime for i in range(rows):
         var halves = whole[i].deinterleave()

@@ -31,7 +31,7 @@ def test_text_shows_every_part(tmp_path: Path) -> None:
     artifact = write_small_artifact(tmp_path / "out", target(), gpu, extra=extra)
     lines = [" ".join(line.split()) for line in describe(artifact).splitlines()]
     for line in (
-        "format mwc-artifact revision 4",
+        "format mwc-artifact revision 5",
         "encoder 2 layers, width 128, 2 heads, feed-forward 512, 1500 positions",
         "decoder 3 layers, width 128, 2 heads, feed-forward 256, 448 positions",
         "languages 2: en, de",

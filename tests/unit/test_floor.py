@@ -66,7 +66,7 @@ def test_this_machine_has_rates() -> None:
     rates = measure_rates(1)
     assert rates.operations > 1e8
     assert rates.bandwidth > 1e7
-    assert int8_speedup() in (1.0, 2.0, 4.0)
+    assert int8_speedup() in (1.0, 8 / 3, 4.0)
 
 
 @pytest.fixture(scope="module")
