@@ -199,9 +199,27 @@ def speech_segments(
     if len(probabilities) != -(-n_samples // VAD_FRAME):
         raise ValueError(f"{len(probabilities)} probabilities do not fit {n_samples} samples")
     finder = _SegmentFinder(options)
-    for i, probability in enumerate(np.asarray(probabilities).tolist()):
+    values = np.asarray(probabilities, np.float64)
+    heard = _frames_that_matter(values, options)
+    for i, probability in zip(heard.tolist(), values[heard].tolist(), strict=True):
         finder.add(i * VAD_FRAME, probability)
     return _padded(finder.finish(n_samples), _samples(options.speech_pad_ms), n_samples)
+
+
+def _frames_that_matter(
+    probabilities: npt.NDArray[np.float64], options: VadOptions
+) -> npt.NDArray[np.intp]:
+    """The frames that can change anything, in order.
+
+    Where speech is not cut for its length, these are the first of each run of speech and all of
+    silence.
+    """
+    if options.max_speech_samples < math.inf:
+        return np.arange(len(probabilities))
+    speech = probabilities >= options.threshold
+    first = speech.copy()
+    first[1:] &= ~speech[:-1]
+    return np.flatnonzero(first | (probabilities < options.end_threshold))
 
 
 class _SegmentFinder:
@@ -213,6 +231,7 @@ class _SegmentFinder:
         self._max_speech = options.max_speech_samples
         self._min_speech = _samples(options.min_speech_duration_ms)
         self._min_silence = _samples(options.min_silence_duration_ms)
+        self._cut_silence = _samples(CUT_SILENCE_MS)
         self._spans: list[tuple[int, int]] = []
         self._begin(None)
 
@@ -248,7 +267,7 @@ class _SegmentFinder:
         """Note where the segment may be cut; end it where the silence lasts."""
         quiet = at if self._quiet is None else self._quiet
         self._quiet = quiet
-        if at - quiet > _samples(CUT_SILENCE_MS) and self._cut != quiet:
+        if at - quiet > self._cut_silence and self._cut != quiet:
             self._cut, self._resumed = quiet, None
         if at - quiet >= self._min_silence:
             self._keep(start, quiet)

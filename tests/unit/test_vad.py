@@ -101,6 +101,26 @@ def test_segments_are_faster_whispers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert several > 300
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_that_change_nothing_need_not_be_heard(seed: int) -> None:
+    """Speech that is never cut is as speech cut only after days, for which every frame is heard."""
+    rng = np.random.default_rng(seed)
+    probabilities = np.repeat(rng.random(200), rng.integers(1, 12, 200)).astype(np.float32)
+    probabilities[rng.integers(0, len(probabilities), 30)] = np.float32(0.35)
+    silence, speech, threshold = rng.integers(0, 300, 3)
+    options = {
+        "threshold": 0.3 + threshold / 600,
+        "min_silence_duration_ms": int(silence),
+        "min_speech_duration_ms": int(speech),
+        "speech_pad_ms": 30,
+    }
+    n_samples = 512 * len(probabilities)
+    quick = speech_segments(probabilities, VadOptions(**options), n_samples)
+    whole = VadOptions(**options, max_speech_duration_s=1e6)
+    assert quick == speech_segments(probabilities, whole, n_samples)
+    assert len(quick) > 3
+
+
 def test_probabilities_must_fit_the_samples() -> None:
     with pytest.raises(ValueError, match="3 probabilities do not fit 1000 samples"):
         speech_segments([0.1, 0.2, 0.3], VadOptions(), 1000)
