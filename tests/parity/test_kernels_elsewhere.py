@@ -21,8 +21,13 @@ PROGRAM = Path(__file__).resolve().parent / "kernels_elsewhere.mojo"
     ("family", "cpu", "used", "unused"),
     [
         ("aarch64", "neoverse-n1", {"fmla"}, {"vpdpbusd"}),
-        ("x86_64", "znver4", {"vpdpbusd", "vpdpwssd", "vfmadd231ps"}, {"vpmaddwd"}),
-        ("x86_64", "x86-64-v4", {"vpmaddwd", "vfmadd231ps"}, {"vpdpbusd", "vpdpwssd"}),
+        ("x86_64", "znver4", {"vpdpbusd", "vpdpwssd", "vfmadd231ps"}, {"vpmaddwd", "vpmaddubsw"}),
+        (
+            "x86_64",
+            "x86-64-v4",
+            {"vpmaddwd", "vpmaddubsw", "vfmadd231ps"},
+            {"vpdpbusd", "vpdpwssd"},
+        ),
     ],
 )
 def test_kernels_compile_for_another_cpu(
