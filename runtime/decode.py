@@ -245,6 +245,7 @@ class DecodingBatch:
             uniforms=np.concatenate([search.uniforms() for search in searches])
             if sampled
             else None,
+            wanted=np.array([search.n_exact for search, _ in rows], dtype=np.int32),
         )
         suppress = searches[0].sampling.suppress
         if all(search.can_go_ahead for search in searches):
@@ -296,6 +297,11 @@ class RunningSearch:
     def n_candidates(self) -> int:
         """Candidates it wants per row."""
         return self._search.n_candidates
+
+    @property
+    def n_exact(self) -> int:
+        """Candidates whose log-probabilities it needs exactly; 0: of any token, as it samples."""
+        return 0 if self.temperature > 0 else self.n_candidates
 
     @property
     def temperature(self) -> float:

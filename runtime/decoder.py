@@ -129,6 +129,9 @@ class StepBatch:
         rule_states: int32 [rows, RULE_STATE_SIZE], state after `tokens` were sampled.
         temperatures: float32 [rows], 0 for the likeliest tokens, above for a sample; None: all 0.
         uniforms: float32 [rows] in [0, 1), what samples are drawn with; None: all 0.
+        wanted: int32 [rows], how many of a row's candidates its search looks at, 0 where any token
+            may be sampled: int8 models compute the logits of others roughly, so this must not
+            depend on a row's company. None: the call's candidates, 0 with temperatures.
     """
 
     tokens: Int32
@@ -138,6 +141,7 @@ class StepBatch:
     rule_states: Int32
     temperatures: Float32 | None = None
     uniforms: Float32 | None = None
+    wanted: Int32 | None = None
 
 
 ABSENT = -1e30

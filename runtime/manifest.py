@@ -19,7 +19,7 @@ from mwc.runtime.errors import ArtifactError
 from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec, from_json, to_json
 
 FORMAT = "mwc-artifact"
-FORMAT_REVISION = 5
+FORMAT_REVISION = 6
 """Raised with every change of the files or of the graphs' inputs and outputs."""
 MANIFEST_NAME = "manifest.json"
 PARITY_NAME = "parity.json"

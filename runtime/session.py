@@ -32,6 +32,7 @@ from mwc.runtime.graph_files import load_graphs, load_weights
 from mwc.runtime.slot_memory import cache_bytes, check_memory, work_bytes
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.step_calls import StepCalls
+from mwc.runtime.step_inputs import wanted_of
 
 Array = npt.NDArray[Any]
 
@@ -202,6 +203,8 @@ class Session:
         }
         if name == "step":
             inputs["ranks"] = np.arange(n_candidates)
+        if self._target.precision == "int8":
+            inputs["wanted"] = wanted_of(batch, n_candidates)
         outputs = self._caller.run(name, inputs)
         return Choice(outputs["chosen"], outputs["logprobs"])
 

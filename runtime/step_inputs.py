@@ -17,6 +17,14 @@ from mwc.runtime.spec import GraphSignature, TensorSpec
 Array = npt.NDArray[Any]
 
 
+def wanted_of(batch: StepBatch, n_candidates: int) -> Array:
+    """How many candidates of each row have to be exact; see `StepBatch.wanted`."""
+    if batch.wanted is not None:
+        return batch.wanted
+    rows = len(batch.tokens)
+    return np.full(rows, n_candidates if batch.temperatures is None else 0, np.int32)
+
+
 class StepInputs:
     """The host's buffers of steps with as many rows and candidates; all but `suppress`."""
 
@@ -35,6 +43,7 @@ class StepInputs:
             for spec in signature.inputs
             if not spec.mutable and spec.name != "suppress"
         }
+        self._n_candidates = n_candidates
         self._arrays: dict[str, Array] = {
             name: np.zeros(
                 [size if isinstance(size, int) else sizes[size] for size in spec.shape],
@@ -60,8 +69,11 @@ class StepInputs:
             ("rule_states", batch.rule_states),
             ("temperatures", 0.0 if batch.temperatures is None else batch.temperatures),
             ("uniforms", 0.0 if batch.uniforms is None else batch.uniforms),
+            ("wanted", wanted_of(batch, self._n_candidates)),
         )
         for name, value in given:
+            if name not in self._arrays:
+                continue
             array = self._arrays[name]
             if isinstance(value, np.ndarray) and value.shape != array.shape:
                 return None

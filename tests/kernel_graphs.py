@@ -26,6 +26,7 @@ from mwc.runtime.decoder import (
     AUDIO_KEY_SHAPE,
     AUDIO_VALUE_BYTES_SHAPE,
     AUDIO_VALUE_SHAPE,
+    RULE_STATE_SIZE,
     TEXT_KEY_SHAPE,
     TEXT_VALUE_SHAPE,
 )
@@ -172,6 +173,7 @@ class Kernels:
         """The products with int8 weights: x, packed values, scale [n], then the rest."""
         vector, column = ("float32", "n"), ("float32", "k")
         weight = ("int8", "blocks", "quads", 16, 4), vector
+        halves = ("uint8", 2, "blocks", "octets", 16, 4), vector
 
         def norm_linear(gelu: bool) -> Build:
             return lambda plan, x, w, s, bias, g, b: layers.norm_linear(
@@ -180,6 +182,11 @@ class Kernels:
 
         def norm_logits(plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any) -> Any:
             return layers.norm_logits(plan, x, (g, b), Matrix(w, s, c))
+
+        def likely_logits(
+            plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any, *rules: Any
+        ) -> Any:
+            return layers_int8.likely_logits(plan, x, (g, b), Matrix(w, s, c), *rules)
 
         def embed(plan: Plan, t: Any, p: Any, w: Any, s: Any, c: Any, table: Any) -> Any:
             return layers.embed(plan, t, p, Matrix(w, s, c), table)
@@ -213,9 +220,12 @@ class Kernels:
         self._add("norm_linear.int8", norm_linear(gelu=False), *few, *normed)
         self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, *normed)
         self._add("linear_residual.int8", linear_residual, *few, vector, ("float32", "m", "n"))
-        self._add("norm_logits.int8", norm_logits, *few, column, column, column)
         ids = ("int32", "m")
-        self._add("embed.int8", embed, ids, ids, *weight, column, ("float32", "rows", "k"))
+        head = (few[0], *halves, column, column, column)
+        rules = ("float32", 2, "n"), ("int32", "m", RULE_STATE_SIZE), ("int32", 1)
+        self._add("norm_logits.int8", norm_logits, *head)
+        self._add("likely_logits.int8", likely_logits, *head, ids, *rules)
+        self._add("embed.int8", embed, ids, ids, *halves, column, ("float32", "rows", "k"))
         self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
         self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)
         self._add("norm_matmul.int8", with_norm(gelu=False), *many, *normed)

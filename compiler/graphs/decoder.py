@@ -6,6 +6,8 @@ it reads); tokens of one row stand together in ascending positions. `step` gives
 token, `steps` one after the other, `prefill` a prompt, `logits` and `align` a whole transcript.
 """
 
+from collections.abc import Sequence
+
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
@@ -84,9 +86,14 @@ def _rules(plan: Plan, batch: str) -> tuple[TensorSpec, ...]:
     )
 
 
+def _wanted(plan: Plan) -> tuple[TensorSpec, ...]:
+    """With int8 weights, how many candidates each row's logits have to be exact for."""
+    return (TensorSpec("wanted", "int32", ("tokens",)),) if plan.int8 else ()
+
+
 def step_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
     """One token per active row, the suppression masks, each row's rule state, the caches."""
-    return (*TOKEN_INPUTS, *_rules(plan, "tokens"), *_caches(plan))
+    return (*TOKEN_INPUTS, *_rules(plan, "tokens"), *_wanted(plan), *_caches(plan))
 
 
 def step_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
@@ -99,7 +106,7 @@ def step_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 def steps_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
     """As `step`, for one candidate of each row."""
-    return (*TOKEN_INPUTS, *_rules(plan, "tokens")[:-1], *_caches(plan))
+    return (*TOKEN_INPUTS, *_rules(plan, "tokens")[:-1], *_wanted(plan), *_caches(plan))
 
 
 def steps_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
@@ -163,7 +170,7 @@ def align_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and choose each row's next token."""
     x, _ = _run_layers(scope, values)
-    return _choose(scope, _logits(scope, x), values)
+    return _choose(scope, _step_logits(scope, x, values), values)
 
 
 def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
@@ -173,7 +180,7 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     layer_graph = None
     for _ in range(STEPS_AHEAD):
         x, _, layer_graph = _run_layers_of(scope, values, layer_graph)
-        token, logprob = _choose(scope, _logits(scope, x), values)
+        token, logprob = _choose(scope, _step_logits(scope, x, values), values)
         chosen.append(token)
         logprobs.append(logprob)
         tokens, positions, states = layers.feed(
@@ -189,10 +196,10 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 
 def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the prompts; choose after each row's last token, read probabilities at its sot."""
-    x, _ = _run_layers(scope, values)
+    x_sot, x_last = _run_prompts(scope, values)
     tokens = scope.plan.spec.tokens
-    chosen = _choose(scope, _logits(scope, ops.gather(x, values["last"].tensor, 0)), values)
-    at_sot = _logits(scope, ops.gather(x, values["sot"].tensor, 0))
+    chosen = _choose(scope, _logits(scope, x_last), values)
+    at_sot = _logits(scope, x_sot)
     no_speech = ops.gather(ops.softmax(at_sot), scope.constant_ids([tokens.no_speech]), 1)
     outputs = [*chosen, ops.squeeze(no_speech, 1)]
     if tokens.languages:
@@ -260,23 +267,45 @@ def _logits(scope: Scope, x: TensorValue) -> TensorValue:
     return layers.norm_logits(scope.plan, x, norm, scope.matrix("decoder.embed_tokens"))
 
 
+def _step_logits(scope: Scope, x: TensorValue, values: dict[str, Value]) -> TensorValue:
+    """Logits that a choice is made from; int8 models compute only likely ones in full."""
+    if not scope.plan.int8:
+        return _logits(scope, x)
+    norm = scope.weight("decoder.layer_norm.weight"), scope.weight("decoder.layer_norm.bias")
+    embedding = scope.matrix("decoder.embed_tokens")
+    wanted, suppress, states = (
+        values[name].tensor for name in ("wanted", "suppress", "rule_states")
+    )
+    eot = scope.constant_ids([scope.plan.spec.tokens.eot])
+    return layers_int8.likely_logits(scope.plan, x, norm, embedding, wanted, suppress, states, eot)
+
+
 def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:
     """Embed and run every layer: last hidden states, and each layer's cross-attention queries."""
     return _run_layers_of(scope, values, None)[:2]
 
 
 def _run_layers_of(
-    scope: Scope, values: dict[str, Value], layer_graph: Graph | None
-) -> tuple[TensorValue, list[TensorValue], Graph]:
-    """As `_run_layers`; the subgraph of a layer is made, or given, and returned."""
+    scope: Scope,
+    values: dict[str, Value],
+    layer_graph: Graph | None,
+    *,
+    n_layers: int | None = None,
+) -> tuple[TensorValue, list[TensorValue], Graph | None]:
+    """As `_run_layers`; the subgraph of a layer is made, or given, and returned.
+
+    `n_layers`: how many of the layers to run; all, if not given.
+    """
     tokens, rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS)
     caches = [values[spec.name].buffer for spec in _caches(scope.plan)]
     table = scope.weight("decoder.embed_positions.weight")
     embedding = scope.matrix("decoder.embed_tokens")
     x = layers.embed(scope.plan, tokens, positions, embedding, table)
-    layer_graph = layer_graph or _layer_subgraph(scope, x.type)
+    n_layers = scope.plan.model.n_text_layer if n_layers is None else n_layers
+    if layer_graph is None and n_layers:
+        layer_graph = _layer_subgraph(scope, x.type)
     queries = []
-    for i in range(scope.plan.model.n_text_layer):
+    for i in range(n_layers):
         prefix = f"decoder.layers.{i}"
         weights = scope.layer_weights(prefix, scope.plan.with_scales(prefix, LAYER_WEIGHTS))
         layer = scope.constant_ids([i])
@@ -284,6 +313,38 @@ def _run_layers_of(
         x, query = outputs_of(called)
         queries.append(query)
     return x, queries, layer_graph
+
+
+def _run_prompts(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, TensorValue]:
+    """The last hidden states [batch, state] at each prompt's sot and at its last token.
+
+    Of the last layer no others are needed, only the keys and values of all tokens. A GPU, which
+    does not wait for the arithmetic of a prompt, runs all of it.
+    """
+    plan = scope.plan
+    sot, last = values["sot"].tensor, values["last"].tensor
+    if plan.on_gpu:
+        x, _ = _run_layers(scope, values)
+        return ops.gather(x, sot, 0), ops.gather(x, last, 0)
+    i = plan.model.n_text_layer - 1
+    x, _, _ = _run_layers_of(scope, values, None, n_layers=i)
+    prefix = f"decoder.layers.{i}"
+    names = plan.with_scales(prefix, LAYER_WEIGHTS)
+    w = LayerWeights(names, scope.layer_weights(prefix, names))
+    layer = scope.constant_ids([i])
+    caches = [values[spec.name].buffer for spec in _caches(plan)]
+    rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS[1:])
+    norm = w.norm("self_attn_layer_norm")
+    qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
+    layers.store_text_kv(plan, (caches[0], caches[1]), qkv, rows, positions, layer)
+
+    # A row's two tokens stand together, as attention wants them; they may be the same one.
+    batch = last.shape[0]
+    two = ops.reshape(ops.stack([sot, last], axis=1), [2 * batch])
+    x, rows, positions, windows = (ops.gather(v, two, 0) for v in (x, rows, positions, windows))
+    x, _ = _layer(plan, caches, x, (rows, positions, windows, layer), w)
+    both = ops.reshape(x, [batch, 2, x.shape[1]])
+    return both[:, 0], both[:, 1]
 
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
@@ -304,23 +365,38 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
         custom_extensions=[plan.kernels],
         devices=[plan.device],
     ) as subgraph:
-        x, rows, positions, windows, layer = (value.tensor for value in subgraph.inputs[:5])
-        self_k, self_v, cross_k, cross_v = (value.buffer for value in subgraph.inputs[5:9])
+        x, *tokens = (value.tensor for value in subgraph.inputs[:5])
+        caches = [value.buffer for value in subgraph.inputs[5:9]]
         w = LayerWeights(names, outputs_of(subgraph.inputs[9 : len(input_types)]))
-        tokens = (rows, positions, windows, layer)
-        if w.matrix("fc1").scale is not None:
-            caches = (self_k, self_v, cross_k, cross_v)
-            subgraph.output(*layers_int8.decoder_layer(plan, caches, x, tokens, w))
-            return subgraph
-        norm = w.norm("self_attn_layer_norm")
-        qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
-        mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer)
-        x = layers.linear_residual(plan, mixed, *w.linear("self_attn.out_proj"), x)
-        norm = w.norm("encoder_attn_layer_norm")
-        query = layers.norm_linear(plan, x, norm, *w.linear("encoder_attn.q_proj"))
-        mixed = layers.cross_attention(plan, (cross_k, cross_v), query, windows, layer)
-        x = layers.linear_residual(plan, mixed, *w.linear("encoder_attn.out_proj"), x)
-        norm = w.norm("final_layer_norm")
-        hidden = layers.norm_linear(plan, x, norm, *w.linear("fc1"), gelu=True)
-        subgraph.output(layers.linear_residual(plan, hidden, *w.linear("fc2"), x), query)
+        subgraph.output(*_layer(plan, caches, x, tokens, w))
     return subgraph
+
+
+def _layer(
+    plan: Plan,
+    caches: Sequence[BufferValue],
+    x: TensorValue,
+    tokens: Sequence[TensorValue],
+    w: LayerWeights,
+) -> tuple[TensorValue, TensorValue]:
+    """One decoder layer: x [n, s] -> x and the queries of its cross-attention, [n, s] each.
+
+    `tokens`: their rows, positions, windows, and the layer; `caches` as `_caches` has them.
+    """
+    self_k, self_v, cross_k, cross_v = caches
+    rows, positions, windows, layer = tokens
+    if w.matrix("fc1").scale is not None:
+        return layers_int8.decoder_layer(
+            plan, (self_k, self_v, cross_k, cross_v), x, (rows, positions, windows, layer), w
+        )
+    norm = w.norm("self_attn_layer_norm")
+    qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
+    mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer)
+    x = layers.linear_residual(plan, mixed, *w.linear("self_attn.out_proj"), x)
+    norm = w.norm("encoder_attn_layer_norm")
+    query = layers.norm_linear(plan, x, norm, *w.linear("encoder_attn.q_proj"))
+    mixed = layers.cross_attention(plan, (cross_k, cross_v), query, windows, layer)
+    x = layers.linear_residual(plan, mixed, *w.linear("encoder_attn.out_proj"), x)
+    norm = w.norm("final_layer_norm")
+    hidden = layers.norm_linear(plan, x, norm, *w.linear("fc1"), gelu=True)
+    return layers.linear_residual(plan, hidden, *w.linear("fc2"), x), query

@@ -158,6 +158,19 @@ def self_attention(
     )[0].tensor
 
 
+def store_text_kv(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    qkv: TensorValue,
+    rows: TensorValue,
+    positions: TensorValue,
+    layer: TensorValue,
+) -> None:
+    """Write each token's key and value of [n, 3s] into its row, on a CPU."""
+    inputs = [*caches, qkv, rows, positions, layer]
+    ops.inplace_custom("mwc_store_text_kv", plan.device, inputs)
+
+
 def cross_attention(
     plan: Plan,
     caches: tuple[BufferValue, BufferValue],

@@ -53,6 +53,26 @@ def convolution(
     return custom("mwc_conv_int8", plan, [x, *weight.parts(), bias], output, stride=stride)
 
 
+def likely_logits(
+    plan: Plan,
+    x: TensorValue,
+    norm: Norm,
+    embedding: Matrix,
+    wanted: TensorValue,
+    suppress: TensorValue,
+    rule_states: TensorValue,
+    eot: TensorValue,
+) -> TensorValue:
+    """As `layers.norm_logits`, exact for the best `wanted` [n] that may be chosen.
+
+    All from `eot` [1] on are exact too, the others near what they are; see
+    kernels/lm_head_int8.mojo.
+    """
+    output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
+    inputs = [x, *norm, *embedding.parts(), wanted, suppress, rule_states, eot]
+    return custom("mwc_norm_likely_logits_int8", plan, inputs, output)
+
+
 def decoder_layer(
     plan: Plan,
     caches: tuple[BufferValue, BufferValue, BufferValue, BufferValue],

@@ -6,6 +6,7 @@ Compiled into every artifact; nothing here is needed to run one.
 
 from .linear import *
 from .linear_int8 import *
+from .lm_head_int8 import *
 from .linear_gpu import *
 from .few_rows_gpu import *
 from .norm_gpu import *

@@ -16,6 +16,8 @@ from .attention import (
     cross_attend,
     scores_of,
     self_attend,
+    write_key,
+    write_value,
 )
 from .attention_gpu import alignment_scores_gpu
 from .parallel import share
@@ -63,6 +65,36 @@ struct SelfAttention:
             qkv.unsafe_ptr().bitcast[Float32](), rows.unsafe_ptr(), positions.unsafe_ptr(),
             qkv.dim_size(0), cache,
         )
+
+
+@extensibility.register("mwc_store_text_kv")
+struct StoreTextKV:
+    """Write each token's key and value at its position of its row; inputs as mwc_self_attention."""
+
+    @staticmethod
+    def execute[target: StaticString, KV: DType, ACT: DType](
+        self_k: MutableInputTensor[dtype=KV, rank=6, ...],
+        self_v: MutableInputTensor[dtype=KV, rank=5, ...],
+        qkv: InputTensor[dtype=ACT, rank=2, ...],
+        rows: InputTensor[dtype=DType.int32, rank=1, ...],
+        positions: InputTensor[dtype=DType.int32, rank=1, ...],
+        layer: InputTensor[dtype=DType.int32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var cache = shape_of(self_k, self_v, layer)
+        var state = cache.heads * HEAD
+        var entries = qkv.unsafe_ptr().bitcast[Float32]()
+        for i in range(qkv.dim_size(0)):
+            var slot = cache.first + Int(rows.unsafe_ptr()[unsafe_offset=i])
+            var position = Int(positions.unsafe_ptr()[unsafe_offset=i])
+            for head in range(cache.heads):
+                var at = slot * cache.heads + head
+                var key = entries.unsafe_offset((i * 3 + 1) * state + head * HEAD)
+                write_key[KV](self_k.unsafe_ptr().unsafe_offset(at * cache.key_size), key, position)
+                write_value[KV](
+                    self_v.unsafe_ptr().unsafe_offset(at * cache.value_size),
+                    key.unsafe_offset(state), position,
+                )
 
 
 @extensibility.register("mwc_cross_attention")

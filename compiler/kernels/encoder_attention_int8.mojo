@@ -33,6 +33,7 @@ from .attention_int8 import (
     value_bytes,
     value_units,
 )
+from .linear import larger
 from .parallel import take_turn, turn_counters
 from .quantized import AVX512_WORDS, F32, I8, I32, U8, sum_bytes
 
@@ -40,7 +41,7 @@ comptime KEY_TOP = 95
 """The largest magnitude of a key's axis. More would be finer, but make queries that fit coarser."""
 comptime KEY_ZERO = KEY_TOP + 1
 """The byte that stands for 0 in a key."""
-comptime QUERIES = 12 if AVX512_WORDS else 6
+comptime QUERIES = 12 if AVX512_WORDS else 3
 """Queries of one tile: their sums fill three quarters of the registers."""
 comptime BLOCKS = 2 if AVX512_WORDS else 1
 """Blocks of keys, or of a value's axes, multiplied together."""
@@ -85,9 +86,10 @@ def exp2_to_bytes(x: Vector, dither: Vector) -> SIMD[I32, LANES]:
     2^(x - floor(x)) by a polynomial, then scaled by 2^floor(x).
     """
     comptime if not CompilationTarget.has_avx512f():
-        var exponent = floor(max(x, Vector(-64)))
+        var held = larger[LANES](x, -64)
+        var exponent = floor(held)
         var scale = bitcast[F32, LANES]((exponent.cast[I32]() + 127) << 23)
-        return (exp2_series(max(x, Vector(-64)) - exponent) * scale + dither).cast[I32]()
+        return (exp2_series(held - exponent) * scale + dither).cast[I32]()
     var f = llvm_intrinsic["llvm.x86.avx512.mask.reduce.ps.512", Vector](
         x, Int32(1), Vector(0), UInt16(0xFFFF), Int32(4)
     )
@@ -125,7 +127,7 @@ def score_chunk[rows: Int](
                 if not whole:
                     s = held.select(s, Vector(MASKED))
                 scores.unsafe_store(i * CHUNK + t - start + b * LANES, s)
-                highest[i] = max(highest[i], s)
+                highest[i] = larger[LANES](highest[i], s)
     var maxima = Array[Float32, length=rows](fill=0)
     comptime for i in range(rows):
         maxima[i] = highest[i].reduce_max()

@@ -31,6 +31,18 @@ comptime BIAS_RESIDUAL = 3
 
 
 @always_inline
+def larger[width: Int](a: SIMD[F32, width], b: SIMD[F32, width]) -> SIMD[F32, width]:
+    """The larger of each two: one instruction of x86, where `max` takes two more for what is NaN."""
+    return a.gt(b).select(a, b)
+
+
+@always_inline
+def smaller[width: Int](a: SIMD[F32, width], b: SIMD[F32, width]) -> SIMD[F32, width]:
+    """The smaller of each two, in one instruction too."""
+    return a.lt(b).select(a, b)
+
+
+@always_inline
 def gelu[width: Int](x: SIMD[F32, width]) -> SIMD[F32, width]:
     """Exact GELU, as torch.nn.functional.gelu without approximation."""
     return 0.5 * x * (1.0 + erf(x * 0.7071067811865476))

@@ -15,11 +15,12 @@ from .linear import (
     BIAS_GELU,
     BIAS_RESIDUAL,
     NONE,
-    WIDTH,
     gelu,
+    larger,
     layer_norm_rows,
+    smaller,
 )
-from .quantized import COLUMNS, F32, STEP, TERMS, Sums, quantize_words, sum_words
+from .quantized import COLUMNS, F32, TERMS, Sums, quantize_words, sum_words
 
 comptime SERIAL_WORK_INT8 = 1 << 20
 """As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""
@@ -55,7 +56,7 @@ def gelu_within_bytes(x: SIMD[F32, COLUMNS]) -> SIMD[F32, COLUMNS]:
     x * (0.5 + c * P(c²)), c being x held within ±4.5; P fitted to (Phi(c) - 0.5) / c for the least
     largest error of the product.
     """
-    var c = max(min(x, 4.5), -4.5)
+    var c = larger[COLUMNS](smaller[COLUMNS](x, 4.5), -4.5)
     var t = c * c
     var p = t.fma(SIMD[F32, COLUMNS](3.036412e-11), -3.3146541e-09)
     p = p.fma(t, 1.5909947e-07)
@@ -138,6 +139,46 @@ def quantize_rows(
 
 
 @always_inline
+def multiply_block[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    words: Pointer[Int16, _],
+    units: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    block: Int,
+    m: Int,
+    n: Int,
+    k: Int,
+):
+    """Compute a block of columns of y[m, n] = epilogue(x[m, k] · wᵀ), w being the block's weights.
+
+    x is given as `quantize_rows` made it. `bias` [n] and `residual` [m, n] are read only where the
+    epilogue names them.
+    """
+    var j = block * COLUMNS
+
+    @always_inline
+    def tile[rows: Int](i: Int) {var k, var n, var j, var y, var w, var scale, var bias, var residual, var words, var units}:
+        var sums = sum_words[rows](words.unsafe_offset(i * k), w, k)
+        var scales = load_part(scale.unsafe_offset(j), n - j)
+        comptime for a in range(rows):
+            var at = (i + a) * n + j
+            finish[epilogue](
+                y.unsafe_offset(at), sums[a], scales * units[unsafe_offset=i + a],
+                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
+            )
+
+    var i = 0
+    comptime for kind in range(len(TILES)):
+        comptime rows = TILES[kind]
+        while i + rows <= m:
+            tile[rows](i)
+            i += rows
+
+
+@always_inline
 def multiply_blocks[epilogue: Int](
     y: Pointer[mut=True, Float32, _],
     words: Pointer[Int16, _],
@@ -152,31 +193,12 @@ def multiply_blocks[epilogue: Int](
     n: Int,
     k: Int,
 ):
-    """Compute the blocks of columns [first, last) of y[m, n] = epilogue(x[m, k] · wᵀ).
-
-    x is given as `quantize_rows` made it. `bias` [n] and `residual` [m, n] are read only where the
-    epilogue names them.
-    """
-
-    @always_inline
-    def tile[rows: Int](i: Int, block: Int) {var k, var n, var y, var w, var scale, var bias, var residual, var words, var units}:
-        var j = block * COLUMNS
-        var sums = sum_words[rows](words.unsafe_offset(i * k), w.unsafe_offset(j * k), k)
-        var scales = load_part(scale.unsafe_offset(j), n - j)
-        comptime for a in range(rows):
-            var at = (i + a) * n + j
-            finish[epilogue](
-                y.unsafe_offset(at), sums[a], scales * units[unsafe_offset=i + a],
-                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
-            )
-
+    """Compute the blocks of columns [first, last), w being the weights of all."""
     for block in range(first, last):
-        var i = 0
-        comptime for kind in range(len(TILES)):
-            comptime rows = TILES[kind]
-            while i + rows <= m:
-                tile[rows](i, block)
-                i += rows
+        multiply_block[epilogue](
+            y, words, units, w.unsafe_offset(block * COLUMNS * k), scale, bias, residual,
+            block, m, n, k,
+        )
 
 
 @always_inline
@@ -289,69 +311,3 @@ struct LinearResidualInt8:
             bias.unsafe_ptr(), residual.unsafe_ptr(),
             x.dim_size(0), y.dim_size(1), x.dim_size(1),
         )
-
-
-@extensibility.register("mwc_norm_logits_int8")
-struct NormLogitsInt8:
-    """y[m, n] = (layer_norm(x[m, k]) * column_scale[k]) · wᵀ: the LM head.
-
-    w is the token embedding, without the scales of its rows and columns.
-    """
-
-    @staticmethod
-    def execute[target: StaticString](
-        y: OutputTensor[dtype=F32, rank=2, ...],
-        x: InputTensor[dtype=F32, rank=2, ...],
-        gamma: InputTensor[dtype=F32, rank=1, ...],
-        beta: InputTensor[dtype=F32, rank=1, ...],
-        w: InputTensor[dtype=DType.int8, rank=4, ...],
-        scale: InputTensor[dtype=F32, rank=1, ...],
-        column_scale: InputTensor[dtype=F32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        var m = x.dim_size(0)
-        var k = x.dim_size(1)
-        var columns = column_scale.unsafe_ptr()
-        var normed = List[Float32](length=m * k, fill=0)
-        var normed_ptr = normed.unsafe_ptr()
-        layer_norm_rows(normed_ptr, x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), m, k)
-        for i in range(m):
-            for c in range(0, k, WIDTH):
-                var scaled = normed_ptr.unsafe_load[width=WIDTH](i * k + c)
-                scaled *= columns.unsafe_load[width=WIDTH](c)
-                normed_ptr.unsafe_store(i * k + c, scaled)
-        product_int8[NONE](
-            y.unsafe_ptr(), normed_ptr, w.unsafe_ptr(), scale.unsafe_ptr(), scale.unsafe_ptr(),
-            x.unsafe_ptr(), m, y.dim_size(1), k,
-        )
-        _ = normed^
-
-
-@extensibility.register("mwc_embed_int8")
-struct EmbedInt8:
-    """x[m, k] = the token's row of w + the position's row of `table` f32 [n_ctx, k]."""
-
-    @staticmethod
-    def execute[target: StaticString](
-        x: OutputTensor[dtype=F32, rank=2, ...],
-        tokens: InputTensor[dtype=DType.int32, rank=1, ...],
-        positions: InputTensor[dtype=DType.int32, rank=1, ...],
-        w: InputTensor[dtype=DType.int8, rank=4, ...],
-        scale: InputTensor[dtype=F32, rank=1, ...],
-        column_scale: InputTensor[dtype=F32, rank=1, ...],
-        table: InputTensor[dtype=F32, rank=2, ...],
-        ctx: DeviceContext,
-    ) raises:
-        var k = x.dim_size(1)
-        for i in range(x.dim_size(0)):
-            var token = Int(tokens.unsafe_ptr()[unsafe_offset=i])
-            var position = Int(positions.unsafe_ptr()[unsafe_offset=i])
-            var unit = scale.unsafe_ptr()[unsafe_offset=token]
-            var lane = token % COLUMNS
-            var packed = w.unsafe_ptr().unsafe_offset((token - lane) * k + lane * TERMS)
-            var at = table.unsafe_ptr().unsafe_offset(position * k)
-            var row = x.unsafe_ptr().unsafe_offset(i * k)
-            for c in range(0, k, TERMS):
-                var four = packed.unsafe_load[width=TERMS](c // TERMS * STEP)
-                var columns = column_scale.unsafe_ptr().unsafe_load[width=TERMS](c) * unit
-                row.unsafe_store(c, four.cast[F32]() * columns + at.unsafe_load[width=TERMS](c))

@@ -24,7 +24,7 @@ from .quantized import (
     sum_bytes,
 )
 
-comptime TILE = 12 if AVX512_WORDS else 6
+comptime TILE = 12 if AVX512_WORDS else 3
 """Rows multiplied together: with BLOCKS of columns they fill three quarters of the registers."""
 comptime BLOCKS = 2 if AVX512_WORDS else 1
 """Blocks of columns multiplied together."""

@@ -22,7 +22,7 @@ from std.memory import bitcast
 from std.sys import CompilationTarget, llvm_intrinsic
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .linear import WIDTH
+from .linear import WIDTH, larger, smaller
 
 comptime F32 = DType.float32
 comptime I8 = DType.int8
@@ -107,10 +107,19 @@ def multiply_pairs(x: SIMD[U8, REGISTER], w: SIMD[I8, REGISTER]) -> Words:
 
 
 @always_inline
+def dot_four_bytes(sums: PairSums, x: SIMD[U8, REGISTER], w: SIMD[I8, REGISTER]) -> PairSums:
+    """sums[i] + the four products of lane i, of one register, with VNNI."""
+    comptime assert VNNI
+    return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", PairSums](sums, x, w)
+
+
+@always_inline
 def dot_bytes(sums: PairSums, x: Bytes[U8], w: Bytes[I8]) -> PairSums:
     """sums[i] + the four products of lane i, of each of QUADS registers; w fits."""
     comptime if VNNI:
-        return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", PairSums](sums, x, w)
+        return dot_four_bytes(
+            sums, x.slice[REGISTER, offset=0](), w.slice[REGISTER, offset=0]()
+        )
     var four = Words(0)
     comptime for q in range(QUADS):
         comptime at = q * REGISTER
@@ -133,6 +142,12 @@ def broadcast_words(x: Pointer[Int16, _]) -> Words:
     """TERMS 16-bit activations over and over."""
     var four = x.bitcast[Int64]()[unsafe_offset=0]
     return bitcast[DType.int16, 2 * PAIRS](SIMD[DType.int64, PAIRS // 2](four))
+
+
+@always_inline
+def broadcast_signed(x: Pointer[Int8, _]) -> SIMD[I8, REGISTER]:
+    """TERMS 8-bit activations over and over."""
+    return bitcast[I8, REGISTER](PairSums(x.bitcast[Int32]()[unsafe_offset=0]))
 
 
 @always_inline
@@ -247,7 +262,7 @@ def largest_magnitude(x: Pointer[Float32, _], k: Int) -> Float32:
     """The largest |x| of a row of k values."""
     var lanes = SIMD[F32, WIDTH](0)
     for c in range(0, k, WIDTH):
-        lanes = max(lanes, abs(x.unsafe_load[width=WIDTH](c)))
+        lanes = larger[WIDTH](lanes, abs(x.unsafe_load[width=WIDTH](c)))
     return lanes.reduce_max()
 
 
@@ -294,8 +309,8 @@ def quantize_bytes(
     var high = SIMD[F32, WIDTH](0)
     for c in range(0, k, WIDTH):
         var values = x.unsafe_load[width=WIDTH](c)
-        low = min(low, values)
-        high = max(high, values)
+        low = smaller[WIDTH](low, values)
+        high = larger[WIDTH](high, values)
     var bottom = low.reduce_min()
     var span = high.reduce_max() - bottom
     if not span > 0:
@@ -306,5 +321,5 @@ def quantize_bytes(
     var zero = round(-bottom * inverse)
     for c in range(0, k, WIDTH):
         var units = round(x.unsafe_load[width=WIDTH](c) * inverse) + zero
-        y.unsafe_store(c, min(units, Float32(BYTE_LIMIT)).cast[I32]().cast[U8]())
+        y.unsafe_store(c, smaller[WIDTH](units, Float32(BYTE_LIMIT)).cast[I32]().cast[U8]())
     return Affine(span / BYTE_LIMIT, zero.cast[I32]())

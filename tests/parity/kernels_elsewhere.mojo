@@ -9,6 +9,7 @@ from kernels.encoder_attention import mix_tile, score_tile
 from kernels.encoder_attention_int8 import attend_windows_int8
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
+from kernels.lm_head_int8 import likely_logits
 from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
 
@@ -66,6 +67,7 @@ def of_bytes() raises:
     var bytes = values[DType.uint8]()
     var entries = values[DType.uint8]()
     var words = values[DType.int16]()
+    var states = values[DType.int32]()
     product_int8[BIAS_GELU](
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
         residual.unsafe_ptr(), 15, 16, 64,
@@ -73,6 +75,10 @@ def of_bytes() raises:
     multiply_int8[BIAS_GELU, True](
         y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
         scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64,
+    )
+    likely_logits(
+        y.unsafe_ptr(), x.unsafe_ptr(), bytes.unsafe_ptr(), entries.unsafe_ptr(), scale.unsafe_ptr(),
+        states.unsafe_ptr(), bias.unsafe_ptr(), states.unsafe_ptr(), 90, 5, 100, 64,
     )
     attend_windows_int8(y.unsafe_ptr(), x.unsafe_ptr(), 1, 17, 64)
     attend_bytes[4](

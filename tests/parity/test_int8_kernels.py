@@ -24,7 +24,14 @@ from kernel_graphs import (
 from max.driver import Buffer
 from numpy_layers import gelu, layer_norm, normal
 
-from mwc.compiler.weights import BYTE_LIMIT, FOUR_LIMIT, pack_int8, quantize_int8, sums_of_four
+from mwc.compiler.weights import (
+    BYTE_LIMIT,
+    FOUR_LIMIT,
+    pack_halves,
+    pack_int8,
+    quantize_int8,
+    sums_of_four,
+)
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
     AUDIO_VALUE_BYTES_SHAPE,
@@ -49,6 +56,7 @@ class Int8Matrix:
         self.values, self.scale = quantize_int8(matrix, fits=fits)
         self.exact = self.values * self.scale[:, None].astype(np.float64)
         self.parts = pack_int8(self.values), self.scale
+        self.halves = pack_halves(self.values), self.scale
 
 
 def word_sums(x: Array, w: Int8Matrix) -> Array:
@@ -107,7 +115,7 @@ def test_products_of_few_rows(kernels: Kernels, n: int, k: int, m: int) -> None:
     ours = kernels.run("norm_linear_gelu.int8", x, *w.parts, bias, gamma, beta)
     assert_within_units(ours, gelu(exact + bias), 1.2 * normed, limit, w)  # gelu's slope < 1.13
     columns = np.exp(normal(k, seed=4) / 2)
-    ours = kernels.run("norm_logits.int8", x, *w.parts, columns, gamma, beta)
+    ours = kernels.run("norm_logits.int8", x, *w.halves, columns, gamma, beta)
     assert_within_units(ours, (normed * columns) @ w.exact.T, normed * columns, limit, w)
 
 
@@ -148,13 +156,13 @@ def test_the_largest_sums_of_weights_that_fit(kernels: Kernels, m: int, eight: l
 def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int) -> None:
     x, w, k = normal(3, 64), Int8Matrix(n, 64), 64
     gamma, beta, columns = normal(k, seed=2), normal(k, seed=3), np.exp(normal(k, seed=4))
-    ours = kernels.run("norm_logits.int8", x, *w.parts, columns, gamma, beta)
+    ours = kernels.run("norm_logits.int8", x, *w.halves, columns, gamma, beta)
     normed = layer_norm(x, gamma, beta) * columns
     assert_within_units(ours, normed @ w.exact.T, normed, 32767, w)
 
     table, tokens, positions = normal(448, k, seed=5), [0, n - 1, 17, 0], [447, 0, 3, 3]
     ours = kernels.run(
-        "embed.int8", np.array(tokens), np.array(positions), *w.parts, columns, table
+        "embed.int8", np.array(tokens), np.array(positions), *w.halves, columns, table
     )
     np.testing.assert_allclose(
         ours, w.exact[tokens] * columns + table[positions], rtol=1e-6, atol=1e-6
@@ -170,7 +178,7 @@ def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int)
         return [
             kernels.run("linear_residual.int8", x[rows], *w.parts, bias, residual[rows]),
             kernels.run("norm_linear_gelu.int8", x[rows], *w.parts, bias, gamma, beta),
-            kernels.run("norm_logits.int8", x[rows], *w.parts, gamma, gamma, beta),
+            kernels.run("norm_logits.int8", x[rows], *w.halves, gamma, gamma, beta),
             kernels.run("norm_matmul_gelu.int8", x[None, rows], *w.parts, bias, gamma, beta)[0],
         ]
 

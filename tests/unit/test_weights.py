@@ -16,6 +16,7 @@ from mwc.compiler.weights import (
     PRECISIONS,
     cast_weight,
     mapped_weights,
+    pack_halves,
     pack_int8,
     quantize_int8,
     scale_name,
@@ -165,16 +166,38 @@ def test_packing_keeps_four_terms_of_sixteen_columns_together() -> None:
     assert not packed[2, :, 5:].any()  # rows 37 to 47 do not exist
 
 
+def unpack_halves(halves: np.ndarray, n: int) -> np.ndarray:
+    """The inverse of `pack_halves`, written from what kernels/lm_head_int8.mojo says."""
+    _, blocks, octets, columns, terms = halves.shape
+    values = np.zeros((blocks * columns, octets * 8), int)
+    for upper in range(2):  # of each byte
+        high, low = (halves.astype(int) >> (4 * upper)) & 15
+        for term in range(terms):
+            at = np.arange(octets) * 8 + upper * terms + term
+            joined = 16 * (high[..., term] - 8) + low[..., term]
+            values[:, at] = joined.transpose(0, 2, 1).reshape(-1, octets)
+    return values[:n]
+
+
+def test_halves_hold_every_value() -> None:
+    values = np.arange(-128, 128).astype(np.int8)[np.random.default_rng(4).permutation(256)]
+    values = np.tile(values, 3).reshape(24, 32)
+    assert np.array_equal(unpack_halves(pack_halves(values), 24), values)
+
+
 def test_an_int8_file_holds_the_model_within_half_a_unit(
     tiny: TinyModel, stored: dict[str, np.ndarray]
 ) -> None:
     int8 = {spec.name: make() for spec, make in mapped_weights(tiny.tensors, tiny.spec, "int8")}
-    matrices = [name for name, array in int8.items() if array.dtype == np.int8]
+    matrices = [name for name, array in int8.items() if array.dtype in (np.int8, np.uint8)]
     assert set(stored) < set(int8)
     assert len(matrices) == 3 + 2 * 4 + 2 * 7  # convolutions, embedding; of two layers each
     for name in matrices:
         n, k = stored[name].shape
-        values = int8[name].transpose(0, 2, 1, 3).reshape(-1, k)[:n]
+        if int8[name].dtype == np.uint8:
+            values = unpack_halves(int8[name], n)
+        else:
+            values = int8[name].transpose(0, 2, 1, 3).reshape(-1, k)[:n]
         columns = int8.get(scale_name(name, "column_scale"), np.ones(k, np.float32))
         unit = int8[scale_name(name)][:, None] * columns
         assert (np.abs(values * unit - stored[name]) <= 0.501 * unit).all(), name
