@@ -34,6 +34,19 @@ def windowed_dft(audio: AudioSpec) -> Float32:
     return np.concatenate([real, imaginary]).astype(np.float32)
 
 
+def folded_dft(audio: AudioSpec) -> Float32:
+    """float32 [2, n_fft // 2 + 1, n_fft // 2]: real and imaginary parts of a folded frame's bins.
+
+    Of a frame's term n from 1 to n_fft / 2, the first matrix takes x[n] + x[n_fft - n], the second
+    x[n] - x[n_fft - n]; n = n_fft / 2 stands opposite itself and counts half, and x[0] is 0 in a
+    periodic Hann window.
+    """
+    parts = windowed_dft(audio).reshape(2, audio.n_fft // 2 + 1, audio.n_fft)
+    half = parts[:, :, 1 : audio.n_fft // 2 + 1].copy()
+    half[:, :, -1] /= 2
+    return half
+
+
 def mel_filters(audio: AudioSpec, n_mels: int) -> Float32:
     """float32 [n_mels, n_fft // 2 + 1]: triangular filters of equal area (Slaney normalisation)."""
     frequencies = np.linspace(0.0, audio.sample_rate / 2.0, audio.n_fft // 2 + 1)

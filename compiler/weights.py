@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mwc.compiler.mel import mel_filters, windowed_dft
+from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.errors import WeightMismatch
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
@@ -114,6 +114,9 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
     state = model.n_audio_state
     rules = {
         "log_mel.dft": Rule((2 * bins, audio.n_fft), (), lambda: windowed_dft(audio), False),
+        "log_mel.folded_dft": Rule(
+            (2, bins, audio.n_fft // 2), (), lambda: folded_dft(audio), False
+        ),
         "log_mel.filters": Rule(
             (model.n_mels, bins), (), lambda: mel_filters(audio, model.n_mels), False
         ),

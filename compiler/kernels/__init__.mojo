@@ -25,6 +25,7 @@ from .copy_rows import *
 from .choose import *
 from .choose_gpu import *
 from .feed import *
+from .fold_frames import *
 from .embed_gpu import *
 from .vad import *
 from .lstm import *
