@@ -13,7 +13,7 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from mwc.compiler.graphs import layers
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
-from mwc.compiler.weights import CACHES, pack_int8, weight_specs
+from mwc.compiler.weights import CACHES, pack_halves, pack_int8, weight_specs
 from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
 from mwc.runtime.spec import WhisperSpec
 
@@ -155,8 +155,9 @@ class Cases:
         def build(plan: Plan, x: Any, gamma: Any, beta: Any, *parts: Any) -> Any:
             return layers.norm_logits(plan, x, (gamma, beta), Matrix(*parts))
 
-        if len(matrix) > 1:
-            matrix.append(np.ones(k, np.float32))
+        if self._precision == "int8":
+            values = self._rng.integers(-127, 128, (n, k), dtype=np.int8)
+            matrix = [pack_halves(values), matrix[1], np.ones(k, np.float32)]
         inputs = [self._values(m, k), self._values(k), self._values(k), *matrix]
         self._add(name, build, inputs, 2.0 * m * n * k, float(matrix[0].nbytes), "f32")
 

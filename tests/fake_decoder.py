@@ -67,6 +67,7 @@ class FakeDecoder:
     encoded: list[FakeWindow] = field(default_factory=list)
     prompts: list[tuple[int, ...]] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
+    wanted: list[list[int]] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     aligned: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -135,6 +136,10 @@ class FakeDecoder:
         slots = batch.rows.tolist()
         assert len(set(slots)) == len(slots) == len(batch.tokens) == len(batch.windows)
         self.batch_sizes.append(len(slots))
+        if batch.wanted is not None:
+            assert batch.wanted.shape == batch.tokens.shape
+            assert batch.wanted.max() <= n_candidates
+            self.wanted.append(batch.wanted.tolist())
         for token, slot, position in zip(
             batch.tokens.tolist(), slots, batch.positions.tolist(), strict=True
         ):

@@ -17,7 +17,7 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from tiny_layouts import to_bfloat16
 from tiny_model import tiny_model
 
-from mwc.compiler.graphs import layers, layers_int8, vad
+from mwc.compiler.graphs import layers, layers_int8, log_mel, vad
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
 from mwc.compiler.vad_weights import DETECTOR_RULES
@@ -297,6 +297,7 @@ class Kernels:
             return [("float32", *DETECTOR_RULES[f"vad.{name}"].shape) for name in names]
 
         samples, gates, state = ("float32", "f", 576), ("float32", "f", 512), ("float32", 2, 128)
+        self._add("fold_frames", fold_frames, ("float32", "b", "length"))
         self._add("speech_gates", vad.speech_gates, samples, *weights(vad.ENCODER_WEIGHTS))
         self._add("lstm", vad.lstm, gates, state, *weights(vad.LSTM_WEIGHTS))
 
@@ -322,6 +323,11 @@ class Kernels:
             ]
             result = build(self._plan, *values)
             graph.output(*(result if isinstance(result, tuple) else (result,)))
+
+
+def fold_frames(plan: Plan, samples: Any) -> Any:
+    """Three frames of 48 samples, 10 apart."""
+    return log_mel.fold_frames(plan, samples, frames=3, half=24, hop=10)
 
 
 def matmul(plan: Plan, x: Any, w: Any) -> Any:

@@ -17,7 +17,7 @@ comptime WIDE = CompilationTarget.has_avx512f()
 comptime VNNI = WIDE and CompilationTarget._has_feature["avx512vnni"]()
 comptime LANES = 16 if WIDE else 8
 """Of one register."""
-comptime CHAINS = 24 if WIDE else 12
+comptime CHAINS = 24 if WIDE else 10
 """Sums in flight: enough to hide the latency of two units, and registers for all."""
 
 

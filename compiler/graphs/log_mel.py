@@ -46,18 +46,25 @@ def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 def _spectrum_of_folded(scope: Scope, samples: TensorValue) -> tuple[TensorValue, TensorValue]:
     """Real and imaginary parts [pieces, 1000, 201] of each frame, from sums and differences."""
     dft = scope.weight("log_mel.folded_dft")
-    shape = [samples.shape[0], PIECE_FRAMES, dft.shape[2]]
-    folded = ops.custom(
-        "mwc_fold_frames",
-        scope.plan.device,
-        [samples],
-        [TensorType(DType.float32, shape, scope.plan.device)] * 2,
-        parameters={"hop": 2 * BLOCK},
+    sums, differences = fold_frames(
+        scope.plan, samples, frames=PIECE_FRAMES, half=int(dft.shape[2]), hop=2 * BLOCK
     )
-    real, imaginary = (
-        layers.linear(scope.plan, part.tensor, Matrix(dft[i])) for i, part in enumerate(folded)
+    real = layers.linear(scope.plan, sums, Matrix(dft[0]))
+    return real, layers.linear(scope.plan, differences, Matrix(dft[1]))
+
+
+def fold_frames(
+    plan: Plan, samples: TensorValue, *, frames: int, half: int, hop: int
+) -> tuple[TensorValue, TensorValue]:
+    """x[n] + x[2 half - n] and x[n] - x[2 half - n], n from 1 to half: [b, frames, half] each.
+
+    x is a frame of 2 half samples; the next one is `hop` further on in samples [b, any].
+    """
+    output = TensorType(DType.float32, [samples.shape[0], frames, half], plan.device)
+    sums, differences = ops.custom(
+        "mwc_fold_frames", plan.device, [samples], [output, output], parameters={"hop": hop}
     )
-    return real, imaginary
+    return sums.tensor, differences.tensor
 
 
 def _spectrum(scope: Scope, samples: TensorValue) -> tuple[TensorValue, TensorValue]:

@@ -116,3 +116,14 @@ def test_a_window_never_depends_on_its_neighbours(kernels: Kernels) -> None:
     for i in range(3):
         alone = kernels.run("matmul_gelu.float32", x[i : i + 1], w, bias)
         assert np.array_equal(together[i], alone[0])
+
+
+@pytest.mark.parametrize("b", [1, 5])
+def test_folded_frames(kernels: Kernels, b: int) -> None:
+    """Three frames of 48 samples, 10 apart, folded about their sample 24."""
+    samples = normal(b, 68)
+    sums, differences = kernels.run("fold_frames", samples)
+    frames = np.stack([samples[:, start : start + 48] for start in (0, 10, 20)], axis=1)
+    after, before = frames[..., 1:25], frames[..., :23:-1]
+    assert np.array_equal(sums, after + before)
+    assert np.array_equal(differences, after - before)

@@ -9,7 +9,7 @@ import pytest
 from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, noise, scripted
 from openai_whisper import patch_whisper
 
-from mwc.runtime.decode import Task, decode_window, decode_windows, sampling_for
+from mwc.runtime.decode import DecodingBatch, Task, decode_window, decode_windows, sampling_for
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.prompt import Prompt, make_prompt
@@ -163,6 +163,24 @@ def test_beams_copy_rows_within_their_own_slots(tokenizer: Tokenizer) -> None:
     assert len(decoder.copies) > 50
     assert {source for source, _ in decoder.copies} == set(range(9))
     assert all(source // 3 == target // 3 for source, target in decoder.copies)
+
+
+def test_what_a_row_needs_exactly_does_not_depend_on_its_company(tokenizer: Tokenizer) -> None:
+    decoder = two_windows(6)
+    batch, slots = DecodingBatch(decoder), iter(range(6))
+    kinds = (
+        ({"temperature": 0.0}, 1),
+        ({"temperature": 0.0, "beam_size": 3}, 3),
+        ({"temperature": 0.4, "best_of": 2}, 2),
+    )
+    for options, width in kinds:
+        sampling = sampling_for(SPEC, make_options(sample_len=3, **options))
+        task = Task(make_prompt(SPEC, tokenizer, make_options(), "de"), 0)
+        batch.start(task, sampling, [next(slots) for _ in range(width)])
+    while batch.is_busy:
+        batch.advance()
+    assert [1, 4, 4, 4, 0, 0] in decoder.wanted
+    assert all(sorted(set(wanted)) <= [0, 1, 4] for wanted in decoder.wanted)
 
 
 def test_a_search_needs_its_slots(tokenizer: Tokenizer) -> None:
