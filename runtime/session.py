@@ -154,10 +154,14 @@ class Session:
         """Run prompts and choose each row's first token; see `Decoder.prefill`."""
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths[:-1]])
+        last = starts + np.array(lengths) - 1
+        sot = starts + np.array([row.sot_index for row in rows])
+        ends = np.unique([sot, last])
         inputs = {
             **self._token_batch(rows),
-            "last": np.array([s + n - 1 for s, n in zip(starts, lengths, strict=True)]),
-            "sot": np.array([s + row.sot_index for s, row in zip(starts, rows, strict=True)]),
+            "ends": ends,
+            "last": np.searchsorted(ends, last),
+            "sot": np.searchsorted(ends, sot),
             "suppress": suppress,
             "rule_states": np.stack([row.rule_state for row in rows]),
             "temperatures": np.array([row.temperature for row in rows]),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mwc.runtime import Model
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("MODULAR_CACHE_DIR", os.path.expanduser("~/.cache/modular"))
+"""Kernels that models share are compiled once; see `compile.child_environment`."""
 sys.path.insert(0, str(ROOT / "tests"))  # the tests' own helpers: tiny_checkpoint, …
 
 

@@ -118,9 +118,10 @@ def steps_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 
 def prefill_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """Prompts, and where in the flat batch each row's last token and sot stand."""
+    """Prompts, which of their tokens are needed in the end, and which of those are last and sot."""
     return (
         *TOKEN_INPUTS,
+        TensorSpec("ends", "int32", ("ends",)),
         TensorSpec("last", "int32", ("batch",)),
         TensorSpec("sot", "int32", ("batch",)),
         *_rules(plan, "batch"),
@@ -321,11 +322,16 @@ def _run_prompts(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, T
     Of the last layer no others are needed, only the keys and values of all tokens. A GPU, which
     does not wait for the arithmetic of a prompt, runs all of it.
     """
-    plan = scope.plan
-    sot, last = values["sot"].tensor, values["last"].tensor
-    if plan.on_gpu:
-        x, _ = _run_layers(scope, values)
-        return ops.gather(x, sot, 0), ops.gather(x, last, 0)
+    if scope.plan.on_gpu:
+        ends = ops.gather(_run_layers(scope, values)[0], values["ends"].tensor, 0)
+    else:
+        ends = _run_to_ends(scope, values)
+    return ops.gather(ends, values["sot"].tensor, 0), ops.gather(ends, values["last"].tensor, 0)
+
+
+def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
+    """The last hidden states of the tokens `ends` [ends, state]."""
+    plan, ends = scope.plan, values["ends"].tensor
     i = plan.model.n_text_layer - 1
     x, _, _ = _run_layers_of(scope, values, None, n_layers=i)
     prefix = f"decoder.layers.{i}"
@@ -337,14 +343,9 @@ def _run_prompts(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, T
     norm = w.norm("self_attn_layer_norm")
     qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
     layers.store_text_kv(plan, (caches[0], caches[1]), qkv, rows, positions, layer)
-
-    # A row's two tokens stand together, as attention wants them; they may be the same one.
-    batch = last.shape[0]
-    two = ops.reshape(ops.stack([sot, last], axis=1), [2 * batch])
-    x, rows, positions, windows = (ops.gather(v, two, 0) for v in (x, rows, positions, windows))
+    x, rows, positions, windows = (ops.gather(v, ends, 0) for v in (x, rows, positions, windows))
     x, _ = _layer(plan, caches, x, (rows, positions, windows, layer), w)
-    both = ops.reshape(x, [batch, 2, x.shape[1]])
-    return both[:, 0], both[:, 1]
+    return x
 
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:

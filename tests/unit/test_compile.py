@@ -11,7 +11,13 @@ import pytest
 from small_artifact import SPEC
 
 from mwc.compiler import compile as compile_module
-from mwc.compiler.compile import CompileJob, compile_target, read_job, write_signatures
+from mwc.compiler.compile import (
+    CompileJob,
+    child_environment,
+    compile_target,
+    read_job,
+    write_signatures,
+)
 from mwc.compiler.compile_child import check_architecture, make_plan
 from mwc.compiler.target import parse_target
 from mwc.runtime.errors import CompileError
@@ -184,3 +190,15 @@ def test_a_file_without_the_gpus_code_is_refused(tmp_path: Path) -> None:
     check_architecture(mef, parse_target("cpu"))
     with pytest.raises(CompileError, match="no code for sm_80"):
         check_architecture(mef, parse_target("cuda:sm_80"))
+
+
+def test_kernels_of_other_models_are_not_found_again(tmp_path: Path) -> None:
+    kernels = tmp_path / "kernels"
+    child = child_environment({"HOME": "/home/u", "XDG_CACHE_HOME": "/caches"}, kernels)
+    assert child["MODULAR_CACHE_DIR"] == str(kernels)
+    assert child["MODULAR_MAX_CACHE_DIR"] == "/caches/mwc/compiled"
+    assert child["HOME"] == "/home/u"
+    child = child_environment({"HOME": "/home/u", "MWC_CACHE": "/of-mwc"}, kernels)
+    assert child["MODULAR_MAX_CACHE_DIR"] == "/of-mwc/compiled"
+    chosen = {"MODULAR_CACHE_DIR": "/mine"}
+    assert child_environment(chosen, kernels) == {**chosen, "PYTHONUNBUFFERED": "1"}
