@@ -62,7 +62,7 @@ class Rule:
         make: source arrays (float32) -> the tensor, float32.
         is_matrix: whether it takes the artifact's precision; others are stored as float32.
         is_embedding: whether it is the token embedding, whose int8 values are stored as halves
-            (kernels/lm_head_int8.mojo) and have a scale per column too: a few of its columns are
+            (kernels/half_bytes.mojo) and have a scale per column too: a few of its columns are
             many times the others, and its rounding is what the logits show most (tiny.en: root
             mean square error 0.026 with, 0.154 without).
         fits: whether int8 values are such that sums of four 8-bit products fit 16 bits, as the
@@ -235,7 +235,7 @@ def pack_int8(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
 
 
 def pack_halves(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """int8 [n, k] -> uint8 [2, n / 16, k / 8, 16, 4], for kernels/lm_head_int8.mojo.
+    """int8 [n, k] -> uint8 [2, n / 16, k / 8, 16, 4], for kernels/half_bytes.mojo.
 
     First the upper four bits of every value plus 128, then the lower four. Of eight terms the first
     four are a byte's lower half, the next four its upper one; 8 divides k.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
 
+from mwc.compiler.graphs import decoder_signatures as signatures
 from mwc.compiler.graphs import layers, layers_int8
-from mwc.compiler.graphs.encoder import cross_caches
 from mwc.compiler.graphs.scope import (
     LayerWeights,
     Plan,
@@ -21,13 +21,7 @@ from mwc.compiler.graphs.scope import (
     outputs_of,
     tensor_type,
 )
-from mwc.runtime.decoder import (
-    RULE_STATE_SIZE,
-    STEPS_AHEAD,
-    TEXT_KEY_SHAPE,
-    TEXT_VALUE_SHAPE,
-)
-from mwc.runtime.spec import TensorSpec
+from mwc.runtime.decoder import STEPS_AHEAD
 
 LAYER_WEIGHTS = (
     "self_attn_layer_norm.weight",
@@ -50,122 +44,6 @@ LAYER_WEIGHTS = (
     "fc2.bias",
 )
 """What one decoder layer reads while decoding, in the order its subgraph takes them."""
-
-TOKEN_INPUTS = (
-    TensorSpec("tokens", "int32", ("tokens",)),
-    TensorSpec("rows", "int32", ("tokens",)),
-    TensorSpec("positions", "int32", ("tokens",)),
-    TensorSpec("windows", "int32", ("tokens",)),
-)
-"""The flat batch every decoder graph starts with."""
-
-
-def _self_caches(plan: Plan) -> tuple[TensorSpec, TensorSpec]:
-    """self_k [layer, row, head, 28, 64, 16] and self_v [layer, row, head, 448, 64]."""
-    model = plan.model
-    head = (model.n_text_layer, "row_slots", model.n_text_head)
-    return (
-        TensorSpec("self_k", plan.cache, (*head, *TEXT_KEY_SHAPE), mutable=True),
-        TensorSpec("self_v", plan.cache, (*head, *TEXT_VALUE_SHAPE), mutable=True),
-    )
-
-
-def _caches(plan: Plan) -> tuple[TensorSpec, ...]:
-    """The self-attention caches, then the cross-attention caches."""
-    return (*_self_caches(plan), *cross_caches(plan))
-
-
-def _rules(plan: Plan, batch: str) -> tuple[TensorSpec, ...]:
-    """What a choice depends on; `ranks` counts 0, 1, … as many candidates as are wanted."""
-    return (
-        TensorSpec("suppress", "float32", (2, plan.model.n_vocab)),
-        TensorSpec("rule_states", "int32", (batch, RULE_STATE_SIZE)),
-        TensorSpec("temperatures", "float32", (batch,)),
-        TensorSpec("uniforms", "float32", (batch,)),
-        TensorSpec("ranks", "int32", ("candidates",)),
-    )
-
-
-def _wanted(plan: Plan) -> tuple[TensorSpec, ...]:
-    """With int8 weights, how many candidates each row's logits have to be exact for."""
-    return (TensorSpec("wanted", "int32", ("tokens",)),) if plan.int8 else ()
-
-
-def step_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """One token per active row, the suppression masks, each row's rule state, the caches."""
-    return (*TOKEN_INPUTS, *_rules(plan, "tokens"), *_wanted(plan), *_caches(plan))
-
-
-def step_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """The candidates of each row, best first, and their log-probabilities."""
-    return (
-        TensorSpec("chosen", "int32", ("tokens", "candidates")),
-        TensorSpec("logprobs", "float32", ("tokens", "candidates")),
-    )
-
-
-def steps_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """As `step`, for one candidate of each row."""
-    return (*TOKEN_INPUTS, *_rules(plan, "tokens")[:-1], *_wanted(plan), *_caches(plan))
-
-
-def steps_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """STEPS_AHEAD tokens of each row, each fed to the next step, and their log-probabilities."""
-    return (
-        TensorSpec("chosen", "int32", ("tokens", STEPS_AHEAD)),
-        TensorSpec("logprobs", "float32", ("tokens", STEPS_AHEAD)),
-    )
-
-
-def prefill_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """Prompts, which of their tokens are needed in the end, and which of those are last and sot."""
-    return (
-        *TOKEN_INPUTS,
-        TensorSpec("ends", "int32", ("ends",)),
-        TensorSpec("last", "int32", ("batch",)),
-        TensorSpec("sot", "int32", ("batch",)),
-        *_rules(plan, "batch"),
-        *_caches(plan),
-    )
-
-
-def prefill_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """First candidates, log-probabilities, no_speech_prob, language probabilities if any."""
-    languages = len(plan.spec.tokens.languages)
-    outputs = (
-        TensorSpec("chosen", "int32", ("batch", "candidates")),
-        TensorSpec("logprobs", "float32", ("batch", "candidates")),
-        TensorSpec("no_speech_probs", "float32", ("batch",)),
-    )
-    if not languages:
-        return outputs
-    return (*outputs, TensorSpec("language_probs", "float32", ("batch", languages)))
-
-
-def logits_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """Teacher-forced tokens and the caches."""
-    return (*TOKEN_INPUTS, *_caches(plan))
-
-
-def logits_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """logits float32 [tokens, n_vocab], before any filter."""
-    return (TensorSpec("logits", "float32", ("tokens", plan.model.n_vocab)),)
-
-
-def align_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """Teacher-forced tokens and the caches."""
-    return (*TOKEN_INPUTS, *_caches(plan))
-
-
-def align_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """Scores before softmax of the alignment heads, in the order of TokenSpec.alignment_heads,
-    and each token's log-probabilities' source: the logits.
-    """
-    heads = len(plan.spec.tokens.alignment_heads)
-    return (
-        TensorSpec("scores", "float32", (heads, "tokens", plan.model.n_audio_ctx)),
-        *logits_outputs(plan),
-    )
 
 
 def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
@@ -207,21 +85,6 @@ def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
         ids = scope.constant_ids([token for _, token in tokens.languages])
         outputs.append(ops.softmax(ops.gather(at_sot, ids, 1)))
     return outputs
-
-
-def copy_rows_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """Row slots to copy from and to, how many positions of each, and the caches."""
-    return (
-        TensorSpec("sources", "int32", ("copies",)),
-        TensorSpec("targets", "int32", ("copies",)),
-        TensorSpec("lengths", "int32", ("copies",)),
-        *_self_caches(plan),
-    )
-
-
-def copy_rows_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """The targets again: a graph has to return something."""
-    return (TensorSpec("copied", "int32", ("copies",)),)
 
 
 def build_copy_rows(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
@@ -297,8 +160,10 @@ def _run_layers_of(
 
     `n_layers`: how many of the layers to run; all, if not given.
     """
-    tokens, rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS)
-    caches = [values[spec.name].buffer for spec in _caches(scope.plan)]
+    tokens, rows, positions, windows = (
+        values[spec.name].tensor for spec in signatures.TOKEN_INPUTS
+    )
+    caches = [values[spec.name].buffer for spec in signatures.caches(scope.plan)]
     table = scope.weight("decoder.embed_positions.weight")
     embedding = scope.matrix("decoder.embed_tokens")
     x = layers.embed(scope.plan, tokens, positions, embedding, table)
@@ -338,8 +203,8 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
     w = LayerWeights(names, scope.layer_weights(prefix, names))
     layer = scope.constant_ids([i])
-    caches = [values[spec.name].buffer for spec in _caches(plan)]
-    rows, positions, windows = (values[spec.name].tensor for spec in TOKEN_INPUTS[1:])
+    caches = [values[spec.name].buffer for spec in signatures.caches(plan)]
+    rows, positions, windows = (values[spec.name].tensor for spec in signatures.TOKEN_INPUTS[1:])
     norm = w.norm("self_attn_layer_norm")
     qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
     layers.store_text_kv(plan, (caches[0], caches[1]), qkv, rows, positions, layer)
@@ -352,12 +217,12 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
     plan, prefix = scope.plan, "decoder.layers.0"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
-    per_token = [tensor_type(spec, plan.device) for spec in TOKEN_INPUTS[1:]]
+    per_token = [tensor_type(spec, plan.device) for spec in signatures.TOKEN_INPUTS[1:]]
     input_types = [
         x_type,
         *per_token,
         TensorType(DType.int32, [1], plan.device),
-        *(input_type(spec, plan.device) for spec in _caches(plan)),
+        *(input_type(spec, plan.device) for spec in signatures.caches(plan)),
         *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
     ]
     with scope.graph.add_subgraph(
@@ -382,7 +247,7 @@ def _layer(
 ) -> tuple[TensorValue, TensorValue]:
     """One decoder layer: x [n, s] -> x and the queries of its cross-attention, [n, s] each.
 
-    `tokens`: their rows, positions, windows, and the layer; `caches` as `_caches` has them.
+    `tokens`: their rows, positions, windows, and the layer; `caches`: as in the signatures.
     """
     self_k, self_v, cross_k, cross_v = caches
     rows, positions, windows, layer = tokens

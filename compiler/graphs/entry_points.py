@@ -10,6 +10,7 @@ from pathlib import Path
 from max.graph import Graph, KernelLibrary, Module, TensorValue, Value
 
 from mwc.compiler.graphs import decoder, encoder, log_mel, vad
+from mwc.compiler.graphs import decoder_signatures as signatures
 from mwc.compiler.graphs.scope import Plan, Scope, input_type
 from mwc.runtime.spec import GraphSignature, TensorSpec
 
@@ -31,14 +32,19 @@ ENTRY_POINTS = (
     EntryPoint("vad", vad.inputs, vad.outputs, vad.build),
     EntryPoint("encode", encoder.encode_inputs, encoder.encode_outputs, encoder.build_encode),
     EntryPoint("trace", encoder.trace_inputs, encoder.trace_outputs, encoder.build_trace),
-    EntryPoint("prefill", decoder.prefill_inputs, decoder.prefill_outputs, decoder.build_prefill),
-    EntryPoint("step", decoder.step_inputs, decoder.step_outputs, decoder.build_step),
-    EntryPoint("steps", decoder.steps_inputs, decoder.steps_outputs, decoder.build_steps),
     EntryPoint(
-        "copy_rows", decoder.copy_rows_inputs, decoder.copy_rows_outputs, decoder.build_copy_rows
+        "prefill", signatures.prefill_inputs, signatures.prefill_outputs, decoder.build_prefill
     ),
-    EntryPoint("logits", decoder.logits_inputs, decoder.logits_outputs, decoder.build_logits),
-    EntryPoint("align", decoder.align_inputs, decoder.align_outputs, decoder.build_align),
+    EntryPoint("step", signatures.step_inputs, signatures.step_outputs, decoder.build_step),
+    EntryPoint("steps", signatures.steps_inputs, signatures.steps_outputs, decoder.build_steps),
+    EntryPoint(
+        "copy_rows",
+        signatures.copy_rows_inputs,
+        signatures.copy_rows_outputs,
+        decoder.build_copy_rows,
+    ),
+    EntryPoint("logits", signatures.logits_inputs, signatures.logits_outputs, decoder.build_logits),
+    EntryPoint("align", signatures.align_inputs, signatures.align_outputs, decoder.build_align),
 )
 
 

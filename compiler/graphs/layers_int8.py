@@ -66,7 +66,7 @@ def likely_logits(
     """As `layers.norm_logits`, exact for the best `wanted` [n] that may be chosen.
 
     All from `eot` [1] on are exact too, the others near what they are; see
-    kernels/lm_head_int8.mojo.
+    kernels/sieve.mojo.
     """
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
     inputs = [x, *norm, *embedding.parts(), wanted, suppress, rule_states, eot]

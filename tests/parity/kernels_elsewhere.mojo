@@ -9,7 +9,7 @@ from kernels.encoder_attention import mix_tile, score_tile
 from kernels.encoder_attention_int8 import attend_windows_int8
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
-from kernels.lm_head_int8 import likely_logits
+from kernels.sieve import likely_logits
 from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
 

@@ -168,7 +168,7 @@ def test_packing_keeps_four_terms_of_sixteen_columns_together() -> None:
 
 
 def unpack_halves(halves: np.ndarray, n: int) -> np.ndarray:
-    """The inverse of `pack_halves`, written from what kernels/lm_head_int8.mojo says."""
+    """The inverse of `pack_halves`, written from what kernels/half_bytes.mojo says."""
     _, blocks, octets, columns, terms = halves.shape
     values = np.zeros((blocks * columns, octets * 8), int)
     for upper in range(2):  # of each byte
