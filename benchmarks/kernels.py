@@ -92,10 +92,14 @@ def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
 
 
 def step_bytes(session: Session, stored: tuple[WeightsEntry, ...]) -> tuple[float, float]:
-    """Bytes that a step reads whatever its rows, and for each row."""
+    """Bytes that a step reads whatever its rows, and for each row.
+
+    What is stored as halves is read by half, but for what the sieve leaves (kernels/sieve.mojo).
+    """
     graph = next(graph for graph in session.target.graphs if graph.name == "step")
     tensors = {t.name: t for w in stored for t in w.tensors}
-    weights = sum(tensor_bytes(tensors[name]) for name in graph.weights if "positions" not in name)
+    read = [tensors[name] for name in graph.weights if "positions" not in name]
+    weights = sum(tensor_bytes(t) / (2 if t.dtype == "uint8" else 1) for t in read)
     model = session.spec.model
     item = ITEM_BYTES[session.target.kv_dtype]
     per_position = 2 * model.n_text_layer * model.n_text_state * item

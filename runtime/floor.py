@@ -121,12 +121,29 @@ def encode_work(model: ModelSpec, item: float, cache_item: float) -> Work:
 
 
 def decode_work(
-    model: ModelSpec, item: float, cache_item: float, *, rows: int, new: int, past: int = 0
+    model: ModelSpec,
+    item: float,
+    cache_item: float,
+    *,
+    rows: int,
+    new: int,
+    past: int = 0,
+    head_item: float | None = None,
 ) -> Work:
     """One pass of the decoder: `rows` rows of `new` tokens each, after `past` of the same row.
 
     One new token is a step, several are a prompt, of which only the last has logits.
+
+    Args:
+        model: its dimensions.
+        item: bytes of a weight.
+        cache_item: bytes of a key or value.
+        rows: rows of the pass.
+        new: tokens of each.
+        past: tokens of each before these.
+        head_item: bytes of a weight that the LM head has to read, if not all.
     """
+    head_bytes = item if head_item is None else head_item
     d, mlp, layers = model.n_text_state, model.n_text_mlp, model.n_text_layer
     layer = 2 * _attention_weights(d) - _cross_weights(d) + 2 * d * mlp + mlp + d + 6 * d
     keys = new * past + new * (new + 1) // 2
@@ -135,7 +152,7 @@ def decode_work(
         rows * layers * 2 * new * (6 * d * d + 2 * d * mlp),
         item * (layers * layer + 2 * d + (rows + 1) * new * d),
     )
-    head = Work(rows * 2 * d * model.n_vocab, item * model.n_vocab * d)
+    head = Work(rows * 2 * d * model.n_vocab, head_bytes * model.n_vocab * d)
     own = Work(rows * layers * 4 * d * keys, position * (past + new))
     cross = Work(rows * layers * 4 * d * model.n_audio_ctx * new, position * model.n_audio_ctx)
     return weights + head + own + cross

@@ -39,6 +39,13 @@ def test_a_step_by_hand() -> None:
     assert one.bytes == weights + 2 * 2 * 64 * (10 + 1500)
 
 
+def test_a_step_need_not_read_all_of_the_lm_head() -> None:
+    whole = decode_work(SMALL, 1, 2, rows=1, new=1)
+    half = decode_work(SMALL, 1, 2, rows=1, new=1, head_item=0.5)
+    assert whole.bytes - half.bytes == 0.5 * 1000 * 64
+    assert whole.operations == half.operations
+
+
 def test_rows_share_the_weights() -> None:
     one, eight = (decode_work(SMALL, 4, 4, rows=n, new=1, past=99) for n in (1, 8))
     assert eight.operations == 8 * one.operations
