@@ -28,10 +28,11 @@ comptime TOGETHER = 4
 comptime BYTE_TOP = 127
 comptime SPREAD = Float32(6)
 """Standard deviations that a sieved logit may be off by: one of a thousand million is more."""
-comptime HALF_VARIANCE = Float32(21.25)
-"""Of a lower half, any of 0 … 15: (16² - 1) / 12."""
-comptime MOST_SQUARE = Float32(64 * 64)
-"""More than the mean square of an embedding's bytes."""
+comptime HALF_VARIANCE = Float32(25.5)
+"""Mean square of a token's lower halves less 7.5: 21.25 where all are as likely, and no more than
+25.2 for any token of tiny.en and base."""
+comptime MOST_SQUARE = Float32(80 * 80)
+"""Mean square of a token's bytes: no more than 70² for any of tiny.en and base."""
 comptime SHARES = 16
 """Parts of the vocabulary for each thread."""
 

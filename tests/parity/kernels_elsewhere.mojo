@@ -68,6 +68,7 @@ def of_bytes() raises:
     var entries = values[DType.uint8]()
     var words = values[DType.int16]()
     var states = values[DType.int32]()
+    var wanted = values[DType.int32]()
     product_int8[BIAS_GELU](
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
         residual.unsafe_ptr(), 15, 16, 64,
@@ -78,7 +79,7 @@ def of_bytes() raises:
     )
     likely_logits(
         y.unsafe_ptr(), x.unsafe_ptr(), bytes.unsafe_ptr(), entries.unsafe_ptr(), scale.unsafe_ptr(),
-        states.unsafe_ptr(), bias.unsafe_ptr(), states.unsafe_ptr(), 90, 5, 100, 64,
+        wanted.unsafe_ptr(), bias.unsafe_ptr(), states.unsafe_ptr(), 90, 5, 100, 64,
     )
     attend_windows_int8(y.unsafe_ptr(), x.unsafe_ptr(), 1, 17, 64)
     attend_bytes[4](

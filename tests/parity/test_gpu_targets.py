@@ -20,6 +20,9 @@ TARGETS = [("cuda:sm_90a", "bf16")]
 CACHE = "bfloat16"
 ENTRIES = ("log_mel", "vad", "encode", "steps", "copy_rows", "align")
 
+FOR_CPUS = {"log_mel.folded_dft"}
+"""Weights that no graph for a GPU reads."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "precision"), TARGETS)
@@ -29,7 +32,7 @@ def test_every_kernel_compiles_for_a_gpu(target: str, precision: str, tmp_path: 
     signatures = {signature.name: signature for signature in compile_target(job)}
     assert tuple(signatures) == ENTRIES
     assert parse_target(target).arch.encode() in mef.read_bytes()
-    assert weights_of(signatures) == set(weight_specs(SPEC, precision))
+    assert weights_of(signatures) == set(weight_specs(SPEC, precision)) - FOR_CPUS
     caches = {spec.dtype for spec in signatures["steps"].inputs if spec.mutable}
     assert caches == {CACHE}
 

@@ -23,9 +23,13 @@ SIEVED = EOT // 16 * 16
 class Head:
     """A random LM head, its inputs for rows that are each near some token's weights."""
 
-    def __init__(self, kernels: Kernels, rows: int, *, peak: float = 0.7, seed: int = 1) -> None:
+    def __init__(
+        self, kernels: Kernels, rows: int, *, peak: float = 0.7, seed: int = 1, tails: bool = False
+    ) -> None:
         rng = np.random.default_rng(seed)
         matrix = normal(N, K, seed=seed)
+        if tails:
+            matrix = rng.standard_t(3, (N, K)).astype(np.float32)
         self.values, self.scale = quantize_int8(matrix)
         self.near = rng.integers(0, SIEVED, rows)
         x = matrix[self.near] * peak + normal(rows, K, seed=seed + 1)
@@ -53,10 +57,11 @@ class Head:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("tails", [False, True])
 @pytest.mark.parametrize("wanted", [1, 2, 6, 40])
 @pytest.mark.parametrize("peak", [0.0, 0.4, 2.0])
-def test_the_best_logits_are_exact(kernels: Kernels, wanted: int, peak: float) -> None:
-    head = Head(kernels, 7, peak=peak)
+def test_the_best_logits_are_exact(kernels: Kernels, wanted: int, peak: float, tails: bool) -> None:
+    head = Head(kernels, 7, peak=peak, tails=tails)
     full, likely = head.full(), head.likely([wanted] * 7)
     for row in range(7):
         best = np.argsort(-full[row, :SIEVED], kind="stable")[:wanted]

@@ -7,7 +7,7 @@ import pytest
 from small_artifact import target, write_small_artifact
 
 from mwc.runtime import artifact as artifact_module
-from mwc.runtime.artifact import open_artifact
+from mwc.runtime.artifact import FORMAT_REVISION, open_artifact
 from mwc.runtime.describe import describe, describe_json
 
 PARITY = {
@@ -31,7 +31,7 @@ def test_text_shows_every_part(tmp_path: Path) -> None:
     artifact = write_small_artifact(tmp_path / "out", target(), gpu, extra=extra)
     lines = [" ".join(line.split()) for line in describe(artifact).splitlines()]
     for line in (
-        "format mwc-artifact revision 5",
+        f"format mwc-artifact revision {FORMAT_REVISION}",
         "encoder 2 layers, width 128, 2 heads, feed-forward 512, 1500 positions",
         "decoder 3 layers, width 128, 2 heads, feed-forward 256, 448 positions",
         "languages 2: en, de",
