@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mwc.runtime.decoder import ENCODED_TOGETHER, Decoder, Float32
+from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.features import LOG_MEL_FLOOR, WINDOW_FRAMES, Features
 
 
@@ -43,9 +43,10 @@ def read_window(window: EncodedWindow, still_wanted: Sequence[int] = ()) -> Floa
 
 
 def encode_read(decoder: Decoder, read: Sequence[tuple[EncodedWindow, Float32]]) -> None:
-    """Encode windows whose frames are read, ENCODED_TOGETHER at a time."""
-    for first in range(0, len(read), ENCODED_TOGETHER):
-        windows, log_mels = zip(*read[first : first + ENCODED_TOGETHER], strict=True)
+    """Encode windows whose frames are read, as many at a time as the decoder wants."""
+    at_once = decoder.encoded_together
+    for first in range(0, len(read), at_once):
+        windows, log_mels = zip(*read[first : first + at_once], strict=True)
         decoder.encode(
             np.stack(log_mels),
             np.array([window.features.log_mel_max for window in windows], dtype=np.float32),

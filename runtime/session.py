@@ -110,6 +110,11 @@ class Session:
         """How many row slots there are."""
         return self._caller.sizes["row_slots"]
 
+    @property
+    def encoded_together(self) -> int:
+        """How many windows to encode in one call at most."""
+        return 1 if self._target.device == "cpu" else ENCODED_TOGETHER
+
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
         return self._caller.run("log_mel", {"samples": samples})["log_mel"]
@@ -143,7 +148,7 @@ class Session:
         if sizes == self._caller.sizes:
             return
         signatures = [signature for signature, _ in self._caller.graphs.values()]
-        work = work_bytes(self.spec.model, min(sizes["windows"], ENCODED_TOGETHER))
+        work = work_bytes(self.spec.model, min(sizes["windows"], self.encoded_together))
         needed = cache_bytes(signatures, sizes) - self._caller.held_bytes() + work
         check_memory(needed, self._caller.free_memory(), sizes, self._target.name)
         self._caller.resize(sizes)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mwc.runtime import rules
 from mwc.runtime.decoder import (
+    ENCODED_TOGETHER,
     STEPS_AHEAD,
     Choice,
     Float32,
@@ -62,6 +63,7 @@ class FakeDecoder:
     logits: Logits
     n_windows: int = 2
     n_rows: int = 3
+    encoded_together: int = ENCODED_TOGETHER
     windows: dict[int, FakeWindow] = field(default_factory=dict)
     rows: dict[int, list[int]] = field(default_factory=dict)
     encoded: list[FakeWindow] = field(default_factory=list)
