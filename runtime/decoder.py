@@ -60,8 +60,8 @@ as much as a step of a small model; of what is chosen, what follows an end is th
 
 ENCODED_TOGETHER = 8
 """Windows that a GPU encodes in one call at most: what an encoder works in grows with them, tens of
-MB each, and more of them make none faster. On a CPU one is enough for all threads, and it finds what
-it works in still in cache (tiny.en int8, 2 Zen 3 CPUs: 3.19 s for what takes 3.28 s by eight)."""
+MB each, and more of them make none faster. On a CPU one is enough for all threads, which find what
+they work in still in cache (tiny.en int8, 2 Zen 3 CPUs: 3.19 s for what takes 3.28 s by eight)."""
 
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
