@@ -15,6 +15,8 @@ from mwc.compiler.graphs import decoder_signatures as signatures
 from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.scope import (
     LayerWeights,
+    Matrix,
+    Norm,
     Plan,
     Scope,
     input_type,
@@ -127,21 +129,24 @@ def _choose(scope: Scope, logits: TensorValue, values: dict[str, Value]) -> list
 
 
 def _logits(scope: Scope, x: TensorValue) -> TensorValue:
+    return layers.norm_logits(scope.plan, x, *_head(scope))
+
+
+def _head(scope: Scope) -> tuple[Norm, Matrix]:
+    """The last norm, and the token embedding that logits are made with."""
     norm = scope.weight("decoder.layer_norm.weight"), scope.weight("decoder.layer_norm.bias")
-    return layers.norm_logits(scope.plan, x, norm, scope.matrix("decoder.embed_tokens"))
+    return norm, scope.matrix("decoder.embed_tokens")
 
 
 def _step_logits(scope: Scope, x: TensorValue, values: dict[str, Value]) -> TensorValue:
     """Logits that a choice is made from; int8 models compute only likely ones in full."""
     if not scope.plan.int8:
         return _logits(scope, x)
-    norm = scope.weight("decoder.layer_norm.weight"), scope.weight("decoder.layer_norm.bias")
-    embedding = scope.matrix("decoder.embed_tokens")
     wanted, suppress, states = (
         values[name].tensor for name in ("wanted", "suppress", "rule_states")
     )
     eot = scope.constant_ids([scope.plan.spec.tokens.eot])
-    return layers_int8.likely_logits(scope.plan, x, norm, embedding, wanted, suppress, states, eot)
+    return layers_int8.likely_logits(scope.plan, x, *_head(scope), wanted, suppress, states, eot)
 
 
 def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:
