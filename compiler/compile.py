@@ -18,7 +18,7 @@ from pathlib import Path
 from mwc.compiler.target import Target
 from mwc.runtime.errors import CompileError
 from mwc.runtime.progress import Progress, ProgressEvent, silent
-from mwc.runtime.spec import GraphSignature, WhisperSpec, from_json, to_json
+from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec, from_json, to_json
 
 LOG_LINES = 400
 """How much of a failed compiler's output is kept."""
@@ -34,6 +34,7 @@ class CompileJob:
         target: what for.
         mef: the file to write.
         only: the names of the entry points to compile; all where there are none.
+        weights: what the weight file holds; all in the precision's dtype, if not given.
     """
 
     spec: WhisperSpec
@@ -41,6 +42,7 @@ class CompileJob:
     target: Target
     mef: str
     only: tuple[str, ...] = ()
+    weights: tuple[TensorSpec, ...] = ()
 
 
 def compile_target(job: CompileJob, progress: Progress = silent) -> tuple[GraphSignature, ...]:

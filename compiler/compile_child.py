@@ -67,7 +67,7 @@ def make_plan(job: CompileJob) -> "Plan":
     return Plan(
         spec=job.spec,
         device=DeviceRef.CPU() if on_cpu else DeviceRef.GPU(),
-        weights=weight_specs(job.spec, job.precision),
+        weights={s.name: s for s in job.weights} or weight_specs(job.spec, job.precision),
         activations="float32" if on_cpu else dtype,
         cache=CACHES[job.precision],
         tensor_cores=has_tensor_cores(job.target, dtype),

@@ -151,7 +151,8 @@ def convert(
         for target in targets:
             with watch.part(f"compile {target.name}"):
                 mef = f"targets/{target.name}/whisper.mef"
-                job = CompileJob(spec, options.precision, target, str(writer.path(mef)))
+                path = str(writer.path(mef))
+                job = CompileJob(spec, options.precision, target, path, weights=tensors)
                 signatures = compile_target(job, progress)
             entries.append(target_entry(target, options.precision, mef, signatures))
         parts: dict[str, Any] = {
@@ -228,11 +229,13 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
     held = [entry.name for entry in artifact.manifest.targets]
     if parsed.name in held:
         raise OptionError(f"{path} already holds the target {parsed.name} ({', '.join(held)}).")
-    precision = artifact.manifest.weights[0].precision
+    weights = artifact.manifest.weights[0]
+    precision = weights.precision
     _check_precision(parsed, precision)
     with TemporaryDirectory(prefix="mwc-target-") as folder:
         mef = Path(folder, "whisper.mef")
-        job = CompileJob(artifact.manifest.spec, precision, parsed, str(mef))
+        spec = artifact.manifest.spec
+        job = CompileJob(spec, precision, parsed, str(mef), weights=weights.tensors)
         signatures = compile_target(job, progress)
         entry = target_entry(parsed, precision, "", signatures)
         return artifact_edit.add_target(path, entry, mef).path

@@ -26,7 +26,10 @@ Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
 
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "int8": "int8"}
-"""Precision of an artifact -> dtype of its matrices. Vectors (norms, biases) stay float32."""
+"""Precision of an artifact -> dtype of its matrices. Vectors (norms, biases) stay float32.
+
+An f32 artifact holds those matrices as float16 that lose nothing by it (`exact_in_float16`).
+"""
 
 CACHES = {**PRECISIONS, "int8": "float16"}
 """Precision of an artifact -> dtype of its self-attention caches."""
@@ -176,16 +179,49 @@ def mapped_weights(
     Raises (from the functions):
         WeightMismatch: a float16 artifact cannot hold a value of this checkpoint.
     """
+    halves = exact_in_float16(tensors, spec) if precision == "f32" else frozenset()
     for name, rule in weight_rules(spec).items():
-        for stored in _specs_of(name, rule, precision):
+        for stored in _specs_of(name, rule, "f16" if name in halves else precision):
             yield stored, _maker(tensors, name, rule, stored)
+
+
+def exact_in_float16(tensors: "Tensors", spec: WhisperSpec) -> frozenset[str]:
+    """The matrices that float16 holds without loss, as it does their namesakes of other layers.
+
+    OpenAI published its models in float16, whatever dtype a checkpoint has now. All of them are
+    such but those that hold the queries, whose smallest values an eighth takes out of its range.
+    Kernels widen what they read, so a step reads half of the bytes and computes the same.
+    """
+    matrices = {name: rule for name, rule in weight_rules(spec).items() if rule.is_matrix}
+    inexact: set[str] = set()
+    for name, rule in matrices.items():
+        if _role(name) not in inexact and not _is_of_halves(_made(tensors, name, rule)):
+            inexact.add(_role(name))
+    return frozenset(name for name in matrices if _role(name) not in inexact)
+
+
+def _role(name: str) -> str:
+    """A weight's name without its layer's number: what namesakes have in common."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
+def _is_of_halves(value: Float32) -> bool:
+    """Whether float16 has every value of it."""
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(value.astype(np.float16).astype(np.float32), value))
+
+
+def _made(tensors: "Tensors", name: str, rule: Rule) -> Float32:
+    """A rule's tensor, in float32."""
+    value = rule.make(*(tensors.read(source) for source in rule.sources))
+    if value.shape != rule.shape:
+        raise ValueError(f"{name} came out as {value.shape}, not {rule.shape}")
+    return value
 
 
 def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Callable[[], Array]:
     def make() -> Array:
-        value = rule.make(*(tensors.read(source) for source in rule.sources))
-        if value.shape != rule.shape:
-            raise ValueError(f"{spec.name} came out as {value.shape}, not {rule.shape}")
+        value = _made(tensors, name, rule)
         if spec.name == name and spec.dtype not in ("int8", "uint8"):
             return cast_weight(value, spec)
         if rule.is_embedding:

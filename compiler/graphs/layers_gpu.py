@@ -13,7 +13,7 @@ Some operations have one result more: memory to work with, which nobody reads.
 from max.dtype import DType
 from max.graph import BufferValue, TensorType, TensorValue, ops
 
-from mwc.compiler.graphs.scope import Plan, custom
+from mwc.compiler.graphs.scope import DTYPES, Plan, custom
 
 LOAD_BYTES = 16
 """What a thread reads at once."""
@@ -143,7 +143,7 @@ def embed(
     table: TensorValue,
 ) -> TensorValue:
     """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
-    kind = TensorType(embedding.dtype, [tokens.shape[0], table.shape[1]], plan.device)
+    kind = TensorType(DTYPES[plan.activations], [tokens.shape[0], table.shape[1]], plan.device)
     return custom("mwc_gpu_embed", plan, [tokens, positions, embedding, table], kind)
 
 

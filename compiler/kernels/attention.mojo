@@ -7,8 +7,9 @@ row stand together, in ascending positions. Queries arrive scaled by 1/8 = 64^-0
 """
 
 from std.math import exp
+from std.sys import CompilationTarget, size_of
 
-from .linear import SERIAL_WORK
+from .linear import LINE, SERIAL_WORK, fetch_ahead, larger
 from .parallel import share
 
 comptime F32 = DType.float32
@@ -20,8 +21,14 @@ comptime KEY_BLOCK = HEAD * LANES
 comptime Vector = SIMD[F32, LANES]
 comptime MASKED = Float32(-1e30)
 """Score of a position that does not exist."""
-comptime TOGETHER = 4
+comptime MANY_REGISTERS = CompilationTarget.has_avx512f()
+"""Whether there are 32 vector registers of 16 lanes; elsewhere the sums of what follows take 16."""
+comptime TOGETHER = 4 if MANY_REGISTERS else 3
 """Tokens of one window that attend together."""
+comptime CHAINS = 4
+"""Chains of multiply-adds that make a score: several hide the latency of each."""
+comptime PHASES = 2 if MANY_REGISTERS else 1
+"""Chains that mix the values of one lane: even and odd positions."""
 comptime MAX_POSITIONS = 1504
 """1500 audio positions rounded up to whole blocks; text positions (448) are fewer."""
 
@@ -35,15 +42,22 @@ def scores_of[KV: DType, rows: Int](
 ) -> Array[Vector, rows]:
     """Scores of q[rows, 64], `stride` apart, against the 16 keys of one block."""
     var packed = keys.unsafe_offset(block * KEY_BLOCK)
-    var sums = Array[Vector, length=4 * rows](fill=Vector(0))
-    comptime for d in range(HEAD):
-        var key = packed.unsafe_load[width=LANES](d * LANES).cast[F32]()
-        comptime for r in range(rows):
-            comptime j = 4 * r + d % 4
-            sums[j] = key.fma(Vector(q[unsafe_offset=r * stride + d]), sums[j])
+    comptime AT_ONCE = CHAINS if MANY_REGISTERS or rows == 1 else 2
     var scores = Array[Vector, length=rows](fill=Vector(0))
-    comptime for r in range(rows):
-        scores[r] = (sums[4 * r] + sums[4 * r + 1]) + (sums[4 * r + 2] + sums[4 * r + 3])
+    comptime for first in range(0, CHAINS, AT_ONCE):
+        var sums = Array[Vector, length=AT_ONCE * rows](fill=Vector(0))
+        comptime for d in range(HEAD):
+            comptime chain = d % CHAINS - first
+            comptime if 0 <= chain < AT_ONCE:
+                comptime if d * LANES * size_of[Scalar[KV]]() % LINE == 0:
+                    fetch_ahead(packed.unsafe_offset(d * LANES).bitcast[UInt8]())
+                var key = packed.unsafe_load[width=LANES](d * LANES).cast[F32]()
+                comptime for r in range(rows):
+                    var query = Vector(q[unsafe_offset=r * stride + d])
+                    sums[AT_ONCE * r + chain] = key.fma(query, sums[AT_ONCE * r + chain])
+        comptime for r in range(rows):
+            comptime for chain in range(0, AT_ONCE, 2):
+                scores[r] += sums[AT_ONCE * r + chain] + sums[AT_ONCE * r + chain + 1]
     return scores^
 
 
@@ -56,32 +70,34 @@ def mix_values[KV: DType, rows: Int, first: Int, width: Int](
     scale: Array[Float32, rows],
     n: Int,
 ):
-    """Part of `attend`: `width` registers of the head's 4, from `first` on.
+    """Part of `attend`: `width` vectors of the head's 4, from `first` on."""
+    var sums = Array[Vector, length=PHASES * rows * width](fill=Vector(0))
 
-    Even and odd positions accumulate apart: two chains hide the latency of the multiply-adds.
-    """
-    var even = Array[Vector, length=rows * width](fill=Vector(0))
-    var odd = Array[Vector, length=rows * width](fill=Vector(0))
-    for t in range(0, n - 1, 2):
-        var value = values.unsafe_offset(t * HEAD + first * LANES)
-        comptime for i in range(width):
-            var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
-            var v_next = value.unsafe_load[width=LANES](HEAD + i * LANES).cast[F32]()
-            comptime for r in range(rows):
-                comptime j = r * width + i
-                even[j] = v.fma(Vector(scores[unsafe_offset=r * MAX_POSITIONS + t]), even[j])
-                odd[j] = v_next.fma(Vector(scores[unsafe_offset=r * MAX_POSITIONS + t + 1]), odd[j])
-    if n % 2 == 1:
-        var value = values.unsafe_offset((n - 1) * HEAD + first * LANES)
-        comptime for i in range(width):
-            var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
-            comptime for r in range(rows):
-                comptime j = r * width + i
-                even[j] = v.fma(Vector(scores[unsafe_offset=r * MAX_POSITIONS + n - 1]), even[j])
+    @always_inline
+    def add[phases: Int](t: Int) {mut sums, var values, var scores}:
+        comptime for phase in range(phases):
+            var value = values.unsafe_offset((t + phase) * HEAD + first * LANES)
+            comptime for i in range(width):
+                comptime for line in range(0, LANES * size_of[Scalar[KV]](), LINE):
+                    fetch_ahead(value.unsafe_offset(i * LANES).bitcast[UInt8]().unsafe_offset(line))
+                var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
+                comptime for r in range(rows):
+                    comptime j = (r * width + i) * PHASES + phase
+                    var score = Vector(scores[unsafe_offset=r * MAX_POSITIONS + t + phase])
+                    sums[j] = v.fma(score, sums[j])
+
+    var whole = n - n % PHASES
+    for t in range(0, whole, PHASES):
+        add[PHASES](t)
+    for t in range(whole, n):
+        add[1](t)
     comptime for r in range(rows):
         comptime for i in range(width):
-            comptime j = r * width + i
-            mixed.unsafe_store(r * stride + (first + i) * LANES, (even[j] + odd[j]) * scale[r])
+            comptime j = (r * width + i) * PHASES
+            var sum = sums[j]
+            comptime if PHASES == 2:
+                sum += sums[j + 1]
+            mixed.unsafe_store(r * stride + (first + i) * LANES, sum * scale[r])
 
 
 @always_inline
@@ -106,7 +122,7 @@ def attend[KV: DType, rows: Int](
         comptime for r in range(rows):
             for lane in range(n - block * LANES, LANES):
                 s[r][lane] = MASKED
-            highest[r] = max(highest[r], s[r])
+            highest[r] = larger[LANES](highest[r], s[r])
             scores.unsafe_store(r * MAX_POSITIONS + block * LANES, s[r])
     var scale = Array[Float32, length=rows](fill=0)
     comptime for r in range(rows):
@@ -264,19 +280,13 @@ def cross_attend[KV: DType](
         var head_keys = keys.unsafe_offset(slot * key_size)
         var head_values = values.unsafe_offset(slot * value_size)
         var scores = Array[Float32, length=TOGETHER * MAX_POSITIONS](uninitialized=True)
-        if end - i == TOGETHER:
-            attend[KV, TOGETHER](
-                mixed.unsafe_offset(i * state + head * HEAD),
-                q.unsafe_offset(i * state + head * HEAD),
-                state, head_keys, head_values, scores.unsafe_ptr(), length,
-            )
-            return
-        for token in range(i, end):
-            attend[KV, 1](
-                mixed.unsafe_offset(token * state + head * HEAD),
-                q.unsafe_offset(token * state + head * HEAD),
-                state, head_keys, head_values, scores.unsafe_ptr(), length,
-            )
+        var own = i * state + head * HEAD
+        comptime for tokens in range(1, TOGETHER + 1):
+            if end - i == tokens:
+                attend[KV, tokens](
+                    mixed.unsafe_offset(own), q.unsafe_offset(own), state, head_keys,
+                    head_values, scores.unsafe_ptr(), length,
+                )
 
     share(head_of_run, runs * heads)
     _ = starts^

@@ -13,8 +13,8 @@ comptime I32 = DType.int32
 comptime THREADS = 128
 
 
-def embed_kernel[T: DType](
-    y: Pointer[Scalar[T], MutAnyOrigin],
+def embed_kernel[OUT: DType, T: DType](
+    y: Pointer[Scalar[OUT], MutAnyOrigin],
     tokens: Pointer[Int32, ImmutAnyOrigin],
     positions: Pointer[Int32, ImmutAnyOrigin],
     embedding: Pointer[Scalar[T], ImmutAnyOrigin],
@@ -30,7 +30,7 @@ def embed_kernel[T: DType](
     var place = table.unsafe_offset(Int(positions[unsafe_offset=i]) * width)
     for c in range(Int(thread_idx.x), width, THREADS):
         var sum = own[unsafe_offset=c].cast[F32]() + place[unsafe_offset=c]
-        y[unsafe_offset=i * width + c] = sum.cast[T]()
+        y[unsafe_offset=i * width + c] = sum.cast[OUT]()
 
 
 @extensibility.register("mwc_gpu_embed")
@@ -38,15 +38,15 @@ struct GPUEmbed:
     """y[n, state] of tokens and positions [n], embedding [n_vocab, state], table f32 [., state]."""
 
     @staticmethod
-    def execute[target: StaticString, T: DType](
-        y: OutputTensor[dtype=T, rank=2, ...],
+    def execute[target: StaticString, OUT: DType, T: DType](
+        y: OutputTensor[dtype=OUT, rank=2, ...],
         tokens: InputTensor[dtype=I32, rank=1, ...],
         positions: InputTensor[dtype=I32, rank=1, ...],
         embedding: InputTensor[dtype=T, rank=2, ...],
         table: InputTensor[dtype=F32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        comptime kernel = embed_kernel[T]
+        comptime kernel = embed_kernel[OUT, T]
         ctx.enqueue_function[kernel](
             y.unsafe_ptr(), tokens.unsafe_ptr(), positions.unsafe_ptr(), embedding.unsafe_ptr(),
             table.unsafe_ptr(), Int32(y.dim_size(1)),

@@ -10,8 +10,8 @@ comptime I32 = DType.int32
 @extensibility.register("mwc_gpu_embed")
 struct GPUEmbed:
     @staticmethod
-    def execute[target: StaticString, T: DType](
-        y: OutputTensor[dtype=T, rank=2, ...],
+    def execute[target: StaticString, OUT: DType, T: DType](
+        y: OutputTensor[dtype=OUT, rank=2, ...],
         tokens: InputTensor[dtype=I32, rank=1, ...],
         positions: InputTensor[dtype=I32, rank=1, ...],
         embedding: InputTensor[dtype=T, rank=2, ...],
@@ -24,4 +24,4 @@ struct GPUEmbed:
             for c in range(width):
                 var own = embedding.unsafe_ptr()[unsafe_offset=token * width + c].cast[F32]()
                 var sum = own + table.unsafe_ptr()[unsafe_offset=position * width + c]
-                y.unsafe_ptr()[unsafe_offset=i * width + c] = sum.cast[T]()
+                y.unsafe_ptr()[unsafe_offset=i * width + c] = sum.cast[OUT]()
