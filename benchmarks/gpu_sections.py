@@ -12,12 +12,13 @@ import numpy as np
 
 from mwc.runtime import load
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.bench_cases import ITEM_BYTES, POSITION, PRECISION_BYTES
+from mwc.runtime.bench_cases import POSITION
 from mwc.runtime.decoder import PIECE_SAMPLES, STEPS_AHEAD
 from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.floor import Rates, Work, decode_work, encode_work, log_mel_work
 from mwc.runtime.rules import rule_state, suppress_mask
 from mwc.runtime.session import Session
+from mwc.runtime.spec import ITEM_BYTES
 
 WARM_UP, LEAST_RUNS, SECONDS = 3, 6, 0.4
 """Runs that do not count; then as many as fit into so many seconds, at least so many."""
@@ -139,7 +140,7 @@ def _sessions(run: Run) -> Iterator[tuple[Path, Session]]:
 
 def _item_bytes(session: Session) -> tuple[float, float]:
     """Bytes of a weight, and of a key or value."""
-    return PRECISION_BYTES[session.target.precision], ITEM_BYTES[session.target.kv_dtype]
+    return session.stored.item_bytes("decoder.layers"), ITEM_BYTES[session.target.kv_dtype]
 
 
 def _repeat(work: Work, times: int) -> Work:

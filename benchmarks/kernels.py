@@ -18,11 +18,11 @@ from ceiling import KINDS, Ceiling, best_seconds, measure_ceiling
 from kernel_cases import Cases
 
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.bench_cases import ITEM_BYTES, prefill_call, step_call
+from mwc.runtime.bench_cases import prefill_call, step_call
 from mwc.runtime.decoder import PIECE_SAMPLES
 from mwc.runtime.manifest import WeightsEntry
 from mwc.runtime.session import Session
-from mwc.runtime.spec import ModelSpec
+from mwc.runtime.spec import ITEM_BYTES, ModelSpec
 from mwc.runtime.threads import open_cpu
 from mwc.runtime.weight_file import tensor_bytes
 

@@ -199,9 +199,19 @@ def map_weights(artifact: Artifact, precision: str) -> dict[str, Array]:
     Raises:
         ArtifactError: there are none of that precision, or the file does not fit the manifest.
     """
+    entry = stored_weights(artifact, precision)
+    return map_file(artifact.file(entry.path), entry.tensors)
+
+
+def stored_weights(artifact: Artifact, precision: str) -> WeightsEntry:
+    """What the manifest says of the weights of one precision.
+
+    Raises:
+        ArtifactError: there are none of that precision.
+    """
     for entry in artifact.manifest.weights:
         if entry.precision == precision:
-            return map_file(artifact.file(entry.path), entry.tensors)
+            return entry
     held = ", ".join(entry.precision for entry in artifact.manifest.weights)
     raise ArtifactError(f"{artifact.path} holds no {precision} weights, only {held or 'none'}.")
 

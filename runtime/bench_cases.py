@@ -19,6 +19,7 @@ from mwc.runtime.decoder import (
 from mwc.runtime.floor import Work, decode_work, encode_work, int8_speedup, log_mel_work
 from mwc.runtime.rules import rule_state, suppress_mask
 from mwc.runtime.session import Session
+from mwc.runtime.spec import ITEM_BYTES
 
 PROMPT = 4
 """Tokens of a prompt: without text before them there are two to four."""
@@ -31,9 +32,6 @@ VAD_FRAMES = 938
 
 ROWS = (1, 8)
 """Rows that a timed step has, each with a window of its own."""
-
-ITEM_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0}
-PRECISION_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
 
 LOG_MEL = "log-mel, 30 s"
 VAD = "speech detection, 30 s"
@@ -77,11 +75,13 @@ def cases_of(session: Session) -> Iterator[Case]:
     step of such models reads the upper halves of the token embedding's bytes and few lower ones.
     """
     model = session.spec.model
-    item = PRECISION_BYTES[session.target.precision]
+    stored = session.stored
+    item = stored.item_bytes("decoder.layers")
     cache = ITEM_BYTES[session.target.kv_dtype]
     int8 = session.target.precision == "int8"
     speedup = int8_speedup() if int8 else 1.0
-    head = item / 2 if int8 else item
+    embedding = stored.item_bytes("decoder.embed_tokens")
+    head = embedding / 2 if int8 else embedding
     rng = np.random.default_rng(0)
     samples = _noise(rng, 3, PIECE_SAMPLES)
     yield Case(LOG_MEL, lambda: session.log_mel(samples), log_mel_work(model))
@@ -93,13 +93,13 @@ def cases_of(session: Session) -> Iterator[Case]:
     yield Case(
         ENCODE,
         lambda: session.encode(*window, slot),
-        encode_work(model, item, cache),
+        encode_work(model, stored.item_bytes("encoder"), cache),
         speedup,
     )
     yield Case(
         PREFILL,
         prefill_call(session, PROMPT),
-        decode_work(model, item, cache, rows=1, new=PROMPT),
+        decode_work(model, item, cache, rows=1, new=PROMPT, head_item=embedding),
         speedup,
         tokens=1,
     )

@@ -2,7 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mwc.runtime.artifact import Artifact, TargetEntry, check_hashes, map_weights
+from mwc.runtime.artifact import (
+    Artifact,
+    TargetEntry,
+    check_hashes,
+    map_weights,
+    stored_weights,
+)
 from mwc.runtime.errors import ArtifactError, MemoryShortage, first_line
 from mwc.runtime.spec import GraphSignature
 
@@ -22,12 +28,7 @@ def load_weights(artifact: Artifact, target: TargetEntry, device: "Device") -> d
     from max.driver import Buffer
     from max.dtype import DType
 
-    specs = {
-        tensor.name: tensor
-        for weights in artifact.manifest.weights
-        if weights.precision == target.precision
-        for tensor in weights.tensors
-    }
+    specs = {t.name: t for t in stored_weights(artifact, target.precision).tensors}
     mapped = map_weights(artifact, target.precision)
     wanted = {name for graph in target.graphs for name in graph.weights}
     if target.device != "cpu":

@@ -11,12 +11,20 @@ Frozen facts only. `artifact.py` reads and checks a folder, `artifact_write.py` 
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mwc.runtime.errors import ArtifactError
-from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec, from_json, to_json
+from mwc.runtime.spec import (
+    ITEM_BYTES,
+    GraphSignature,
+    TensorSpec,
+    WhisperSpec,
+    from_json,
+    to_json,
+)
 
 FORMAT = "mwc-artifact"
 FORMAT_REVISION = 6
@@ -70,6 +78,19 @@ class WeightsEntry:
     precision: str
     path: str
     tensors: tuple[TensorSpec, ...]
+
+    def item_bytes(self, part: str) -> float:
+        """Bytes of a weight, on average over the matrices of a part ("encoder", "decoder.layers").
+
+        A float32 artifact has matrices in float16 too: those that lose nothing by it.
+        """
+        matrices = [
+            (math.prod(map(int, tensor.shape)), ITEM_BYTES[tensor.dtype])
+            for tensor in self.tensors
+            if tensor.name.startswith(f"{part}.") and len(tensor.shape) > 1
+            if "embed_positions" not in tensor.name
+        ]
+        return sum(size * item for size, item in matrices) / sum(size for size, _ in matrices)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mwc.runtime.artifact import Artifact, TargetEntry, select_target
+from mwc.runtime.artifact import (
+    Artifact,
+    TargetEntry,
+    WeightsEntry,
+    select_target,
+    stored_weights,
+)
 from mwc.runtime.caches import cross_kv_of
 from mwc.runtime.checks import check_distinct, check_range
 from mwc.runtime.decoder import (
@@ -99,6 +105,11 @@ class Session:
     def target(self) -> TargetEntry:
         """The target that runs."""
         return self._target
+
+    @property
+    def stored(self) -> WeightsEntry:
+        """The weight file that it runs with."""
+        return stored_weights(self._artifact, self._target.precision)
 
     @property
     def n_windows(self) -> int:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from mwc.runtime.errors import MemoryShortage
-from mwc.runtime.spec import GraphSignature, ModelSpec, TensorSpec
-
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
+from mwc.runtime.spec import ITEM_BYTES, GraphSignature, ModelSpec, TensorSpec
 
 WORKED_IN = 10
 """Float32 values that encoding takes at its peak for each position and axis of a window: queries,

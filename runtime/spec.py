@@ -147,6 +147,10 @@ class TokenSpec:
         return bool(self.languages)
 
 
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}
+"""Bytes of one element, by dtype."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input, output or weight of a graph.

@@ -15,6 +15,7 @@ from tiny_model import speech_like
 
 from mwc.compiler import ConvertResult, convert
 from mwc.runtime import load
+from mwc.runtime.artifact import open_artifact
 
 pytest.importorskip("transformers")
 
@@ -23,6 +24,10 @@ CONVERTED = ("tiny", "distil-small.en", "large-v3", "large-v3-turbo")
 """Families that have among them all mel bins, vocabularies and kinds of stacks. Left out: unequal
 stacks with the vocabulary before v3, which are distil-large-v2's, and equal ones with the English
 vocabulary, which the real tiny.en has, in other tests."""
+
+
+IN_FLOAT16 = "large-v3"
+"""Published in float16, as its checkpoint is here: what is exact in it is stored in it."""
 
 
 def test_the_families_converted_have_what_all_have() -> None:
@@ -56,6 +61,7 @@ def converted(
         n_mels=family.n_mels,
         vocab=family.vocab,
         seed=list(FAMILIES).index(request.param),
+        dtype="float16" if request.param == IN_FLOAT16 else "float32",
     )
     return convert(checkpoint, folder / "artifact")
 
@@ -71,6 +77,19 @@ def test_it_computes_what_transformers_computes(converted: ConvertResult) -> Non
     assert sum(name.startswith("encoder.layers") for name in names) == model.n_audio_layer
     assert sum(name.startswith("cross_kv") for name in names) == model.n_text_layer
     assert all(stage.max_rel <= 1e-4 for stage in report.stages)
+
+
+def test_matrices_of_float16_stay_in_it(
+    converted: ConvertResult, request: pytest.FixtureRequest
+) -> None:
+    (weights,) = open_artifact(converted.artifact).manifest.weights
+    halves = {tensor.name for tensor in weights.tensors if tensor.dtype == "float16"}
+    if request.node.callspec.params["converted"] != IN_FLOAT16:
+        assert not halves
+        return
+    assert "decoder.embed_tokens.weight" in halves
+    assert {f"{part}.layers.1.fc2.weight" for part in ("encoder", "decoder")} <= halves
+    assert weights.item_bytes("decoder.embed_tokens") == 2
 
 
 def test_it_transcribes(converted: ConvertResult) -> None:

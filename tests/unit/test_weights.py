@@ -15,6 +15,7 @@ from mwc.compiler.weights import (
     FOUR_LIMIT,
     PRECISIONS,
     cast_weight,
+    exact_in_float16,
     mapped_weights,
     pack_halves,
     pack_int8,
@@ -25,6 +26,7 @@ from mwc.compiler.weights import (
     weight_specs,
 )
 from mwc.runtime.errors import WeightMismatch
+from mwc.runtime.manifest import WeightsEntry
 from mwc.runtime.spec import AudioSpec, TensorSpec
 
 AUDIO = AudioSpec()
@@ -92,6 +94,63 @@ def test_only_matrices_of_the_model_take_the_precision(tiny: TinyModel, precisio
         assert spec.dtype == (PRECISIONS[precision] if is_matrix else "float32"), name
 
 
+def rounded(tiny: TinyModel) -> dict[str, np.ndarray]:
+    """The model's tensors, every value one of float16."""
+    return {
+        name: tiny.tensors.read(name).astype(np.float16).astype(np.float32)
+        for name in tiny.tensors.shapes
+    }
+
+
+def test_float32_is_stored_as_float16_where_that_loses_nothing(tiny: TinyModel) -> None:
+    tensors = rounded(tiny)
+    smallest = np.float32(2.0**-24)  # of float16, but an eighth of it, as a query's, is not
+    tensors["decoder.layers.1.encoder_attn.q_proj.weight"][3, 5] = smallest
+    tensors["encoder.layers.0.fc1.weight"][7, 1] = np.float32(0.1)  # no value of float16
+    tensors["decoder.layers.0.fc2.weight"][0, 0] = np.float32(1e5)  # beyond its range
+    checkpoint = MemoryTensors(tensors)
+    inexact = {
+        "encoder.layers.0.fc1.weight",
+        "encoder.layers.1.fc1.weight",  # layers share a graph, so they are alike
+        *(f"decoder.layers.{i}.{name}.weight" for i in range(2) for name in ("fc2",)),
+        *(f"decoder.layers.{i}.encoder_attn.q_proj.weight" for i in range(2)),
+    }
+    rules = weight_rules(tiny.spec)
+    matrices = {name for name, rule in rules.items() if rule.is_matrix}
+    halves = exact_in_float16(checkpoint, tiny.spec)
+    written = dict(mapped_weights(checkpoint, tiny.spec, "f32"))
+    # Queries of self-attention may be inexact too, where an eighth leaves float16's range.
+    assert matrices - halves - inexact <= {n for n in matrices if "self_attn.qkv" in n}
+    assert not halves & inexact
+    for spec, make in written.items():
+        array, rule = make(), rules[spec.name]
+        exact = rule.make(*map(checkpoint.read, rule.sources))
+        assert spec.dtype == ("float16" if spec.name in halves else "float32"), spec.name
+        assert array.dtype == spec.dtype
+        assert np.array_equal(array.astype(np.float32), exact), spec.name
+
+
+def test_bytes_of_a_weight_are_an_average_over_matrices() -> None:
+    tensors = (
+        TensorSpec("decoder.embed_positions.weight", "float32", (448, 4)),
+        TensorSpec("decoder.layers.0.fc1.weight", "float16", (8, 4)),
+        TensorSpec("decoder.layers.0.fc1.bias", "float32", (8,)),
+        TensorSpec("decoder.layers.0.self_attn.qkv.weight", "float32", (4, 4)),
+        TensorSpec("encoder.conv1.weight", "int8", (1, 2, 16, 4)),
+    )
+    entry = WeightsEntry("f32", "weights/f32.safetensors", tensors)
+    assert entry.item_bytes("decoder.layers") == (32 * 2 + 16 * 4) / 48
+    assert entry.item_bytes("decoder") == entry.item_bytes("decoder.layers")
+    assert entry.item_bytes("encoder") == 1
+
+
+def test_no_other_precision_is_stored_in_another_dtype(tiny: TinyModel) -> None:
+    checkpoint = MemoryTensors(rounded(tiny))
+    for precision in ("bf16", "f16", "int8"):
+        stored = {s.name: s for s, _ in mapped_weights(checkpoint, tiny.spec, precision)}
+        assert stored == weight_specs(tiny.spec, precision)
+
+
 def test_queries_carry_the_attention_scale(tiny: TinyModel, stored: dict[str, np.ndarray]) -> None:
     read = tiny.tensors.read
     for stack, i in (("encoder", 0), ("decoder", 1)):
@@ -125,9 +184,11 @@ def test_a_convolution_times_frames_side_by_side(
 
 def test_a_tensor_of_another_shape_is_not_stored(tiny: TinyModel) -> None:
     wrong = MemoryTensors({n: tiny.tensors.read(n)[..., :1] for n in tiny.tensors.shapes})
-    makers = {spec.name: make for spec, make in mapped_weights(wrong, tiny.spec, "f32")}
+    makers = {spec.name: make for spec, make in mapped_weights(wrong, tiny.spec, "bf16")}
     with pytest.raises(ValueError, match=r"decoder\.embed_tokens\.weight came out as"):
         makers["decoder.embed_tokens.weight"]()
+    with pytest.raises(ValueError, match=r"encoder\.conv1\.weight came out as"):
+        list(mapped_weights(wrong, tiny.spec, "f32"))
 
 
 def test_int8_rows_reach_to_127_and_round_to_the_nearest() -> None:
