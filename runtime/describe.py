@@ -1,6 +1,7 @@
 """An artifact's contents, as text for people and as JSON for programs."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from mwc.runtime.artifact import Artifact, installed_max, missing_features
@@ -164,10 +165,14 @@ def _tensor(tensor: TensorSpec) -> str:
 
 def _weight_rows(artifact: Artifact) -> Rows:
     sizes = {entry.path: entry.size for entry in artifact.manifest.files}
-    return [
-        (w.precision, f"{len(w.tensors)} tensors, {sizes[w.path]:,} bytes, {w.path}")
-        for w in artifact.manifest.weights
-    ]
+    rows = []
+    for weights in artifact.manifest.weights:
+        counts = Counter(tensor.dtype for tensor in weights.tensors)
+        held = ", ".join(f"{count} {dtype}" for dtype, count in counts.most_common())
+        size = f"{sizes[weights.path]:,} bytes"
+        tensors = f"{len(weights.tensors)} tensors ({held})"
+        rows.append((weights.precision, f"{tensors}, {size}, {weights.path}"))
+    return rows
 
 
 def _parity_rows(parity: dict[str, Any] | None) -> Rows:

@@ -10,23 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_checkpoint import write_tiny_checkpoint
 from tiny_model import speech_like
 
 from mwc.compiler import ConvertOptions, ConvertResult, compile, convert
 from mwc.runtime import Model, Transcript, load
+from mwc.runtime.artifact import open_artifact
 
 pytest.importorskip("transformers")
 
 CHILD = Path(__file__).parent / "gpu_on_cpu" / "compile_child.py"
 
 
-@pytest.fixture(scope="module", params=["f32", "bf16"])
+OF_HALVES = "f32 of float16"
+"""A float32 model most of whose matrices are stored in float16, which it is trained in."""
+
+
+@pytest.fixture(scope="module", params=["f32", "bf16", OF_HALVES])
 def converted(
     request: pytest.FixtureRequest,
     random_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> ConvertResult:
     """The random checkpoint, as a GPU would run it."""
+    checkpoint, precision = random_checkpoint, request.param
+    if request.param == OF_HALVES:
+        folder = tmp_path_factory.mktemp("halves")
+        checkpoint, precision = write_tiny_checkpoint(folder, dtype="float16"), "f32"
     start = subprocess.Popen
 
     def start_ours(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -35,8 +45,8 @@ def converted(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compile.subprocess, "Popen", start_ours)
-        out = tmp_path_factory.mktemp(f"gpu-{request.param}") / "artifact"
-        return convert(random_checkpoint, out, ConvertOptions(precision=request.param))
+        out = tmp_path_factory.mktemp("gpu") / "artifact"
+        return convert(checkpoint, out, ConvertOptions(precision=precision))
 
 
 def test_every_stage_is_within_its_bound_and_tokens_are_the_references(
@@ -56,14 +66,24 @@ def test_every_stage_is_within_its_bound_and_tokens_are_the_references(
     assert stages["log_mel"].max_rel < 1e-4
 
 
+def test_matrices_are_stored_as_the_checkpoint_has_them(
+    converted: ConvertResult, request: pytest.FixtureRequest
+) -> None:
+    (weights,) = open_artifact(converted.artifact).manifest.weights
+    of_halves = request.node.callspec.params["converted"] == OF_HALVES
+    assert any(tensor.dtype == "float16" for tensor in weights.tensors) == of_halves
+
+
 def times_of(transcript: Transcript) -> list[tuple[str, float, float]]:
     words = [word for segment in transcript.segments for word in segment.words or ()]
     return [(word.word, word.start, word.end) for word in words]
 
 
 def test_it_decodes_what_the_cpus_graphs_decode(
-    converted: ConvertResult, random_model: Model
+    converted: ConvertResult, random_model: Model, request: pytest.FixtureRequest
 ) -> None:
+    if request.node.callspec.params["converted"] == OF_HALVES:
+        pytest.skip("its weights are not the other model's")
     model = load(converted.artifact)
     audio = speech_like(35.0, 3)
     options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 24}

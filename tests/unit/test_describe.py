@@ -57,6 +57,10 @@ def test_text_shows_every_part(tmp_path: Path) -> None:
         "encoder max abs 3.00e+00, rel ? (bound 1.00e-04) FAILED",
     ):
         assert line in lines
+    (weights,) = artifact.manifest.weights
+    size = next(entry.size for entry in artifact.manifest.files if entry.path == weights.path)
+    held = "5 tensors (1 float32, 1 bfloat16, 1 float16, 1 int8, 1 int32)"
+    assert f"f32 {held}, {size:,} bytes, {weights.path}" in lines
     for entry in artifact.manifest.files:
         assert f"{entry.path} {entry.size:,} bytes, {entry.sha256}" in lines
 
