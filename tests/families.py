@@ -1,7 +1,9 @@
 """Every Whisper family: its real dimensions, and a random model of the same build, scaled down."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from tiny_checkpoint import write_tiny_checkpoint
 from tiny_model import tiny_model
 
 from mwc.runtime.spec import WhisperSpec
@@ -43,6 +45,9 @@ FAMILIES = {
     "distil-small.en": Family(768, 12, 4, 80, "en", (3, 1)),
 }
 
+IN_FLOAT16 = ("large-v3",)
+"""Families whose scaled-down checkpoint is in float16, as they were published."""
+
 N_VOCAB = {"en": 51864, "multilingual": 51865, "v3": 51866}
 """Rows of the real token embeddings."""
 
@@ -65,3 +70,18 @@ def real_spec(name: str) -> WhisperSpec:
         n_text_mlp=mlp,
     )
     return replace(small, model=model)
+
+
+def family_checkpoint(name: str, folder: Path) -> Path:
+    """A random checkpoint of a family's build, scaled down."""
+    family = FAMILIES[name]
+    encoder_layers, decoder_layers = family.small_layers
+    return write_tiny_checkpoint(
+        folder,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        n_mels=family.n_mels,
+        vocab=family.vocab,
+        seed=list(FAMILIES).index(name),
+        dtype="float16" if name in IN_FLOAT16 else "float32",
+    )

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_checkpoint import write_tiny_checkpoint
+from families import IN_FLOAT16, family_checkpoint
 from tiny_model import speech_like
 
 from mwc.compiler import ConvertOptions, ConvertResult, compile, convert
-from mwc.runtime import Model, Transcript, load
+from mwc.runtime import Transcript, load
 from mwc.runtime.artifact import open_artifact
 
 pytest.importorskip("transformers")
@@ -22,21 +22,22 @@ pytest.importorskip("transformers")
 CHILD = Path(__file__).parent / "gpu_on_cpu" / "compile_child.py"
 
 
-OF_HALVES = "f32 of float16"
-"""A float32 model most of whose matrices are stored in float16, which it is trained in."""
+@pytest.fixture(scope="module")
+def float16_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of its matrices a float32 model stores most in float16, and queries in float32."""
+    (name,) = IN_FLOAT16
+    return family_checkpoint(name, tmp_path_factory.mktemp(name))
 
 
-@pytest.fixture(scope="module", params=["f32", "bf16", OF_HALVES])
+@pytest.fixture(scope="module", params=["f32", "bf16"])
 def converted(
     request: pytest.FixtureRequest,
     random_checkpoint: Path,
+    float16_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> ConvertResult:
-    """The random checkpoint, as a GPU would run it."""
-    checkpoint, precision = random_checkpoint, request.param
-    if request.param == OF_HALVES:
-        folder = tmp_path_factory.mktemp("halves")
-        checkpoint, precision = write_tiny_checkpoint(folder, dtype="float16"), "f32"
+    """A random checkpoint, as a GPU would run it."""
+    checkpoint = float16_checkpoint if request.param == "f32" else random_checkpoint
     start = subprocess.Popen
 
     def start_ours(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -45,8 +46,8 @@ def converted(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compile.subprocess, "Popen", start_ours)
-        out = tmp_path_factory.mktemp("gpu") / "artifact"
-        return convert(checkpoint, out, ConvertOptions(precision=precision))
+        out = tmp_path_factory.mktemp(f"gpu-{request.param}") / "artifact"
+        return convert(checkpoint, out, ConvertOptions(precision=request.param))
 
 
 def test_every_stage_is_within_its_bound_and_tokens_are_the_references(
@@ -66,32 +67,29 @@ def test_every_stage_is_within_its_bound_and_tokens_are_the_references(
     assert stages["log_mel"].max_rel < 1e-4
 
 
-def test_matrices_are_stored_as_the_checkpoint_has_them(
-    converted: ConvertResult, request: pytest.FixtureRequest
-) -> None:
-    (weights,) = open_artifact(converted.artifact).manifest.weights
-    of_halves = request.node.callspec.params["converted"] == OF_HALVES
-    assert any(tensor.dtype == "float16" for tensor in weights.tensors) == of_halves
-
-
 def times_of(transcript: Transcript) -> list[tuple[str, float, float]]:
     words = [word for segment in transcript.segments for word in segment.words or ()]
     return [(word.word, word.start, word.end) for word in words]
 
 
+def test_matrices_are_in_the_dtypes_that_the_checkpoint_allows(converted: ConvertResult) -> None:
+    (weights,) = open_artifact(converted.artifact).manifest.weights
+    dtypes = {tensor.dtype for tensor in weights.tensors if tensor.name.endswith("_proj.weight")}
+    assert dtypes == ({"float16", "float32"} if weights.precision == "f32" else {"bfloat16"})
+
+
 def test_it_decodes_what_the_cpus_graphs_decode(
-    converted: ConvertResult, random_model: Model, request: pytest.FixtureRequest
+    converted: ConvertResult, float16_checkpoint: Path, tmp_path: Path
 ) -> None:
-    if request.node.callspec.params["converted"] == OF_HALVES:
-        pytest.skip("its weights are not the other model's")
     model = load(converted.artifact)
     audio = speech_like(35.0, 3)
     options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 24}
     ours = model.transcribe(audio, word_timestamps=True, **options)
-    theirs = random_model.transcribe(audio, word_timestamps=True, **options)
     assert ours.segments[0].words
     assert converted.report is not None
     if converted.report.precision == "f32":
+        on_cpu = convert(float16_checkpoint, tmp_path / "cpu", ConvertOptions(verify=False))
+        theirs = load(on_cpu.artifact).transcribe(audio, word_timestamps=True, **options)
         assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]
         assert times_of(ours) == times_of(theirs)
 
