@@ -128,10 +128,9 @@ def multiply_rows[WT: DType, rows: Int, columns: Int, fetch: Bool](
     y: Pointer[mut=True, Float32, _],
     x: Pointer[Float32, _],
     w: Pointer[Scalar[WT], _],
-    n: Int,
     k: Int,
 ):
-    """y[rows, columns] = x[rows, k] · w[columns, k]ᵀ; y has row length n.
+    """y[rows, columns] = x[rows, k] · w[columns, k]ᵀ; y has row length BLOCK.
 
     `fetch`: whether to fetch weights ahead, as many as are read here.
     """
@@ -150,7 +149,7 @@ def multiply_rows[WT: DType, rows: Int, columns: Int, fetch: Bool](
         var sum = SIMD[F32, columns](0)
         comptime for b in range(columns):
             sum[b] = sums[a * columns + b].reduce_add()
-        y.unsafe_store(a * n, sum)
+        y.unsafe_store(a * BLOCK, sum)
 
 
 @always_inline
@@ -165,34 +164,35 @@ def multiply_block[WT: DType, epilogue: Int, fetch: Bool](
     k: Int,
 ):
     """y[m, BLOCK] = epilogue(x[m, k] · w[BLOCK, k]ᵀ); y and residual have row length n."""
-    comptime HALF = BLOCK // 2
+    var sum_array = Array[Float32, length=ROWS * BLOCK](uninitialized=True)
+    var sums = sum_array.unsafe_ptr()
 
     @always_inline
-    def tile[rows: Int, columns: Int](i: Int, j: Int) {var y, var x, var w, var n, var k}:
-        multiply_rows[WT, rows, columns, fetch](
-            y.unsafe_offset(i * n + j), x.unsafe_offset(i * k), w.unsafe_offset(j * k), n, k
-        )
-
-    var i = 0
-    while i + ROWS <= m:
-        tile[ROWS, HALF](i, 0)
-        tile[ROWS, HALF](i, HALF)
-        i += ROWS
-    if i + 2 <= m:
-        tile[2, HALF](i, 0)
-        tile[2, HALF](i, HALF)
-        i += 2
-    if i < m:
-        tile[1, BLOCK](i, 0)
-    comptime if epilogue != NONE:
-        var own_bias = bias.unsafe_load[width=BLOCK](0)
-        for row in range(m):
-            var sum = y.unsafe_load[width=BLOCK](row * n) + own_bias
+    def rows_at[rows: Int, columns: Int](i: Int) {var sums, var y, var x, var w, var bias, var residual, var n, var k}:
+        comptime for j in range(0, BLOCK, columns):
+            multiply_rows[WT, rows, columns, fetch](
+                sums.unsafe_offset(j), x.unsafe_offset(i * k), w.unsafe_offset(j * k), k
+            )
+        comptime for a in range(rows):
+            var sum = sums.unsafe_load[width=BLOCK](a * BLOCK)
+            comptime if epilogue != NONE:
+                sum += bias.unsafe_load[width=BLOCK](0)
             comptime if epilogue == BIAS_GELU:
                 sum = gelu[BLOCK](sum)
             comptime if epilogue == BIAS_RESIDUAL:
-                sum += residual.unsafe_load[width=BLOCK](row * n)
-            y.unsafe_store(row * n, sum)
+                sum += residual.unsafe_load[width=BLOCK]((i + a) * n)
+            y.unsafe_store((i + a) * n, sum)
+
+    var i = 0
+    while i + ROWS <= m:
+        rows_at[ROWS, BLOCK // 2](i)
+        i += ROWS
+    if i + 2 <= m:
+        rows_at[2, BLOCK // 2](i)
+        i += 2
+    if i < m:
+        rows_at[1, BLOCK](i)
+    _ = sum_array^
 
 
 @always_inline

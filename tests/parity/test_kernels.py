@@ -30,7 +30,7 @@ FEW_ROWS = [(8, 16), (9, 64), (15, 128), (205, 384), (1536, 1280)]
 
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
-@pytest.mark.parametrize("m", range(1, 10))
+@pytest.mark.parametrize("m", [*range(1, 10), 12, 25])  # from 12 rows on weights are widened once
 def test_products_of_few_rows(kernels: Kernels, dtype: str, n: int, k: int, m: int) -> None:
     x, w, bias, residual = normal(m, k), weights(n, k, dtype), normal(n), normal(m, n)
     gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
@@ -54,6 +54,18 @@ def test_logits_over_a_whole_vocabulary(kernels: Kernels, n: int) -> None:
     assert_close(ours, layer_norm(x, gamma, beta) @ w.T.astype(np.float64))
 
 
+def test_columns_of_two_blocks_are_the_same_whichever_thread_is_later(kernels: Kernels) -> None:
+    """The last block of columns begins inside the one before it, which another thread may have."""
+    m, n, k = 40, 9, 1536  # two blocks, seven columns in both
+    x, w, bias, residual = normal(m, k), weights(n, k, "float32"), normal(n), normal(m, n)
+    exact = residual + x.astype(np.float64) @ w.T + bias
+    first = kernels.run("linear_residual.float32", x, w, bias, residual)
+    assert_close(first, exact)
+    for _ in range(300):
+        again = kernels.run("linear_residual.float32", x, w, bias, residual)
+        assert np.array_equal(again, first)
+
+
 def test_layer_norm_of_a_large_mean_keeps_its_digits(kernels: Kernels) -> None:
     """One pass over x and x² would lose them all at a mean of 1000 and a deviation of 0.1."""
     x = (1000 + normal(2, 128) / 10).astype(np.float32)
@@ -67,7 +79,7 @@ def test_layer_norm_of_a_large_mean_keeps_its_digits(kernels: Kernels) -> None:
 def test_a_row_never_depends_on_its_neighbours(
     kernels: Kernels, dtype: str, n: int, k: int
 ) -> None:
-    x, w, bias, residual = normal(9, k), weights(n, k, dtype), normal(n), normal(9, n)
+    x, w, bias, residual = normal(14, k), weights(n, k, dtype), normal(n), normal(14, n)
     gamma, beta = normal(k, seed=2), normal(k, seed=3)
 
     def outputs(rows: slice) -> list[Array]:
@@ -77,8 +89,9 @@ def test_a_row_never_depends_on_its_neighbours(
             kernels.run(f"norm_logits.{dtype}", x[rows], gamma, beta, w),
         ]
 
-    together = outputs(slice(0, 9))
-    for first, last in [(i, i + 1) for i in range(9)] + [(0, 2), (1, 4), (2, 6), (1, 8)]:
+    together = outputs(slice(0, 14))
+    several = [(0, 2), (1, 4), (2, 6), (1, 8), (5, 14), (1, 13)]
+    for first, last in [(i, i + 1) for i in range(14)] + several:
         for whole, part in zip(together, outputs(slice(first, last)), strict=True):
             assert np.array_equal(whole[first:last], part)
 
