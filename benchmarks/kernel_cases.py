@@ -40,11 +40,15 @@ class Case:
 
 
 class Cases:
-    """Kernels of one precision for one model; `compile` makes them runnable."""
+    """Kernels of one precision for one model; `compile` makes them runnable.
 
-    def __init__(self, spec: WhisperSpec, precision: str) -> None:
+    `in_float16`: whether matrices are stored so; float32 else, whatever the precision, but int8.
+    """
+
+    def __init__(self, spec: WhisperSpec, precision: str, *, in_float16: bool = False) -> None:
         self._model = spec.model
         self._precision = precision
+        self._dtype = np.float16 if in_float16 else np.float32
         self._module = Module()
         self._library, path = load_kernels(KERNELS)
         self._path = path
@@ -114,7 +118,7 @@ class Cases:
 
     def _matrix(self, n: int, k: int) -> list[Any]:
         if self._precision != "int8":
-            return [self._values(n, k)]
+            return [self._values(n, k).astype(self._dtype)]
         values = self._rng.integers(-127, 128, (n, k), dtype=np.int8)
         return [pack_int8(values), np.full(n, 1e-3, np.float32)]
 

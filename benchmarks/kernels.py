@@ -109,7 +109,8 @@ def step_bytes(session: Session, stored: tuple[WeightsEntry, ...]) -> tuple[floa
 def kernels(path: Path) -> list[Line]:
     """Time every kernel alone at the sizes and in the precision of an artifact."""
     manifest = open_artifact(path).manifest
-    cases = Cases(manifest.spec, manifest.targets[0].precision)
+    in_float16 = any(tensor.dtype == "float16" for tensor in manifest.weights[0].tensors)
+    cases = Cases(manifest.spec, manifest.targets[0].precision, in_float16=in_float16)
     cases.add_encoder()
     for rows in (1, 8):
         cases.add_decoder(rows)
