@@ -1,8 +1,8 @@
 """The encoder's self-attention, fused: scores of a few queries stay in cache, none reach memory.
 
 A unit of work is one head of one window, for a run of queries. Its keys are packed in panels of
-two vector registers (transposed), its values made contiguous; then TILE queries at a time get all
-their scores, their softmax, and their mix of the values. Queries arrive scaled by 64^-0.5.
+two vector registers (transposed), its values too; then GROUP queries at a time get all their scores,
+their softmax, and their mix of the values, in tiles of TILE. Queries arrive scaled by 64^-0.5.
 """
 
 import extensibility
