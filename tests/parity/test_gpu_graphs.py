@@ -85,7 +85,7 @@ def test_it_decodes_what_the_cpus_graphs_decode(
     audio = speech_like(35.0, 3)
     options: dict[str, Any] = {"language": "en", "temperature": 0.0, "sample_len": 24}
     ours = model.transcribe(audio, word_timestamps=True, **options)
-    assert ours.segments[0].words
+    assert any(segment.words for segment in ours.segments)
     assert converted.report is not None
     if converted.report.precision == "f32":
         on_cpu = convert(float16_checkpoint, tmp_path / "cpu", ConvertOptions(verify=False))
