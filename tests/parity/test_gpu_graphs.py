@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import IN_FLOAT16, family_checkpoint
 from tiny_model import speech_like
 
 from mwc.compiler import ConvertOptions, ConvertResult, compile, convert
@@ -20,13 +19,6 @@ from mwc.runtime.artifact import open_artifact
 pytest.importorskip("transformers")
 
 CHILD = Path(__file__).parent / "gpu_on_cpu" / "compile_child.py"
-
-
-@pytest.fixture(scope="module")
-def float16_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of its matrices a float32 model stores most in float16, and queries in float32."""
-    (name,) = IN_FLOAT16
-    return family_checkpoint(name, tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture(scope="module", params=["f32", "bf16"])
@@ -79,7 +71,7 @@ def test_matrices_are_in_the_dtypes_that_the_checkpoint_allows(converted: Conver
 
 
 def test_it_decodes_what_the_cpus_graphs_decode(
-    converted: ConvertResult, float16_checkpoint: Path, tmp_path: Path
+    converted: ConvertResult, float16_converted: ConvertResult
 ) -> None:
     model = load(converted.artifact)
     audio = speech_like(35.0, 3)
@@ -88,8 +80,8 @@ def test_it_decodes_what_the_cpus_graphs_decode(
     assert any(segment.words for segment in ours.segments)
     assert converted.report is not None
     if converted.report.precision == "f32":
-        on_cpu = convert(float16_checkpoint, tmp_path / "cpu", ConvertOptions(verify=False))
-        theirs = load(on_cpu.artifact).transcribe(audio, word_timestamps=True, **options)
+        on_cpu = load(float16_converted.artifact)
+        theirs = on_cpu.transcribe(audio, word_timestamps=True, **options)
         assert [s.tokens for s in ours.segments] == [s.tokens for s in theirs.segments]
         assert times_of(ours) == times_of(theirs)
 
