@@ -5,7 +5,7 @@
 
 from kernels.attention import CacheShape, cross_attend, self_attend
 from kernels.cross_attention_int8 import attend_bytes
-from kernels.encoder_attention import mix_tile, score_tile
+from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
@@ -51,8 +51,14 @@ def attention[T: DType]() raises:
         mixed.unsafe_ptr(), keys.unsafe_ptr(), entries.unsafe_ptr(), qkv.unsafe_ptr(),
         rows.unsafe_ptr(), 5, 16, shape,
     )
-    score_tile[4](mixed.unsafe_ptr(), qkv.unsafe_ptr(), other.unsafe_ptr(), 16, 32, 64)
-    mix_tile[4](mixed.unsafe_ptr(), qkv.unsafe_ptr(), other.unsafe_ptr(), 16, 32, 64)
+    var others = values[DType.float32]()
+    var scores = values[DType.float32]()
+    var queries = values[DType.float32]()
+    var scale = values[DType.float32]()
+    attend_group(
+        mixed.unsafe_ptr(), qkv.unsafe_ptr(), other.unsafe_ptr(), others.unsafe_ptr(),
+        scores.unsafe_ptr(), queries.unsafe_ptr(), scale.unsafe_ptr(), 5, 16, 32, 64,
+    )
 
 
 def of_bytes() raises:
