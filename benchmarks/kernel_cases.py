@@ -13,7 +13,8 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from mwc.compiler.graphs import layers
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
-from mwc.compiler.weights import CACHES, pack_halves, pack_int8, weight_specs
+from mwc.compiler.quantize import pack_halves, pack_int8
+from mwc.compiler.weights import CACHES, weight_specs
 from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
 from mwc.runtime.spec import WhisperSpec
 

@@ -20,7 +20,6 @@ from kernel_cases import Cases
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.bench_cases import prefill_call, step_call
 from mwc.runtime.decoder import PIECE_SAMPLES
-from mwc.runtime.manifest import WeightsEntry
 from mwc.runtime.session import Session
 from mwc.runtime.spec import ITEM_BYTES, ModelSpec
 from mwc.runtime.threads import open_cpu
@@ -79,7 +78,7 @@ def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
     lines += [
         Line(f"prefill, {n} tokens", *best_seconds(prefill_call(session, n), 50)) for n in PROMPTS
     ]
-    weights, row = step_bytes(session, artifact.manifest.weights)
+    weights, row = step_bytes(session)
     lines += [
         Line(
             f"step, {n} rows",
@@ -91,13 +90,13 @@ def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
     return lines
 
 
-def step_bytes(session: Session, stored: tuple[WeightsEntry, ...]) -> tuple[float, float]:
+def step_bytes(session: Session) -> tuple[float, float]:
     """Bytes that a step reads whatever its rows, and for each row.
 
     What is stored as halves is read by half, but for what the sieve leaves (kernels/sieve.mojo).
     """
     graph = next(graph for graph in session.target.graphs if graph.name == "step")
-    tensors = {t.name: t for w in stored for t in w.tensors}
+    tensors = {tensor.name: tensor for tensor in session.stored.tensors}
     read = [tensors[name] for name in graph.weights if "positions" not in name]
     weights = sum(tensor_bytes(t) / (2 if t.dtype == "uint8" else 1) for t in read)
     model = session.spec.model

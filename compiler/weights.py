@@ -3,18 +3,25 @@
 Names equal the checkpoint's (Hugging Face's, without "model.") wherever a tensor is taken as it is;
 fused ones are named for what they hold. Three transforms exist: queries take the attention scale,
 projections are stacked, convolutions become matrices. With int8, every matrix is packed for the
-kernels (`pack_int8`) and has a scale per output beside it: "x.weight" and "x.scale". The speech
+kernels (quantize.py) and has a scale per output beside it: "x.weight" and "x.scale". The speech
 detector's weights, `vad.…`, are not the checkpoint's: vad_weights.py makes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
+from mwc.compiler.quantize import (
+    BLOCK_COLUMNS,
+    BLOCK_TERMS,
+    pack_halves,
+    pack_int8,
+    quantize_int8,
+)
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.errors import WeightMismatch
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
@@ -37,19 +44,7 @@ CACHES = {**PRECISIONS, "int8": "float16"}
 AUDIO_CACHES = PRECISIONS
 """Precision of an artifact -> what its cross-attention caches hold: nearly all that is cached."""
 
-BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
-"""What a packed int8 matrix keeps together; see kernels/quantized.mojo."""
-
 EMBEDDING = "decoder.embed_tokens.weight"
-
-INT8_LIMIT = 127
-"""Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
-
-BYTE_LIMIT = 220
-"""The largest 8-bit activation; see kernels/quantized.mojo."""
-
-FOUR_LIMIT = 32767 // BYTE_LIMIT
-"""What four weights of one sign whose products CPUs without VNNI sum in 16 bits may add up to."""
 
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
@@ -235,51 +230,6 @@ def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Calla
         return pack_halves(values) if rule.is_embedding else pack_int8(values)
 
     return make
-
-
-def quantize_int8(value: Float32, *, fits: bool = False) -> tuple[npt.NDArray[np.int8], Float32]:
-    """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127.
-
-    Where it has to fit (8 divides k), a row's scale is so large that no four values of one sign
-    that share a 16-bit sum add up to more than FOUR_LIMIT.
-    """
-    largest = np.abs(value).max(axis=1)
-    scale: Float32 = np.where(largest > 0, largest / INT8_LIMIT, 1).astype(np.float32)
-    if fits:  # rounding adds half a unit to each of the four at most
-        scale = np.maximum(scale, sums_of_four(value).max(axis=1) / np.float32(FOUR_LIMIT - 2))
-    return np.rint(value / scale[:, None]).astype(np.int8), scale
-
-
-def sums_of_four(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """[n, k] -> [n, k / 2]: of each four terms that share a 16-bit sum, those above and below 0.
-
-    Of every eight terms the first two and the fifth and sixth share one, the others another.
-    """
-    n, k = values.shape
-    runs = values.reshape(n, k // 8, 2, 2, 2)  # fours of a run, pairs of a four, terms of a pair
-    above = np.maximum(runs, 0).sum(axis=(2, 4))
-    below = np.maximum(-runs, 0).sum(axis=(2, 4))
-    return np.concatenate([above, below], axis=-1).reshape(n, -1)
-
-
-def pack_int8(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """int8 [n, k] -> [n / 16, k / 4, 16, 4], n rounded up with rows of zeros; 4 divides k."""
-    n, k = values.shape
-    padded = np.pad(values, ((0, -n % BLOCK_COLUMNS), (0, 0)))
-    blocks = padded.reshape(-1, BLOCK_COLUMNS, k // BLOCK_TERMS, BLOCK_TERMS)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
-
-
-def pack_halves(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """int8 [n, k] -> uint8 [2, n / 16, k / 8, 16, 4], for kernels/half_bytes.mojo.
-
-    First the upper four bits of every value plus 128, then the lower four. Of eight terms the first
-    four are a byte's lower half, the next four its upper one; 8 divides k.
-    """
-    packed = pack_int8(values).view(np.uint8) ^ 128
-    blocks, steps, *block = packed.shape
-    first, second = np.moveaxis(packed.reshape(blocks, steps // 2, 2, *block), 2, 0)
-    return np.stack([(first >> 4) | (second & 0xF0), (first & 15) | (second << 4)])
 
 
 def cast_weight(value: Float32, spec: TensorSpec) -> Array:

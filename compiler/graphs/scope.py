@@ -44,8 +44,8 @@ class Matrix:
     """The weights of a linear layer.
 
     Attributes:
-        values: [out, in] as in the checkpoint; or int8, packed as `weights.pack_int8` does, the
-            token embedding as `weights.pack_halves`.
+        values: [out, in] as in the checkpoint; or int8, packed as `quantize.pack_int8` does, the
+            token embedding as `quantize.pack_halves`.
         scale: float32 [out] where the values are int8, else None.
         column_scale: float32 [in] where they have one too: what each input is multiplied by.
     """

@@ -50,7 +50,7 @@ def scores_of[KV: DType, rows: Int](
             comptime chain = d % CHAINS - first
             comptime if 0 <= chain < AT_ONCE:
                 comptime if d * LANES * size_of[Scalar[KV]]() % LINE == 0:
-                    fetch_ahead(packed.unsafe_offset(d * LANES).bitcast[UInt8]())
+                    fetch_ahead(packed.unsafe_offset(d * LANES))
                 var key = packed.unsafe_load[width=LANES](d * LANES).cast[F32]()
                 comptime for r in range(rows):
                     var query = Vector(q[unsafe_offset=r * stride + d])
@@ -78,8 +78,8 @@ def mix_values[KV: DType, rows: Int, first: Int, width: Int](
         comptime for phase in range(phases):
             var value = values.unsafe_offset((t + phase) * HEAD + first * LANES)
             comptime for i in range(width):
-                comptime for line in range(0, LANES * size_of[Scalar[KV]](), LINE):
-                    fetch_ahead(value.unsafe_offset(i * LANES).bitcast[UInt8]().unsafe_offset(line))
+                comptime for ahead in range(0, LANES, LINE // size_of[Scalar[KV]]()):
+                    fetch_ahead(value.unsafe_offset(i * LANES + ahead))
                 var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
                 comptime for r in range(rows):
                     comptime j = (r * width + i) * PHASES + phase

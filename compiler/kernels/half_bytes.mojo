@@ -7,6 +7,7 @@ lower halves of a plane's bytes and the next four the upper ones; h is stored as
 
 from std.memory import bitcast
 
+from .linear import fetch_ahead
 from .quantized import (
     I8,
     PAIRS,
@@ -22,7 +23,6 @@ from .quantized import (
     broadcast_signed,
     dot_four_bytes,
     dot_pairs,
-    fetch_ahead,
     multiply_pairs,
 )
 
@@ -71,7 +71,7 @@ def sum_halves[rows: Int](
             comptime for at in range(0, RUN, OCTET):
                 var from_here = high.unsafe_offset((c + at) // OCTET * STEP + piece * REGISTER)
                 comptime if piece == 0:
-                    fetch_ahead(from_here.bitcast[Int8]())
+                    fetch_ahead(from_here)
                 var bytes = from_here.unsafe_load[width=REGISTER](0)
                 var first = bytes & 15
                 var second = bytes >> 4

@@ -20,9 +20,8 @@ sees to it for the encoder's matrices, attention_int8.mojo for what is quantized
 
 from std.memory import bitcast
 from std.sys import CompilationTarget, llvm_intrinsic
-from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .linear import WIDTH, larger, smaller
+from .linear import WIDTH, fetch_ahead, larger, smaller
 
 comptime F32 = DType.float32
 comptime I8 = DType.int8
@@ -57,8 +56,6 @@ comptime Sums = SIMD[I32, COLUMNS]
 comptime PairSums = SIMD[I32, PAIRS]
 comptime Words = SIMD[DType.int16, 2 * PAIRS]
 comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
-comptime AHEAD = 8192
-"""How many bytes ahead of their use weights are fetched."""
 comptime WORD_LIMIT = 32767
 comptime BYTE_LIMIT = 220
 """The largest activation in 8 bits. More would be finer, but make weights that fit coarser."""
@@ -125,16 +122,6 @@ def dot_bytes(sums: PairSums, x: Bytes[U8], w: Bytes[I8]) -> PairSums:
         comptime at = q * REGISTER
         four += multiply_pairs(x.slice[REGISTER, offset=at](), w.slice[REGISTER, offset=at]())
     return dot_pairs(sums, four, Words(1))
-
-
-@always_inline
-def fetch_ahead(w: Pointer[Int8, _]):
-    """Ask for the cache line AHEAD bytes behind w, which need not be there.
-
-    What CPUs fetch by themselves when reads are sequential is not enough (one row, each of 2 Zen 3
-    CPUs: 17 GB/s without, 25 with).
-    """
-    prefetch[PrefetchOptions().for_read().high_locality().to_data_cache()](w.unsafe_offset(AHEAD))
 
 
 @always_inline

@@ -24,7 +24,7 @@ from kernel_graphs import (
 from max.driver import Buffer
 from numpy_layers import gelu, layer_norm, normal
 
-from mwc.compiler.weights import (
+from mwc.compiler.quantize import (
     BYTE_LIMIT,
     FOUR_LIMIT,
     pack_halves,

@@ -8,7 +8,7 @@ import pytest
 from kernel_graphs import Kernels
 from numpy_layers import normal
 
-from mwc.compiler.weights import pack_halves, quantize_int8
+from mwc.compiler.quantize import pack_halves, quantize_int8
 from mwc.runtime.decoder import RULE_STATE_SIZE
 from mwc.runtime.rules import RuleState
 

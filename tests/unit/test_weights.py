@@ -10,18 +10,20 @@ from tiny_model import MemoryTensors, TinyModel, tiny_model
 
 from mwc.compiler.checkpoint.names import expected_tensors
 from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
+from mwc.compiler.quantize import (
+    FOUR_LIMIT,
+    pack_halves,
+    pack_int8,
+    quantize_int8,
+    sums_of_four,
+)
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import (
-    FOUR_LIMIT,
     PRECISIONS,
     cast_weight,
     exact_in_float16,
     mapped_weights,
-    pack_halves,
-    pack_int8,
-    quantize_int8,
     scale_name,
-    sums_of_four,
     weight_rules,
     weight_specs,
 )
