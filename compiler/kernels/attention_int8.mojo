@@ -10,6 +10,7 @@ so the middle takes no part in the rounding.
 """
 
 from .attention import HEAD, LANES
+from .linear import larger, smaller
 from .quantized import F32, I32, TERMS, fitting_sum
 
 comptime Vector = SIMD[F32, LANES]
@@ -67,26 +68,57 @@ def pack_key[zero: Int, limit: Int](
 
 
 @always_inline
+def value_ranges(
+    v: Pointer[Float32, _],
+    ranges: Pointer[mut=True, Float32, _],
+    length: Int,
+    stride: Int,
+):
+    """How far what each of 64 axes holds reaches from its middle; and, HEAD further on, the middles."""
+    var low = Array[Vector, length=PARTS_OF_HEAD](fill=Vector(0))
+    var high = Array[Vector, length=PARTS_OF_HEAD](fill=Vector(0))
+    comptime for part in range(PARTS_OF_HEAD):
+        low[part] = v.unsafe_load[width=LANES](part * LANES)
+        high[part] = low[part]
+    for t in range(1, length):
+        comptime for part in range(PARTS_OF_HEAD):
+            var row = v.unsafe_load[width=LANES](t * stride + part * LANES)
+            low[part] = smaller[LANES](low[part], row)
+            high[part] = larger[LANES](high[part], row)
+    comptime for part in range(PARTS_OF_HEAD):
+        ranges.unsafe_store(part * LANES, (high[part] - low[part]) * 0.5)
+        ranges.unsafe_store(HEAD + part * LANES, (low[part] + high[part]) * 0.5)
+
+
+@always_inline
 def largest_sums_of_four(
-    source: Pointer[Float32, _], middle: Vector, length: Int, stride: Int
-) -> Vector:
-    """Of LANES axes, the most that four values of one sign, less the middle, add up to.
+    v: Pointer[Float32, _],
+    middles: Pointer[Float32, _],
+    most: Pointer[mut=True, Float32, _],
+    length: Int,
+    stride: Int,
+):
+    """Of 64 axes, the most that four values of one sign, less the middle, add up to.
 
     Positions are the terms: four of them share a sum.
     """
-    var highest = Vector(0)
+    comptime for part in range(PARTS_OF_HEAD):
+        most.unsafe_store(part * LANES, Vector(0))
     for t in range(0, length, 2 * TERMS):
-        comptime for pair in range(0, TERMS, 2):
-            var above = Vector(0)
-            var below = Vector(0)
-            comptime for i in range(4):
-                var at = t + i // 2 * TERMS + pair + i % 2
-                if at < length:
-                    var value = source.unsafe_load[width=LANES](at * stride) - middle
-                    above += max(value, Vector(0))
-                    below -= min(value, Vector(0))
-            highest = max(highest, max(above, below))
-    return highest
+        comptime for part in range(PARTS_OF_HEAD):
+            var middle = middles.unsafe_load[width=LANES](part * LANES)
+            var highest = most.unsafe_load[width=LANES](part * LANES)
+            comptime for pair in range(0, TERMS, 2):
+                var above = Vector(0)
+                var below = Vector(0)
+                comptime for i in range(4):
+                    var at = t + i // 2 * TERMS + pair + i % 2
+                    if at < length:
+                        var value = v.unsafe_load[width=LANES](at * stride + part * LANES) - middle
+                        above += larger[LANES](value, Vector(0))
+                        below -= smaller[LANES](value, Vector(0))
+                highest = larger[LANES](highest, larger[LANES](above, below))
+            most.unsafe_store(part * LANES, highest)
 
 
 @always_inline
@@ -122,28 +154,30 @@ def pack_values[unsigned_limit: Int = 0](
     up to `unsigned_limit`, units are so large that they fit (quantized.mojo).
     """
     var units = values.unsafe_offset(padded * HEAD).bitcast[Float32]()
+    var middles = units.unsafe_offset(HEAD)
+    value_ranges(v, units, length, stride)
+    var inverses = Array[Float32, length=HEAD](fill=0)
+    comptime if unsigned_limit > 0:
+        largest_sums_of_four(v, middles, inverses.unsafe_ptr(), length, stride)
     comptime for part in range(PARTS_OF_HEAD):
-        var source = v.unsafe_offset(part * LANES)
-        var low = source.unsafe_load[width=LANES](0)
-        var high = low
-        for t in range(1, length):
-            var row = source.unsafe_load[width=LANES](t * stride)
-            low = min(low, row)
-            high = max(high, row)
-        var middle = (low + high) * 0.5
-        var unit = (high - low) * Float32(0.5 / BYTE_TOP)
+        var unit = units.unsafe_load[width=LANES](part * LANES) * Float32(1.0 / BYTE_TOP)
         comptime if unsigned_limit > 0:
-            var sums = largest_sums_of_four(source, middle, length, stride)
+            var sums = inverses.unsafe_ptr().unsafe_load[width=LANES](part * LANES)
             unit = max(unit, sums / fitting_sum(unsigned_limit))
-        var inverse = unit.gt(0).select(1.0 / unit, Vector(0))
         units.unsafe_store(part * LANES, unit)
-        units.unsafe_store(HEAD + part * LANES, middle)
-        var words = values.unsafe_offset(part * padded * LANES).bitcast[Int32]()
-        for t in range(0, length, TERMS):
+        inverses.unsafe_ptr().unsafe_store(
+            part * LANES, unit.gt(0).select(1.0 / unit, Vector(0))
+        )
+    for t in range(0, length, TERMS):
+        comptime for part in range(PARTS_OF_HEAD):
+            var inverse = inverses.unsafe_ptr().unsafe_load[width=LANES](part * LANES)
+            var middle = middles.unsafe_load[width=LANES](part * LANES)
             var four = SIMD[I32, LANES](0)
             comptime for i in range(TERMS):
                 if t + i < length:
-                    var row = source.unsafe_load[width=LANES]((t + i) * stride) - middle
-                    var whole = max(min(round(row * inverse), BYTE_TOP), -BYTE_TOP).cast[I32]()
-                    four = four | ((whole & 255) << SIMD[I32, LANES](8 * i))
-            words.unsafe_store(t * LANES // TERMS, four)
+                    var row = v.unsafe_load[width=LANES]((t + i) * stride + part * LANES) - middle
+                    var units_of_row = round(row * inverse)
+                    var held = larger[LANES](smaller[LANES](units_of_row, BYTE_TOP), -BYTE_TOP)
+                    four = four | ((held.cast[I32]() & 255) << SIMD[I32, LANES](8 * i))
+            var words = values.unsafe_offset((part * padded + t) * LANES).bitcast[Int32]()
+            words.unsafe_store(0, four)

@@ -1,0 +1,180 @@
+"""The weights of a softmax as bytes: 2^x of a row of scores, rounded up or down by a pattern.
+
+Weights are relative to the highest of their row. Most of a row's weight can lie in hundreds of them
+that are below half a byte's unit; so they are rounded up or down by a pattern along the keys
+(ordered dithering), which keeps the sum of many right where rounding to nearest would lose it.
+"""
+
+from std.math import floor
+from std.memory import bitcast
+from std.sys import llvm_intrinsic
+
+from .attention import LANES
+from .attention_int8 import Vector
+from .linear import larger
+from .quantized import (
+    AVX512_WORDS,
+    F32,
+    I8,
+    I32,
+    REGISTER,
+    PairSums,
+    U8,
+    VNNI,
+    Words,
+    dot_four_bytes,
+    dot_pairs,
+    multiply_pairs,
+)
+
+comptime U16 = DType.uint16
+comptime Halves = SIMD[U16, 2 * LANES]
+"""Numbers of 16 bits, of two registers of scores."""
+comptime DITHER_BITS = 8
+comptime DITHERS = 1 << DITHER_BITS
+"""Thresholds of the pattern, after which it starts anew."""
+comptime THRESHOLD = U16 if AVX512_WORDS else F32
+"""What a threshold is: a 256th part of its place, or itself."""
+comptime WEIGHT_TOP = 190
+"""The largest byte of a weight. More would be finer, but make values that fit coarser."""
+comptime LOG2_TOP = Float32(7.562242424221073)
+"""log2(WEIGHT_TOP - 1): the highest weight of a row, which dithering can raise by one."""
+comptime WHOLE = 8
+"""A power of two above all weights."""
+comptime FRACTION_BITS = 10
+comptime UNITS = 1 << FRACTION_BITS
+"""Units of an exponent's whole in 16 bits."""
+comptime AT_ONCE = 4 * LANES if AVX512_WORDS else LANES
+"""Scores that become bytes together."""
+
+
+def dither_pattern() -> List[Scalar[THRESHOLD]]:
+    """DITHERS thresholds in (0, 1), evenly spread in every run of them (van der Corput's sequence).
+
+    Of a run of equal weights the right number is rounded up, to half a one. In 16 bits they stand
+    in the order in which `to_halves` leaves the scores of two registers.
+    """
+    var pattern = List[Scalar[THRESHOLD]](length=DITHERS, fill=0)
+    for i in range(DITHERS):
+        var reversed = 0
+        for bit in range(DITHER_BITS):
+            reversed = 2 * reversed + ((i >> bit) & 1)
+        comptime if AVX512_WORDS:
+            var register = i // LANES % 2
+            var four = i % LANES // 4
+            var place = i // (2 * LANES) * (2 * LANES) + four * 8 + register * 4 + i % 4
+            pattern[place] = UInt16(reversed).cast[THRESHOLD]()
+        else:
+            pattern[i] = ((Float32(reversed) + 0.5) / DITHERS).cast[THRESHOLD]()
+    return pattern^
+
+
+@always_inline
+def exp2_to_bytes(x: Vector, dither: Vector) -> SIMD[I32, LANES]:
+    """2^x rounded up or down by `dither` in [0, 1), for x <= LOG2_TOP.
+
+    2^(x - floor(x)) by a polynomial, off by 7.5e-5 of it at most, then scaled by 2^floor(x).
+    """
+    var held = larger[LANES](x, -64)
+    var exponent = floor(held)
+    var f = held - exponent
+    var series = f.fma(Vector(0.07802438), Vector(0.22606736))
+    series = series.fma(f, Vector(0.69583347)).fma(f, Vector(0.99992522))
+    var scale = bitcast[F32, LANES]((exponent.cast[I32]() + 127) << 23)
+    return (series * scale + dither).cast[I32]()
+
+
+@always_inline
+def to_whole(x: Vector) -> SIMD[I32, LANES]:
+    """Round to nearest; what is too large for 32 bits, or is none, becomes the lowest number."""
+    return llvm_intrinsic["llvm.x86.avx512.mask.cvtps2dq.512", SIMD[I32, LANES]](
+        x, SIMD[I32, LANES](0), UInt16(0xFFFF), Int32(4)
+    )
+
+
+@always_inline
+def to_halves(first: Vector, second: Vector) -> Halves:
+    """Both rounded to 16 bits, held within them: by fours of one, then of the other."""
+    var words = llvm_intrinsic["llvm.x86.avx512.packssdw.512", SIMD[DType.int16, 2 * LANES]](
+        to_whole(first), to_whole(second)
+    )
+    return bitcast[U16, 2 * LANES](words)
+
+
+@always_inline
+def high_halves(x: Halves, y: Halves) -> Halves:
+    """The upper 16 bits of each product."""
+    return ((x.cast[DType.uint32]() * y.cast[DType.uint32]()) >> 16).cast[U16]()
+
+
+@always_inline
+def exp2_of_halves(z: Halves, dither: Halves) -> Halves:
+    """2^x, rounded up or down by `dither` / 256; z stands for x = WHOLE - (z + 1) / UNITS.
+
+    The fraction of z makes a number of [2^15, 2^16) by a polynomial, off by 1.3e-4 of it at most;
+    the rest shifts it right until it is in units of a 256th. From 16 on nothing is left.
+    """
+    var f = z << (16 - FRACTION_BITS)
+    var power = Halves(15069) - high_halves(f, Halves(2556))
+    power = Halves(45256) - high_halves(f, power)
+    power = Halves(65487) - high_halves(f, power)
+    var shifted = llvm_intrinsic["llvm.x86.avx512.psrlv.w.512", Halves](power, z >> FRACTION_BITS)
+    return (shifted + dither) >> 8
+
+
+@always_inline
+def sum_of_bytes(sums: PairSums, bytes: SIMD[U8, REGISTER]) -> PairSums:
+    """sums[i] + the four bytes of lane i."""
+    comptime if VNNI:
+        return dot_four_bytes(sums, bytes, SIMD[I8, REGISTER](1))
+    else:
+        return dot_pairs(sums, multiply_pairs(bytes, SIMD[I8, REGISTER](1)), Words(1))
+
+
+@always_inline
+def weigh_row(
+    weights: Pointer[mut=True, UInt8, _],
+    scores: Pointer[Float32, _],
+    unit: Float32,
+    highest: Float32,
+    dithers: Pointer[Scalar[THRESHOLD], _],
+    padded: Int,
+) -> Int32:
+    """Make the bytes of 2^(unit * scores[padded] - highest), times WEIGHT_TOP - 1; return their sum.
+
+    `padded` is a multiple of AT_ONCE.
+    """
+    var shift = LOG2_TOP - highest
+    comptime if AVX512_WORDS:
+        var slope = Vector(-UNITS * unit)
+        var start = Vector(Float32(WHOLE * UNITS - 1) - UNITS * shift)
+        var sums = PairSums(0)
+        for t in range(0, padded, AT_ONCE):
+            var packed = Array[Halves, length=2](fill=Halves(0))
+            comptime for i in range(2):
+                var at = t + i * 2 * LANES
+                var z = to_halves(
+                    scores.unsafe_load[width=LANES](at).fma(slope, start),
+                    scores.unsafe_load[width=LANES](at + LANES).fma(slope, start),
+                )
+                var dither = dithers.unsafe_load[width=2 * LANES](at % DITHERS)
+                packed[i] = exp2_of_halves(z, rebind[Halves](dither))
+            var fours = llvm_intrinsic["llvm.x86.avx512.packuswb.512", SIMD[U8, 4 * LANES]](
+                bitcast[DType.int16, 2 * LANES](packed[0]), bitcast[DType.int16, 2 * LANES](packed[1])
+            )
+            var ordered = bitcast[I32, LANES](fours).shuffle[
+                0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15
+            ]()
+            var bytes = bitcast[U8, 4 * LANES](ordered)
+            sums = sum_of_bytes(sums, rebind[SIMD[U8, REGISTER]](bytes))
+            weights.unsafe_store(t, bytes)
+        return sums.reduce_add()
+    else:
+        var totals = SIMD[I32, LANES](0)
+        for t in range(0, padded, LANES):
+            var x = scores.unsafe_load[width=LANES](t).fma(Vector(unit), Vector(shift))
+            var dither = dithers.unsafe_load[width=LANES](t % DITHERS)
+            var whole = exp2_to_bytes(x, rebind[Vector](dither))
+            totals += whole
+            weights.unsafe_store(t, whole.cast[U8]())
+        return totals.reduce_add()
