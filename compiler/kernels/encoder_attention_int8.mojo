@@ -63,15 +63,17 @@ def score_blocks[rows: Int, masked: Bool](
     """
     var block = keys.unsafe_offset(t // LANES * KEY_BLOCK_BYTES)
     var sums = sum_bytes[rows, BLOCKS](q, HEAD, block, KEY_BLOCK_BYTES, HEAD, offsets)
-    comptime for b in range(BLOCKS):
-        var unit = key_units(block.unsafe_offset(b * KEY_BLOCK_BYTES))
-        comptime for i in range(rows):
+    comptime for i in range(rows):
+        var top = highest[unsafe_offset=i]
+        comptime for b in range(BLOCKS):
+            var unit = key_units(block.unsafe_offset(b * KEY_BLOCK_BYTES))
             var s = sums[i * BLOCKS + b].cast[F32]() * unit
             comptime if masked:
                 var held = iota[I32, LANES](Int32(b * LANES)).lt(SIMD[I32, LANES](length - t))
                 s = held.select(s, Vector(MASKED))
             scores.unsafe_store(i * CHUNK + t - start + b * LANES, s)
-            highest[unsafe_offset=i] = larger[LANES](highest[unsafe_offset=i], s)
+            top = larger[LANES](top, s)
+        highest[unsafe_offset=i] = top
 
 
 @always_inline

@@ -18,8 +18,6 @@ from .quantized import (
     AVX512_WORDS,
     COLUMNS,
     F32,
-    STEP,
-    TERMS,
     quantize_bytes,
     sum_bytes,
 )
@@ -37,15 +35,11 @@ comptime RUN = GROUP // 2
 @always_inline
 def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks: Int, k: Int):
     """The sum of each column's k bytes; totals int32 [blocks * COLUMNS]."""
+    var one = List[UInt8](length=k, fill=1)
     for block in range(blocks):
-        var sums = SIMD[DType.int32, STEP](0)
-        for c in range(0, k, TERMS):
-            sums += w.unsafe_load[width=STEP]((block * k + c) * COLUMNS).cast[DType.int32]()
-        for j in range(COLUMNS):
-            var total = Int32(0)
-            comptime for term in range(TERMS):
-                total += sums[j * TERMS + term]
-            totals[unsafe_offset=block * COLUMNS + j] = total
+        var sums = sum_bytes[1, 1](one.unsafe_ptr(), k, w.unsafe_offset(block * k * COLUMNS), 0, k)
+        totals.unsafe_store(block * COLUMNS, sums[0])
+    _ = one^
 
 
 struct Quantized(Movable):
