@@ -101,19 +101,25 @@ def multiply_rows[epilogue: Int](
                     n - j,
                 )
 
-    var blocks = (n + COLUMNS - 1) // COLUMNS
-    for block in range(0, blocks, BLOCKS):
+    @always_inline
+    def stretch[width: Int](block: Int) {var rows, var tile}:
         var i = 0
         while i + TILE <= rows:
-            if block + BLOCKS <= blocks:
-                tile[TILE, BLOCKS](i, block)
-            else:
-                tile[TILE, 1](i, block)
+            tile[TILE, width](i, block)
             i += TILE
         while i < rows:
-            for b in range(block, min(block + BLOCKS, blocks)):
-                tile[1, 1](i, b)
+            comptime for b in range(width):
+                tile[1, 1](i, block + b)
             i += 1
+
+    var blocks = (n + COLUMNS - 1) // COLUMNS
+    var block = 0
+    while block + BLOCKS <= blocks:
+        stretch[BLOCKS](block)
+        block += BLOCKS
+    while block < blocks:
+        stretch[1](block)
+        block += 1
 
 
 @always_inline
