@@ -1,9 +1,11 @@
 """The encoder's self-attention in 8-bit products with whole sums.
 
 A unit of work is a run of queries of one head of one window, whose keys and values are packed once
-(attention_int8.mojo). QUERIES at a time are multiplied with all keys, their scores become weights
-of a byte each (softmax_bytes.mojo), and these are multiplied with the values (8-bit attention:
-SageAttention, Zhang et al., 2024). A row is divided by the sum of its bytes.
+(attention_int8.mojo). QUERIES at a time take the keys CHUNK by CHUNK: scores, a byte for each of
+their exponentials (softmax_bytes.mojo), and the mix of the values, which is added to the one so far
+(online softmax: Milakov and Gimelshein, 2018; FlashAttention: Dao et al., 2022; with 8-bit products:
+SageAttention, Zhang et al., 2024). Bytes are relative to the highest of their own chunk, so that a
+chunk of low ones is as fine as any. A row is divided by the sum of its bytes.
 
 Keys and weights are unsigned bytes; queries and values are signed ones that fit (quantized.mojo).
 """
@@ -35,10 +37,11 @@ comptime KEY_TOP = 95
 comptime KEY_ZERO = KEY_TOP + 1
 """The byte that stands for 0 in a key."""
 comptime QUERIES = 6 if AVX512_WORDS else 3
-"""Queries of one tile."""
+"""Queries of one tile: with BLOCKS their sums fill three quarters of the registers."""
 comptime BLOCKS = 4 if AVX512_WORDS else 1
 """Blocks of keys, or of a value's axes, multiplied together: see matmul_int8.mojo."""
 comptime CHUNK = 256
+"""Keys per chunk: the scores of a tile stay in the first-level cache."""
 comptime SPLITS = 4
 """Items of work that a head's queries make, or more where there are more threads than heads."""
 comptime PerRow = SIMD[F32, 8]
@@ -88,7 +91,7 @@ def mix_chunk[rows: Int](
     padded: Int,
 ):
     """Set mixed[rows, HEAD] = mixed · rescale + weights[rows, CHUNK] · values[start, start + size) · worth."""
-    comptime for part in range(0, PARTS_OF_HEAD, BLOCKS):
+    for part in range(0, PARTS_OF_HEAD, BLOCKS):
         var columns = values.unsafe_offset((part * padded + start) * LANES).bitcast[Int8]()
         var sums = sum_bytes[rows, BLOCKS](weights, CHUNK, columns, padded * LANES, size)
         comptime for i in range(rows):
@@ -114,7 +117,7 @@ def attend_tile[rows: Int](
 ):
     """Set y[rows, HEAD] (rows `state` apart) to the attention of queries[rows, HEAD] (`stride` apart).
 
-    scores and weights are [rows, padded].
+    scores and weights are [rows, CHUNK].
     """
     var q = Array[Int8, length=rows * HEAD](fill=0)
     var units = Array[Float32, length=rows](fill=0)
