@@ -26,7 +26,7 @@ comptime TILE = 6 if AVX512_WORDS else 3
 """Rows multiplied together: with BLOCKS of columns they fill three quarters of the registers."""
 comptime BLOCKS = 4 if AVX512_WORDS else 1
 """Blocks of columns multiplied together. Twelve rows and two blocks are as many sums, but more loads:
-on Zen 4 a fifth slower, where six by four multiply in every cycle."""
+that loop by itself takes a fifth longer on Zen 4, where six by four multiply in every cycle."""
 comptime GROUP = 48
 """Rows quantized together: their bytes stay in cache."""
 comptime RUN = GROUP // 2
