@@ -188,6 +188,7 @@ def attend_windows_int8(
     state: Int,
 ) raises:
     """Compute mixed[windows, length, state] = attention of qkv[windows, length, 3 * state]."""
+    comptime assert CHUNK % AT_ONCE == 0 and AT_ONCE % (BLOCKS * LANES) == 0
     var stride = 3 * state
     var heads = state // HEAD
     var padded = (length + AT_ONCE - 1) // AT_ONCE * AT_ONCE

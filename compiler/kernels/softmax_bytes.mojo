@@ -1,6 +1,6 @@
 """The weights of a softmax as bytes: 2^x of a row of scores, rounded up or down by a pattern.
 
-Weights are relative to the highest of their row. Most of a row's weight can lie in hundreds of them
+Weights are relative to the highest of those given together. Most of their sum can lie in hundreds
 that are below half a byte's unit; so they are rounded up or down by a pattern along the keys
 (ordered dithering), which keeps the sum of many right where rounding to nearest would lose it.
 """
@@ -18,9 +18,9 @@ from .quantized import (
     I8,
     I32,
     REGISTER,
-    PairSums,
     U8,
     VNNI,
+    PairSums,
     Words,
     dot_four_bytes,
     dot_pairs,
@@ -34,16 +34,16 @@ comptime DITHER_BITS = 8
 comptime DITHERS = 1 << DITHER_BITS
 """Thresholds of the pattern, after which it starts anew."""
 comptime THRESHOLD = U16 if AVX512_WORDS else F32
-"""What a threshold is: a 256th part of its place, or itself."""
+"""What holds a threshold: in 16 bits it is a number of 256ths."""
 comptime WEIGHT_TOP = 190
 """The largest byte of a weight. More would be finer, but make values that fit coarser."""
 comptime LOG2_TOP = Float32(7.562242424221073)
-"""log2(WEIGHT_TOP - 1): the highest weight of a row, which dithering can raise by one."""
+"""log2(WEIGHT_TOP - 1): the highest weight, which dithering can raise by one."""
 comptime WHOLE = 8
-"""A power of two above all weights."""
+"""2^WHOLE is above all weights."""
 comptime FRACTION_BITS = 10
 comptime UNITS = 1 << FRACTION_BITS
-"""Units of an exponent's whole in 16 bits."""
+"""Units of 16 bits that an exponent of 1 is."""
 comptime AT_ONCE = 4 * LANES if AVX512_WORDS else LANES
 """Scores that become bytes together."""
 
@@ -111,8 +111,9 @@ def high_halves(x: Halves, y: Halves) -> Halves:
 def exp2_of_halves(z: Halves, dither: Halves) -> Halves:
     """2^x, rounded up or down by `dither` / 256; z stands for x = WHOLE - (z + 1) / UNITS.
 
-    The fraction of z makes a number of [2^15, 2^16) by a polynomial, off by 1.3e-4 of it at most;
-    the rest shifts it right until it is in units of a 256th. From 16 on nothing is left.
+    The fraction of z makes a number of [2^15, 2^16) by a polynomial (fitted for the least
+    relative error, 1.3e-4 with its rounding); the rest shifts it right until it is in 256ths. From
+    16 on nothing is left.
     """
     var f = z << (16 - FRACTION_BITS)
     var power = Halves(15069) - high_halves(f, Halves(2556))
@@ -138,18 +139,18 @@ def weigh_row(
     unit: Float32,
     highest: Float32,
     dithers: Pointer[Scalar[THRESHOLD], _],
-    padded: Int,
+    size: Int,
 ) -> Int32:
-    """Make the bytes of 2^(unit * scores[padded] - highest), times WEIGHT_TOP - 1; return their sum.
+    """Make the bytes of 2^(unit * scores[size] - highest), times WEIGHT_TOP - 1; return their sum.
 
-    `padded` is a multiple of AT_ONCE.
+    `size` is a multiple of AT_ONCE.
     """
     var shift = LOG2_TOP - highest
     comptime if AVX512_WORDS:
         var slope = Vector(-UNITS * unit)
         var start = Vector(Float32(WHOLE * UNITS - 1) - UNITS * shift)
         var sums = PairSums(0)
-        for t in range(0, padded, AT_ONCE):
+        for t in range(0, size, AT_ONCE):
             var packed = Array[Halves, length=2](fill=Halves(0))
             comptime for i in range(2):
                 var at = t + i * 2 * LANES
@@ -171,7 +172,7 @@ def weigh_row(
         return sums.reduce_add()
     else:
         var totals = SIMD[I32, LANES](0)
-        for t in range(0, padded, LANES):
+        for t in range(0, size, LANES):
             var x = scores.unsafe_load[width=LANES](t).fma(Vector(unit), Vector(shift))
             var dither = dithers.unsafe_load[width=LANES](t % DITHERS)
             var whole = exp2_to_bytes(x, rebind[Vector](dither))
