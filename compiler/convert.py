@@ -20,10 +20,10 @@ from mwc.compiler.compile import CompileJob, compile_target
 from mwc.compiler.config import check_tensors, read_spec
 from mwc.compiler.parity import ParityReport, merge_reports
 from mwc.compiler.reference import Reference, open_reference
-from mwc.compiler.target import Target, parse_target
+from mwc.compiler.target import Target, has_vnni, parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import AUDIO_CACHES, PRECISIONS, mapped_weights
+from mwc.compiler.weights import AUDIO_CACHES, PRECISIONS, fit_without_vnni, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,
@@ -31,6 +31,7 @@ from mwc.runtime.artifact import (
     Provenance,
     TargetEntry,
     WeightsEntry,
+    map_weights,
     open_artifact,
 )
 from mwc.runtime.artifact_write import ArtifactWriter, write_weights
@@ -144,7 +145,12 @@ def convert(
             write_vocabulary(checkpoint.vocabulary, writer.path("tokenizer/x").parent)
             tensors = write_weights(
                 writer.path(weights_path),
-                mapped_weights(checkpoint.tensors, spec, options.precision),
+                mapped_weights(
+                    checkpoint.tensors,
+                    spec,
+                    options.precision,
+                    vnni=all(has_vnni(target) for target in targets),
+                ),
                 progress,
             )
         entries = []
@@ -232,6 +238,8 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
     weights = artifact.manifest.weights[0]
     precision = weights.precision
     _check_precision(parsed, precision)
+    if precision == "int8" and not has_vnni(parsed):
+        _check_fit(artifact, parsed)
     with TemporaryDirectory(prefix="mwc-target-") as folder:
         mef = Path(folder, "whisper.mef")
         spec = artifact.manifest.spec
@@ -272,6 +280,16 @@ def _check_precision(target: Target, precision: str) -> None:
         raise OptionError(
             f"precision int8 is for CPUs, and {target.name} is not one; "
             "convert with --precision f16 or bf16 for it."
+        )
+
+
+def _check_fit(artifact: Artifact, target: Target) -> None:
+    """Refuse a CPU without VNNI for int8 weights that were made for one with it."""
+    if not fit_without_vnni(map_weights(artifact, "int8"), artifact.manifest.spec):
+        raise OptionError(
+            f"{artifact.path} has int8 weights that CPUs with VNNI alone can multiply, and those "
+            f"of {target.name} need not have it; name all CPUs when you convert the checkpoint: "
+            f"mwc convert … --precision int8 --target cpu --target cpu:{target.arch}."
         )
 
 

@@ -14,10 +14,10 @@ INT8_LIMIT = 127
 """Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
 
 BYTE_LIMIT = 220
-"""The largest 8-bit activation; see kernels/quantized.mojo."""
+"""The largest 8-bit activation on a CPU without VNNI; see kernels/quantized.mojo."""
 
 FOUR_LIMIT = 32767 // BYTE_LIMIT
-"""What four weights of one sign whose products CPUs without VNNI sum in 16 bits may add up to."""
+"""What four weights of one sign whose products such a CPU sums in 16 bits may add up to."""
 
 
 def quantize_int8(value: Float32, *, fits: bool = False) -> tuple[npt.NDArray[np.int8], Float32]:
@@ -43,6 +43,13 @@ def sums_of_four(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     above = np.maximum(runs, 0).sum(axis=(2, 4))
     below = np.maximum(-runs, 0).sum(axis=(2, 4))
     return np.concatenate([above, below], axis=-1).reshape(n, -1)
+
+
+def fits_packed(packed: npt.NDArray[Any]) -> bool:
+    """Whether a matrix as `pack_int8` makes it, 8 dividing its terms, fits CPUs without VNNI."""
+    blocks, steps, columns, terms = packed.shape
+    values = packed.astype(np.int16).transpose(0, 2, 1, 3).reshape(blocks * columns, steps * terms)
+    return int(sums_of_four(values).max(initial=0)) <= FOUR_LIMIT
 
 
 def pack_int8(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:

@@ -91,6 +91,11 @@ def attached_gpu() -> str:
     )
 
 
+def has_vnni(target: Target) -> bool:
+    """Whether its CPU adds products of bytes in 32 bits (kernels/quantized.mojo, VNNI)."""
+    return {"avx512f", "avx512_vnni"} <= set(target.cpu_features)
+
+
 def has_tensor_cores(target: Target, dtype: str) -> bool:
     """Whether matrices are multiplied on tensor cores."""
     return dtype in ("bfloat16", "float16") and target.device == "cuda"

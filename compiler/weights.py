@@ -18,6 +18,7 @@ from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     BLOCK_COLUMNS,
     BLOCK_TERMS,
+    fits_packed,
     pack_halves,
     pack_int8,
     quantize_int8,
@@ -63,8 +64,8 @@ class Rule:
             (kernels/half_bytes.mojo) and have a scale per column too: a few of its columns are
             many times the others, and its rounding is what the logits show most (tiny.en: root
             mean square error 0.026 with, 0.154 without).
-        fits: whether int8 values are such that sums of four 8-bit products fit 16 bits, as the
-            kernels for many rows need them; see kernels/quantized.mojo.
+        fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
+            VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
     """
 
     shape: tuple[int, ...]
@@ -167,9 +168,12 @@ def scale_name(name: str, kind: str = "scale") -> str:
 
 
 def mapped_weights(
-    tensors: "Tensors", spec: WhisperSpec, precision: str
+    tensors: "Tensors", spec: WhisperSpec, precision: str, *, vnni: bool = False
 ) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
     """Every stored tensor's spec, and a function that reads, transforms and casts it.
+
+    `vnni`: only CPUs with VNNI will use them, so that int8 values need not fit others. The step
+    between two values of an encoder's matrix is a third smaller then (tiny.en).
 
     Raises (from the functions):
         WeightMismatch: a float16 artifact cannot hold a value of this checkpoint.
@@ -177,7 +181,7 @@ def mapped_weights(
     halves = exact_in_float16(tensors, spec) if precision == "f32" else frozenset()
     for name, rule in weight_rules(spec).items():
         for stored in _specs_of(name, rule, "f16" if name in halves else precision):
-            yield stored, _maker(tensors, name, rule, stored)
+            yield stored, _maker(tensors, name, rule, stored, fits=rule.fits and not vnni)
 
 
 def exact_in_float16(tensors: "Tensors", spec: WhisperSpec) -> frozenset[str]:
@@ -214,7 +218,15 @@ def _made(tensors: "Tensors", name: str, rule: Rule) -> Float32:
     return value
 
 
-def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Callable[[], Array]:
+def fit_without_vnni(weights: Mapping[str, Array], spec: WhisperSpec) -> bool:
+    """Whether stored int8 weights can be used by CPUs without VNNI."""
+    rules = weight_rules(spec)
+    return all(fits_packed(weights[name]) for name, rule in rules.items() if rule.fits)
+
+
+def _maker(
+    tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec, *, fits: bool
+) -> Callable[[], Array]:
     def make() -> Array:
         value = _made(tensors, name, rule)
         if spec.name == name and spec.dtype not in ("int8", "uint8"):
@@ -224,7 +236,7 @@ def _maker(tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec) -> Calla
             if spec.name == scale_name(name, "column_scale"):
                 return columns
             value = value / columns
-        values, scale = quantize_int8(value, fits=rule.fits)
+        values, scale = quantize_int8(value, fits=fits)
         if spec.name != name:
             return scale
         return pack_halves(values) if rule.is_embedding else pack_int8(values)

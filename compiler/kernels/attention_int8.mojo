@@ -11,7 +11,7 @@ so the middle takes no part in the rounding.
 
 from .attention import HEAD, LANES
 from .linear import larger, smaller
-from .quantized import F32, I32, TERMS, fitting_sum
+from .quantized import F32, I32, TERMS, VNNI, fitting_sum
 
 comptime Vector = SIMD[F32, LANES]
 comptime KEY_BYTES = LANES * HEAD
@@ -123,12 +123,13 @@ def largest_sums_of_four(
 
 @always_inline
 def fitting_unit(x: Pointer[Float32, _], unsigned_limit: Int) -> Float32:
-    """The least unit in which the 64 values of a row fit, and none is beyond BYTE_TOP."""
+    """The least unit in which none of a row's 64 values is beyond BYTE_TOP and, without VNNI, they fit."""
     var highest = Vector(0)
     var largest = Vector(0)
     comptime for part in range(PARTS_OF_HEAD):
         var values = x.unsafe_load[width=LANES](part * LANES)
-        highest = max(highest, max(sums_of_four(max(values, 0)), -sums_of_four(min(values, 0))))
+        comptime if not VNNI:
+            highest = max(highest, max(sums_of_four(max(values, 0)), -sums_of_four(min(values, 0))))
         largest = max(largest, abs(values))
     return max(highest.reduce_max() / fitting_sum(unsigned_limit), largest.reduce_max() / BYTE_TOP)
 
@@ -151,17 +152,18 @@ def pack_values[unsigned_limit: Int = 0](
     """Make the bytes, units and middles of v[length, 64], whose rows are `stride` apart.
 
     Positions from `length` to `padded` are left as they are. Where the bytes meet unsigned ones of
-    up to `unsigned_limit`, units are so large that they fit (quantized.mojo).
+    up to `unsigned_limit`, and there is no VNNI, units are so large that they fit (quantized.mojo).
     """
+    comptime has_to_fit = unsigned_limit > 0 and not VNNI
     var units = values.unsafe_offset(padded * HEAD).bitcast[Float32]()
     var middles = units.unsafe_offset(HEAD)
     value_ranges(v, units, length, stride)
     var inverses = Array[Float32, length=HEAD](fill=0)
-    comptime if unsigned_limit > 0:
+    comptime if has_to_fit:
         largest_sums_of_four(v, middles, inverses.unsafe_ptr(), length, stride)
     comptime for part in range(PARTS_OF_HEAD):
         var unit = units.unsafe_load[width=LANES](part * LANES) * Float32(1.0 / BYTE_TOP)
-        comptime if unsigned_limit > 0:
+        comptime if has_to_fit:
             var sums = inverses.unsafe_ptr().unsafe_load[width=LANES](part * LANES)
             unit = max(unit, sums / fitting_sum(unsigned_limit))
         units.unsafe_store(part * LANES, unit)

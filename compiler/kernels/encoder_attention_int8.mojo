@@ -7,7 +7,8 @@ their exponentials (softmax_bytes.mojo), and the mix of the values, which is add
 SageAttention, Zhang et al., 2024). Bytes are relative to the highest of their own chunk, so that a
 chunk of low ones is as fine as any. A row is divided by the sum of its bytes.
 
-Keys and weights are unsigned bytes; queries and values are signed ones that fit (quantized.mojo).
+Keys and weights are unsigned bytes; queries and values are signed ones, that fit where they have to
+(quantized.mojo).
 """
 
 from max.algorithm import sync_parallelize
@@ -16,6 +17,7 @@ from std.runtime import parallelism_level
 
 from .attention import HEAD, LANES, MASKED
 from .attention_int8 import (
+    BYTE_TOP,
     KEY_BLOCK_BYTES,
     PARTS_OF_HEAD,
     Vector,
@@ -29,11 +31,11 @@ from .attention_int8 import (
 )
 from .linear import larger
 from .parallel import take_turn, turn_counters
-from .quantized import AVX512_WORDS, F32, I8, I32, sum_bytes
+from .quantized import AVX512_WORDS, F32, I8, I32, VNNI, sum_bytes
 from .softmax_bytes import AT_ONCE, THRESHOLD, WEIGHT_TOP, dither_pattern, weigh_row
 
-comptime KEY_TOP = 95
-"""The largest magnitude of a key's axis. More would be finer, but make queries that fit coarser."""
+comptime KEY_TOP = BYTE_TOP if VNNI else 95
+"""The largest magnitude of a key's axis. Where queries have to fit, more would make these coarser."""
 comptime KEY_ZERO = KEY_TOP + 1
 """The byte that stands for 0 in a key."""
 comptime QUERIES = 6 if AVX512_WORDS else 3

@@ -7,15 +7,15 @@ dot-product instructions want them.
 
 Activations are quantized row by row as they are used: to 16 bits where few rows are multiplied
 (decoding, which waits for the weights anyhow), to 8 bits with an offset where many are (the
-encoder). Sums are whole numbers and exact, so they depend neither on the order of addition nor on
-the instructions of the CPU: VNNI, AVX-512, AVX2 and others give the same.
+encoder). Sums are whole numbers and exact, so they do not depend on the order of addition.
 
-Without VNNI, four products of bytes are added in 16 bits before they are widened to 32, which is
-what makes bytes one and a half times as fast as 16-bit words there. So that this cannot overflow,
-signed bytes that meet unsigned ones have to "fit": of the four that share a sum (of each run of
-eight terms the first two and the fifth and sixth, or the others) the positive ones times the
-largest unsigned byte add up to no more than 16 bits hold, and so do the negative ones. weights.py
-sees to it for the encoder's matrices, attention_int8.mojo for what is quantized as it is used.
+VNNI adds products of bytes in 32 bits, so that bytes may take their whole range. Other CPUs add
+four in 16 bits before they widen them, which is what makes bytes one and a half times as fast as
+16-bit words there. So that this cannot overflow, unsigned bytes reach less far on these, and signed
+ones that meet them have to "fit": of the four that share a sum (of each run of eight terms the
+first two and the fifth and sixth, or the others) the positive ones times the largest unsigned byte
+add up to no more than 16 bits hold, and so do the negative ones. weights.py sees to it for the
+encoder's matrices, attention_int8.mojo for what is quantized as it is used.
 """
 
 from std.memory import bitcast
@@ -57,8 +57,8 @@ comptime PairSums = SIMD[I32, PAIRS]
 comptime Words = SIMD[DType.int16, 2 * PAIRS]
 comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
 comptime WORD_LIMIT = 32767
-comptime BYTE_LIMIT = 220
-"""The largest activation in 8 bits. More would be finer, but make weights that fit coarser."""
+comptime BYTE_LIMIT = 255 if VNNI else 220
+"""The largest activation in 8 bits. Where weights have to fit, more would make these coarser."""
 
 
 @always_inline
@@ -93,7 +93,7 @@ def dot_pairs(sums: PairSums, x: Words, w: Words) -> PairSums:
 
 @always_inline
 def multiply_pairs(x: SIMD[U8, REGISTER], w: SIMD[I8, REGISTER]) -> Words:
-    """x[2i] · w[2i] + x[2i + 1] · w[2i + 1] in int16, for w that fits."""
+    """x[2i] · w[2i] + x[2i + 1] · w[2i + 1] in int16, for w that fits; not with VNNI's bytes."""
     comptime if AVX512_WORDS:
         return llvm_intrinsic["llvm.x86.avx512.pmaddubs.w.512", Words](x, w)
     elif CompilationTarget.has_avx2():
@@ -112,7 +112,7 @@ def dot_four_bytes(sums: PairSums, x: SIMD[U8, REGISTER], w: SIMD[I8, REGISTER])
 
 @always_inline
 def dot_bytes(sums: PairSums, x: Bytes[U8], w: Bytes[I8]) -> PairSums:
-    """sums[i] + the four products of lane i, of each of QUADS registers; w fits."""
+    """sums[i] + the four products of lane i, of each of QUADS registers; w fits without VNNI."""
     comptime if VNNI:
         return dot_four_bytes(
             sums, x.slice[REGISTER, offset=0](), w.slice[REGISTER, offset=0]()
@@ -216,7 +216,7 @@ def sum_bytes[rows: Int, blocks: Int, X: DType, W: DType](
     """start + the sums of x[rows, k] over blocks of columns [k / 4, 16, 4]: of row i and block b at i * blocks + b.
 
     Rows are `stride` bytes apart, blocks `apart`; k is a multiple of 8. One of x and w is unsigned;
-    the other is signed and fits.
+    the other is signed and, without VNNI, fits.
     """
     comptime assert (X == U8) != (W == U8)
     comptime each = blocks * PIECES
@@ -309,4 +309,4 @@ def quantize_bytes(
     for c in range(0, k, WIDTH):
         var units = round(x.unsafe_load[width=WIDTH](c) * inverse) + zero
         y.unsafe_store(c, smaller[WIDTH](units, Float32(BYTE_LIMIT)).cast[I32]().cast[U8]())
-    return Affine(span / BYTE_LIMIT, zero.cast[I32]())
+    return Affine(span / Float32(BYTE_LIMIT), zero.cast[I32]())

@@ -35,9 +35,9 @@ comptime DITHERS = 1 << DITHER_BITS
 """Thresholds of the pattern, after which it starts anew."""
 comptime THRESHOLD = U16 if AVX512_WORDS else F32
 """What holds a threshold: in 16 bits it is a number of 256ths."""
-comptime WEIGHT_TOP = 190
-"""The largest byte of a weight. More would be finer, but make values that fit coarser."""
-comptime LOG2_TOP = Float32(7.562242424221073)
+comptime WEIGHT_TOP = 255 if VNNI else 190
+"""The largest byte of a weight. Where values have to fit, more would make these coarser."""
+comptime LOG2_TOP = Float32(7.988684686772166 if VNNI else 7.562242424221073)
 """log2(WEIGHT_TOP - 1): the highest weight, which dithering can raise by one."""
 comptime WHOLE = 8
 """2^WHOLE is above all weights."""

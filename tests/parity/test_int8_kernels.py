@@ -6,6 +6,7 @@ every activation.
 """
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,16 @@ from max.driver import Buffer
 from numpy_layers import gelu, layer_norm, normal
 
 from mwc.compiler.quantize import (
-    BYTE_LIMIT,
+    BYTE_LIMIT as LIMIT_WITHOUT_VNNI,
+)
+from mwc.compiler.quantize import (
     FOUR_LIMIT,
     pack_halves,
     pack_int8,
     quantize_int8,
     sums_of_four,
 )
+from mwc.compiler.target import has_vnni, parse_target
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
     AUDIO_VALUE_BYTES_SHAPE,
@@ -45,15 +49,21 @@ RELATIVE = 2e-6
 """Of the largest value: scaling, bias and residual in float32."""
 
 
+ARCH = os.environ.get("MWC_TEST_CPU")
+VNNI = has_vnni(parse_target(f"cpu:{ARCH}" if ARCH else "cpu"))
+"""Whether the kernels under test use VNNI: bytes take their whole range, no weights have to fit."""
+BYTE_LIMIT = 255 if VNNI else LIMIT_WITHOUT_VNNI
+
+
 class Int8Matrix:
     """A random [n, k] as int8 values times a scale per row, and packed for the kernels.
 
-    For products of many rows it has to fit.
+    For products of many rows it has to fit, unless there is VNNI.
     """
 
-    def __init__(self, n: int, k: int, *, fits: bool = False) -> None:
+    def __init__(self, n: int, k: int, *, many_rows: bool = False) -> None:
         matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
-        self.values, self.scale = quantize_int8(matrix, fits=fits)
+        self.values, self.scale = quantize_int8(matrix, fits=many_rows and not VNNI)
         self.exact = self.values * self.scale[:, None].astype(np.float64)
         self.parts = pack_int8(self.values), self.scale
         self.halves = pack_halves(self.values), self.scale
@@ -128,21 +138,25 @@ def test_the_largest_sums_do_not_overflow(kernels: Kernels, k: int) -> None:
     np.testing.assert_allclose(ours, 127.0 * k, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "eight",
-    [
-        [37] * 8,
-        [-37] * 8,
-        [127, 0, 0, -127, 21, 0, 0, -21],
-        [74, 74, -74, -74, 0, 0, 0, 0],
-        [0, 0, 74, 74, -74, -74, 0, 0],
-    ],
-)
+LARGEST_THAT_FIT = [
+    [37] * 8,
+    [-37] * 8,
+    [127, 0, 0, -127, 21, 0, 0, -21],
+    [74, 74, -74, -74, 0, 0, 0, 0],
+    [0, 0, 74, 74, -74, -74, 0, 0],
+]
+"""Eight terms, of which four of one sign that share a sum add up to FOUR_LIMIT."""
+
+LARGEST = [[127] * 8, [-127] * 8, [127, -127] * 4] if VNNI else []
+
+
+@pytest.mark.parametrize("eight", LARGEST_THAT_FIT + LARGEST)
 @pytest.mark.parametrize("m", [1, 13])
-def test_the_largest_sums_of_weights_that_fit(kernels: Kernels, m: int, eight: list[int]) -> None:
-    """Four weights of one sign that add up to FOUR_LIMIT, each times the largest activation."""
+def test_the_largest_sums_of_bytes(kernels: Kernels, m: int, eight: list[int]) -> None:
+    """The largest weights, each times the largest activation."""
     k, row = 384, np.tile(np.array(eight, np.int8), 384 // 8)
-    assert sums_of_four(row[None]).max() == FOUR_LIMIT
+    if eight in LARGEST_THAT_FIT:
+        assert sums_of_four(row[None]).max() == FOUR_LIMIT
     parts, zeros = (pack_int8(np.tile(row, (16, 1))), np.ones(16)), np.zeros(16)
     for sign in (1, -1):
         x = np.where(sign * row > 0, np.float32(1), np.float32(0))
@@ -171,7 +185,7 @@ def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int) -> None
 
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
 def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int) -> None:
-    x, w, bias, residual = normal(17, k), Int8Matrix(n, k, fits=True), normal(n), normal(17, n)
+    x, w, bias, residual = normal(17, k), Int8Matrix(n, k, many_rows=True), normal(n), normal(17, n)
     gamma, beta = normal(k, seed=2), normal(k, seed=3)
 
     def outputs(rows: slice) -> list[Array]:
@@ -201,7 +215,7 @@ MANY_ROWS = [
 
 @pytest.mark.parametrize(("b", "t", "n", "k"), MANY_ROWS)
 def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int) -> None:
-    x, w = normal(b, t, k), Int8Matrix(n, k, fits=True)
+    x, w = normal(b, t, k), Int8Matrix(n, k, many_rows=True)
     bias, residual = normal(n), normal(b, t, n)
     gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     product = byte_sums(x, w)
@@ -219,7 +233,7 @@ def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("b", "d", "n"), [(1, 16, 8), (3, 80, 33), (2, 128, 64)])
 def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> None:
-    x, w, bias = normal(b, FRAMES, d), Int8Matrix(n, 3 * d, fits=True), normal(n)
+    x, w, bias = normal(b, FRAMES, d), Int8Matrix(n, 3 * d, many_rows=True), normal(n)
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
     taps = np.concatenate([padded[:, i : i + FRAMES] for i in range(3)], axis=-1)[:, ::stride]
     ours = kernels.run(f"conv{stride}.int8", x, *w.parts, bias)
@@ -235,7 +249,7 @@ def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> 
 @pytest.mark.parametrize(("b", "t"), [(1, 1), (2, 31), (1, 100)])
 def test_feed_forward_is_its_two_products(kernels: Kernels, b: int, t: int) -> None:
     k, h = 64, 256
-    x, w1, w2 = normal(b, t, k), Int8Matrix(h, k, fits=True), Int8Matrix(k, h, fits=True)
+    x, w1, w2 = normal(b, t, k), Int8Matrix(h, k, many_rows=True), Int8Matrix(k, h, many_rows=True)
     bias1, bias2, gamma, beta = normal(h), normal(k), 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     hidden = kernels.run("norm_matmul_gelu.int8", x, *w1.parts, bias1, gamma, beta)
     expected = kernels.run("matmul_residual.int8", hidden, *w2.parts, bias2, x)
@@ -307,7 +321,7 @@ def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rows_of_one_sign_and_of_zeros(kernels: Kernels, sign: int) -> None:
     """The scale of 8 bits reaches from 0 to the largest value, or from the least to 0."""
-    x, w = sign * np.abs(normal(1, 5, 64)), Int8Matrix(32, 64, fits=True)
+    x, w = sign * np.abs(normal(1, 5, 64)), Int8Matrix(32, 64, many_rows=True)
     x[0, 2] = 0
     ours = kernels.run("matmul_bias.int8", x, *w.parts, np.zeros(32))
     assert_equal_sums(ours, byte_sums(x, w))

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mwc.compiler import ConvertOptions, add_target, convert, verify_artifact
 from mwc.compiler import convert as convert_function
+from mwc.compiler import target as targets
 from mwc.compiler.compile import CompileJob
 from mwc.compiler.convert import SAMPLE
 from mwc.compiler.parity import ParityReport, StageError
@@ -163,8 +165,8 @@ def test_a_model_that_computes_something_else_is_not_written(
     module = converter()
     mapped = module.mapped_weights
 
-    def tampered(*arguments):
-        for spec, make in mapped(*arguments):
+    def tampered(*arguments, **options):
+        for spec, make in mapped(*arguments, **options):
             if spec.name == "encoder.layers.1.fc1.weight":
                 yield spec, lambda make=make: make() * 1.01
             else:
@@ -179,7 +181,7 @@ def test_a_model_that_computes_something_else_is_not_written(
 def test_a_gpu_cannot_be_added_to_an_int8_artifact(
     random_checkpoint: Path, tmp_path: Path, fake_compiler: list[CompileJob]
 ) -> None:
-    options = ConvertOptions(verify=False, precision="int8")
+    options = ConvertOptions(verify=False, precision="int8", targets=("cpu:x86-64-v4",))
     out = convert(random_checkpoint, tmp_path / "out", options).artifact
     target = open_artifact(out).manifest.targets[0]
     assert (target.precision, target.kv_dtype) == ("int8", "int8")
@@ -187,6 +189,43 @@ def test_a_gpu_cannot_be_added_to_an_int8_artifact(
         add_target(out, "cuda:sm_90a")
     add_target(out, "cpu:x86-64-v3")
     assert [job.precision for job in fake_compiler] == ["int8", "int8"]
+
+
+VNNI = ("avx512f", "avx512_vnni")
+
+
+def test_int8_weights_for_vnni_alone_refuse_other_cpus(
+    random_checkpoint: Path,
+    tmp_path: Path,
+    fake_compiler: list[CompileJob],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made for such a CPU and others they are coarser, and good for all."""
+    monkeypatch.setattr(targets, "host_features", lambda: VNNI)
+    own = ConvertOptions(verify=False, precision="int8")
+    out = convert(random_checkpoint, tmp_path / "own", own).artifact
+    with pytest.raises(OptionError, match=r"--target cpu --target cpu:x86-64-v3\.$"):
+        add_target(out, "cpu:x86-64-v3")
+    assert [entry.name for entry in open_artifact(out).manifest.targets] == ["cpu-host"]
+    assert len(fake_compiler) == 1
+
+    shared = replace(own, targets=("cpu", "cpu:x86-64-v3"))
+    out = convert(random_checkpoint, tmp_path / "shared", shared).artifact
+    add_target(out, "cpu:x86-64-v4")
+    assert len(fake_compiler) == 4
+
+
+def test_int8_weights_made_without_vnni_can_be_used_with_it(
+    random_checkpoint: Path,
+    tmp_path: Path,
+    fake_compiler: list[CompileJob],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(targets, "host_features", lambda: VNNI)
+    options = ConvertOptions(verify=False, precision="int8", targets=("cpu:x86-64-v3",))
+    out = convert(random_checkpoint, tmp_path / "out", options).artifact
+    add_target(out, "cpu")
+    assert len(fake_compiler) == 2
 
 
 @pytest.mark.parametrize("precision", ["int8", "f32"])

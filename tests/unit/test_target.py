@@ -11,6 +11,7 @@ from mwc.compiler.target import (
     GPU_ARCHS,
     has_flash_attention,
     has_tensor_cores,
+    has_vnni,
     parse_target,
 )
 from mwc.runtime.errors import OptionError
@@ -115,3 +116,9 @@ def test_what_is_no_target_is_refused_with_all_that_are(text: str) -> None:
     assert repr(text) in message
     for known in ("cpu", *(f"cpu:{arch}" for arch in CPU_ARCHS), *GPU_TARGETS):
         assert known in message
+
+
+def test_vnni_is_of_this_cpu_or_of_none() -> None:
+    assert has_vnni(parse_target("cpu")) == ({"avx512f", "avx512_vnni"} <= cpu_features())
+    assert not any(has_vnni(parse_target(text)) for text in GPU_TARGETS)
+    assert not any("avx512_vnni" in features for features in FEATURES_OF_ARCH.values())

@@ -12,6 +12,7 @@ from mwc.compiler.checkpoint.names import expected_tensors
 from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     FOUR_LIMIT,
+    fits_packed,
     pack_halves,
     pack_int8,
     quantize_int8,
@@ -22,6 +23,7 @@ from mwc.compiler.weights import (
     PRECISIONS,
     cast_weight,
     exact_in_float16,
+    fit_without_vnni,
     mapped_weights,
     scale_name,
     weight_rules,
@@ -212,6 +214,31 @@ def test_int8_rows_that_fit_are_no_coarser_than_they_have_to_be(seed: int) -> No
     assert reached[1:].all()
     assert not values[0].any()
     assert values[1].tolist() == [np.sign(value[1, 0]) * 127, *[0] * 95]
+
+
+def test_packed_values_tell_whether_they_fit() -> None:
+    values, _ = quantize_int8(np.random.default_rng(1).normal(size=(33, 48)), fits=True)
+    assert fits_packed(pack_int8(values))
+    values[32, 40:46] = [FOUR_LIMIT // 2, FOUR_LIMIT // 2, 9, 9, 1, 0]
+    assert not fits_packed(pack_int8(values))
+    values[32, 44] = 0
+    assert fits_packed(pack_int8(values))
+
+
+def test_int8_matrices_for_vnni_alone_are_finer(tiny: TinyModel) -> None:
+    def stored(*, vnni: bool) -> dict[str, np.ndarray]:
+        makers = mapped_weights(tiny.tensors, tiny.spec, "int8", vnni=vnni)
+        return {spec.name: make() for spec, make in makers}
+
+    fine, fitting = stored(vnni=True), stored(vnni=False)
+    assert fit_without_vnni(fitting, tiny.spec)
+    assert not fit_without_vnni(fine, tiny.spec)
+    scale = "encoder.layers.0.fc1.scale"
+    assert fine[scale].mean() < 0.8 * fitting[scale].mean()
+    same = [name for name in fine if np.array_equal(fine[name], fitting[name])]
+    assert {name for name in fine if name.startswith("decoder.")} - set(same) == {
+        name for name in fine if ".encoder_attn.kv." in name and not name.endswith("bias")
+    }
 
 
 def test_four_terms_share_a_sum_as_the_kernels_add_them() -> None:
