@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from operator import index
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.runtime.errors import AudioError
+from mwc.runtime.read_ahead import read_ahead
 
 Float32 = npt.NDArray[np.float32]
 
@@ -133,6 +134,9 @@ class _Recording(AudioSource):
             raise _unreadable(name, error) from error
 
     def blocks(self) -> Iterator[Float32]:
+        return read_ahead(self._decoded())
+
+    def _decoded(self) -> Generator[Float32, None, None]:
         from mwc.runtime.audio_file import decode_blocks
 
         self.warnings.clear()
