@@ -26,11 +26,11 @@ def main(description: str, result: str) -> None:
 
     from max.engine import InferenceSession
 
-    from mwc.compiler.graphs.entry_points import ENTRY_POINTS, build_module, load_kernels
+    from mwc.compiler.graphs.entry_points import build_module, entry_points_of, load_kernels
 
     plan = make_plan(job)
     _, kernels = load_kernels(plan.kernels)
-    entries = tuple(e for e in ENTRY_POINTS if e.name in job.only or not job.only)
+    entries = tuple(e for e in entry_points_of(plan) if e.name in job.only or not job.only)
     module, signatures = build_module(plan, entries)
     session = InferenceSession(devices=[device])
     session.compile(module, custom_extensions=[kernels]).export_mef(job.mef)

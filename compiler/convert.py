@@ -150,6 +150,7 @@ def convert(
                     spec,
                     options.precision,
                     vnni=all(has_vnni(target) for target in targets),
+                    drafts=options.precision == "f32" and any(t.device == "cpu" for t in targets),
                 ),
                 progress,
             )

@@ -47,6 +47,10 @@ AUDIO_CACHES = PRECISIONS
 
 EMBEDDING = "decoder.embed_tokens.weight"
 
+DRAFT = "draft."
+"""What the int8 copies of a float32 model's matrices are named with, which its CPU graphs draft
+tokens by (graphs/speculate.py): "draft.decoder.layers.0.fc1.weight"."""
+
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
 
@@ -136,11 +140,27 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
     return rules
 
 
-def weight_specs(spec: WhisperSpec, precision: str) -> dict[str, TensorSpec]:
-    """Stored name -> TensorSpec, for a precision of PRECISIONS."""
+def draft_rules(spec: WhisperSpec) -> dict[str, Rule]:
+    """Stored name -> rule of the copies that tokens are drafted by: what a step reads.
+
+    Not the projection of keys and values, which those of the model itself are rounded from.
+    """
+    return {
+        DRAFT + name: rule
+        for name, rule in weight_rules(spec).items()
+        if name.startswith("decoder.") and rule.is_matrix and not rule.fits
+    }
+
+
+def weight_specs(
+    spec: WhisperSpec, precision: str, *, drafts: bool = False
+) -> dict[str, TensorSpec]:
+    """Stored name -> TensorSpec, for a precision of PRECISIONS; with copies to draft by."""
+    kinds = [(weight_rules(spec), precision), (draft_rules(spec) if drafts else {}, "int8")]
     return {
         stored.name: stored
-        for name, rule in weight_rules(spec).items()
+        for rules, precision in kinds
+        for name, rule in rules.items()
         for stored in _specs_of(name, rule, precision)
     }
 
@@ -168,12 +188,18 @@ def scale_name(name: str, kind: str = "scale") -> str:
 
 
 def mapped_weights(
-    tensors: "Tensors", spec: WhisperSpec, precision: str, *, vnni: bool = False
+    tensors: "Tensors",
+    spec: WhisperSpec,
+    precision: str,
+    *,
+    vnni: bool = False,
+    drafts: bool = False,
 ) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
     """Every stored tensor's spec, and a function that reads, transforms and casts it.
 
     `vnni`: only CPUs with VNNI will use them, so that int8 values need not fit others. The step
     between two values of an encoder's matrix is a third smaller then (tiny.en).
+    `drafts`: with the copies that tokens are drafted by.
 
     Raises (from the functions):
         WeightMismatch: a float16 artifact cannot hold a value of this checkpoint.
@@ -182,6 +208,9 @@ def mapped_weights(
     for name, rule in weight_rules(spec).items():
         for stored in _specs_of(name, rule, "f16" if name in halves else precision):
             yield stored, _maker(tensors, name, rule, stored, fits=rule.fits and not vnni)
+    for name, rule in draft_rules(spec).items() if drafts else ():
+        for stored in _specs_of(name, rule, "int8"):
+            yield stored, _maker(tensors, name, rule, stored, fits=False)
 
 
 def exact_in_float16(tensors: "Tensors", spec: WhisperSpec) -> frozenset[str]:

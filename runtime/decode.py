@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from mwc.runtime.decoder import (
-    STEPS_AHEAD,
+    MOST_AHEAD,
     Choice,
     Decoder,
     Float32,
@@ -363,15 +363,16 @@ class RunningSearch:
 
     @property
     def can_go_ahead(self) -> bool:
-        """Whether it is one greedy row, with room for STEPS_AHEAD tokens to be fed."""
+        """Whether it is one greedy row, with room for as many tokens as may be fed."""
         if self.temperature > 0 or len(self.slots) > 1:
             return False
-        room = self._decoder.spec.model.n_text_ctx - STEPS_AHEAD
+        room = self._decoder.spec.model.n_text_ctx - MOST_AHEAD
         return self.position(self.rows[0]) <= room
 
     def take_ahead(self, ahead: Choice, row: int) -> None:
         """Take the tokens of its row of a choice of `Decoder.steps`, until it ends."""
-        for i in range(ahead.candidates.shape[1]):
+        length = ahead.candidates.shape[1] if ahead.lengths is None else int(ahead.lengths[row])
+        for i in range(length):
             if not self.rows:
                 return
             at = (slice(row, row + 1), slice(i, i + 1))

@@ -58,6 +58,13 @@ STEPS_AHEAD = 4
 """Greedy tokens of a row that one call of `steps` chooses. Between two calls the caller costs about
 as much as a step of a small model; of what is chosen, what follows an end is thrown away."""
 
+SPECULATED = 6
+"""Greedy tokens of a row that one call of `speculate` feeds: all but the first are drafted by int8
+copies of the weights."""
+
+MOST_AHEAD = max(STEPS_AHEAD, SPECULATED)
+"""Tokens that one call of `Decoder.steps` feeds at most: it needs room for so many."""
+
 ENCODED_TOGETHER = 8
 """Windows that a GPU encodes in one call at most: what an encoder works in grows with them, tens of
 MB each, and more of them make none faster. On a CPU one is enough for all threads, which find what
@@ -157,10 +164,13 @@ class Choice:
         candidates: int32 [rows, k] token ids: the likeliest first, or one sample.
         candidate_logprobs: float32 [rows, k], their log-probabilities after the filters, at
             temperature 1; ABSENT where there is no k-th candidate.
+        lengths: of `Decoder.steps`, int32 [rows]: how many of a row's tokens count, 1 to k; None:
+            all.
     """
 
     candidates: Int32
     candidate_logprobs: Float32
+    lengths: Int32 | None = None
 
     @property
     def tokens(self) -> Int32:
@@ -248,11 +258,11 @@ class Decoder(Hearing, Protocol):
         ...
 
     def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
-        """Take STEPS_AHEAD greedy steps: each token chosen is fed to the next, also after an eot.
+        """Take up to MOST_AHEAD greedy steps: a token chosen is fed to the next, also after an eot.
 
         Returns:
-            Choice of [rows, STEPS_AHEAD]: the tokens in their order, not candidates of one step;
-            the same as `step` would have chosen one by one.
+            Choice of [rows, up to MOST_AHEAD]: the tokens in their order, not candidates of one step;
+            the same as `step` would have chosen one by one, as far as a row's length.
         """
         ...
 

@@ -22,7 +22,7 @@ from mwc.runtime.caches import cross_kv_of
 from mwc.runtime.checks import check_distinct, check_range
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
-    STEPS_AHEAD,
+    MOST_AHEAD,
     Choice,
     Float32,
     Int32,
@@ -201,15 +201,16 @@ class Session:
     def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
         """Take several greedy steps; see `Decoder.steps`."""
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
-        last = self.spec.model.n_text_ctx - STEPS_AHEAD + 1
+        last = self.spec.model.n_text_ctx - MOST_AHEAD + 1
         check_range("position", batch.positions, last)
-        return self._step("steps", batch, suppress, 1)
+        speculates = "speculate" in self._caller.graphs
+        return self._step("speculate" if speculates else "steps", batch, suppress, 1)
 
     def _step(self, name: str, batch: StepBatch, suppress: Float32, n_candidates: int) -> Choice:
-        """Run `step` or `steps`, from kept inputs where their shapes are right."""
+        """Run `step`, `steps` or `speculate`, from kept inputs where their shapes are right."""
         outputs = self._steps.run(name, batch, suppress, n_candidates)
         if outputs is not None:
-            return Choice(outputs["chosen"], outputs["logprobs"])
+            return _choice_of(outputs)
         zeros = np.zeros(len(batch.tokens), np.float32)
         inputs: dict[str, Array] = {
             "tokens": batch.tokens,
@@ -223,10 +224,9 @@ class Session:
         }
         if name == "step":
             inputs["ranks"] = np.arange(n_candidates)
-        if self._target.precision == "int8":
+        if any(spec.name == "wanted" for spec in self._caller.graphs[name][0].inputs):
             inputs["wanted"] = wanted_of(batch, n_candidates)
-        outputs = self._caller.run(name, inputs)
-        return Choice(outputs["chosen"], outputs["logprobs"])
+        return _choice_of(self._caller.run(name, inputs))
 
     def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
         """Copy rows' caches to other rows; see `Decoder.copy_rows`."""
@@ -294,3 +294,12 @@ class Session:
         check_range("row", rows, self.n_rows)
         check_range("window", windows, self.n_windows)
         check_distinct(rows)
+
+
+def _choice_of(outputs: Mapping[str, Array]) -> Choice:
+    """What a step chose; of what was drafted, a row counts as far as it was fed what it chose."""
+    chosen, logprobs, fed = outputs["chosen"], outputs["logprobs"], outputs.get("fed")
+    if fed is None:
+        return Choice(chosen, logprobs)
+    right = np.cumprod(chosen[:, :-1] == fed[:, 1:], axis=1)
+    return Choice(chosen, logprobs, 1 + right.sum(axis=1, dtype=np.int32))

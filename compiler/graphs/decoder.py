@@ -54,24 +54,42 @@ def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     return _choose(scope, _step_logits(scope, x, values), values)
 
 
+def run_layers(
+    scope: Scope, values: dict[str, Value], layer_graph: Graph | None = None
+) -> tuple[TensorValue, Graph | None]:
+    """Embed and run every layer: last hidden states; the subgraph of a layer is made, or given."""
+    x, _, layer_graph = _run_layers_of(scope, values, layer_graph)
+    return x, layer_graph
+
+
+def step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list[TensorValue]:
+    """Each row's next token [n, 1] and its log-probability [n, 1], from its last hidden state."""
+    values = {**values, "ranks": scope.constant_ids([0])}
+    return _choose(scope, _step_logits(scope, x, values), values)
+
+
+def fed(scope: Scope, token: TensorValue, values: dict[str, Value]) -> dict[str, Value]:
+    """The inputs of the step that feeds a token [n, 1] chosen from those of the last one."""
+    tokens, positions, states = layers.feed(
+        scope.plan,
+        token,
+        values["positions"].tensor,
+        values["rule_states"].tensor,
+        scope.constant_ids([scope.plan.spec.tokens.timestamp_begin]),
+    )
+    return {**values, "tokens": tokens, "positions": positions, "rule_states": states}
+
+
 def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Step STEPS_AHEAD times without the host: what is chosen is fed, whatever it is."""
-    values = {**values, "ranks": scope.constant_ids([0])}
     chosen, logprobs = [], []
     layer_graph = None
     for _ in range(STEPS_AHEAD):
-        x, _, layer_graph = _run_layers_of(scope, values, layer_graph)
-        token, logprob = _choose(scope, _step_logits(scope, x, values), values)
+        x, layer_graph = run_layers(scope, values, layer_graph)
+        token, logprob = step_choice(scope, x, values)
         chosen.append(token)
         logprobs.append(logprob)
-        tokens, positions, states = layers.feed(
-            scope.plan,
-            token,
-            values["positions"].tensor,
-            values["rule_states"].tensor,
-            scope.constant_ids([scope.plan.spec.tokens.timestamp_begin]),
-        )
-        values |= {"tokens": tokens, "positions": positions, "rule_states": states}
+        values = fed(scope, token, values)
     return [ops.concat(chosen, axis=1), ops.concat(logprobs, axis=1)]
 
 
@@ -174,7 +192,8 @@ def _run_layers_of(
     x = layers.embed(scope.plan, tokens, positions, embedding, table)
     n_layers = scope.plan.model.n_text_layer if n_layers is None else n_layers
     if layer_graph is None and n_layers:
-        layer_graph = _layer_subgraph(scope, x.type)
+        token_types = [value.type for value in (rows, positions, windows)]
+        layer_graph = _layer_subgraph(scope, x.type, token_types)
     queries = []
     for i in range(n_layers):
         prefix = f"decoder.layers.{i}"
@@ -218,20 +237,21 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
     return x
 
 
-def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
+def _layer_subgraph(
+    scope: Scope, x_type: TensorType, token_types: Sequence[TensorType]
+) -> Graph:
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
     plan, prefix = scope.plan, "decoder.layers.0"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
-    per_token = [tensor_type(spec, plan.device) for spec in signatures.TOKEN_INPUTS[1:]]
     input_types = [
         x_type,
-        *per_token,
+        *token_types,
         TensorType(DType.int32, [1], plan.device),
         *(input_type(spec, plan.device) for spec in signatures.caches(plan)),
         *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
     ]
     with scope.graph.add_subgraph(
-        f"{scope.graph.name}_decoder_layer",
+        f"{scope.graph.name}_{'draft' if plan.int8 else 'decoder'}_layer_of_{x_type.shape[0]}",
         input_types=input_types,
         custom_extensions=[plan.kernels],
         devices=[plan.device],

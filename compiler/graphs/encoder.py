@@ -5,9 +5,10 @@ not grow with depth. `trace` is the same computation with every stage as an outp
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from max.dtype import DType
-from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
+from max.graph import Graph, TensorType, TensorValue, Value, ops
 
 from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.scope import (
@@ -70,6 +71,7 @@ def encode_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
         *_feature_inputs(plan),
         TensorSpec("windows", "int32", ("batch",)),
         *cross_caches(plan),
+        *draft_caches(plan),
     )
 
 
@@ -85,6 +87,15 @@ def cross_caches(plan: Plan) -> tuple[TensorSpec, TensorSpec]:
     return (
         TensorSpec("cross_k", dtype, (*head, *key), mutable=True),
         TensorSpec("cross_v", dtype, (*head, *value), mutable=True),
+    )
+
+
+def draft_caches(plan: Plan) -> tuple[TensorSpec, ...]:
+    """The same of bytes, as int8 copies of the weights read them, where tokens are drafted."""
+    if not plan.drafts:
+        return ()
+    return tuple(
+        replace(cache, name=f"draft_{cache.name}") for cache in cross_caches(plan.for_drafts())
     )
 
 
@@ -118,11 +129,12 @@ def build_encode(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Encode windows and put every decoder layer's cross-attention keys and values in place."""
     states = _stages(scope, values)[-1]
     windows = values["windows"].tensor
-    caches: tuple[BufferValue, BufferValue] = (values["cross_k"].buffer, values["cross_v"].buffer)
+    caches = [values[spec.name].buffer for spec in encode_inputs(scope.plan) if spec.mutable]
     for i in range(scope.plan.model.n_text_layer):
         kv = layers.linear(scope.plan, states, *scope.linear(f"decoder.layers.{i}.encoder_attn.kv"))
         layer = scope.constant_ids([i])
-        layers.store_cross_kv(scope.plan, caches, kv, windows, layer)
+        for pair in zip(caches[::2], caches[1::2], strict=True):
+            layers.store_cross_kv(scope.plan, pair, kv, windows, layer)
     return [layers.cast(states, DType.float32)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from max.graph import Graph, KernelLibrary, Module, TensorValue, Value
 
-from mwc.compiler.graphs import decoder, encoder, log_mel, vad
+from mwc.compiler.graphs import decoder, encoder, log_mel, speculate, vad
 from mwc.compiler.graphs import decoder_signatures as signatures
 from mwc.compiler.graphs.scope import Plan, Scope, input_type
 from mwc.runtime.spec import GraphSignature, TensorSpec
@@ -46,6 +46,15 @@ ENTRY_POINTS = (
     EntryPoint("logits", signatures.logits_inputs, signatures.logits_outputs, decoder.build_logits),
     EntryPoint("align", signatures.align_inputs, signatures.align_outputs, decoder.build_align),
 )
+
+
+SPECULATE = EntryPoint("speculate", speculate.inputs, speculate.outputs, speculate.build)
+"""Of models whose tokens are drafted: float32 on CPUs."""
+
+
+def entry_points_of(plan: Plan) -> tuple[EntryPoint, ...]:
+    """Every entry point of a plan's artifact."""
+    return (*ENTRY_POINTS, SPECULATE) if plan.drafts else ENTRY_POINTS
 
 
 def build_module(

@@ -5,7 +5,7 @@ twice for a name gives the same value, because MAX allows a name once per graph.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from max.graph import (
     ops,
 )
 
-from mwc.compiler.weights import scale_name
+from mwc.compiler.weights import DRAFT, scale_name
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
@@ -131,7 +131,24 @@ class Plan:
     @property
     def int8(self) -> bool:
         """Whether matrices are int8: then activations and attention are of whole numbers too."""
-        return any(weight.dtype == "int8" for weight in self.weights.values())
+        return any(
+            weight.dtype == "int8" and not name.startswith(DRAFT)
+            for name, weight in self.weights.items()
+        )
+
+    @property
+    def drafts(self) -> bool:
+        """Whether tokens are drafted with int8 copies of the weights."""
+        return not self.on_gpu and any(name.startswith(DRAFT) for name in self.weights)
+
+    def for_drafts(self) -> "Plan":
+        """The same with the int8 copies in place of the weights that have one."""
+        copies = {
+            name.removeprefix(DRAFT): weight
+            for name, weight in self.weights.items()
+            if name.startswith(DRAFT)
+        }
+        return replace(self, weights={**self.weights, **copies})
 
     def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:
         """`names`, and the scales of those that are int8 matrices."""
@@ -161,6 +178,10 @@ class Scope:
                 force_initial_weight_on_host=False,
             )
         return self._weights[name]
+
+    def for_drafts(self) -> "Scope":
+        """The same graph under construction, whose weights are the int8 copies."""
+        return _DraftScope(self)
 
     def used(self) -> tuple[str, ...]:
         """Names of the weights this graph reads, sorted."""
@@ -192,6 +213,18 @@ class Scope:
     def constant_ids(self, ids: Sequence[int]) -> TensorValue:
         """int32 [len(ids)] on the plan's device: token ids, a layer's index, heads."""
         return self.constant(np.asarray(ids, np.int32), DType.int32)
+
+
+class _DraftScope(Scope):
+    """A scope that gives the int8 copies of weights by the names of these."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope.graph, scope.plan.for_drafts())
+        self._scope = scope
+
+    def weight(self, name: str) -> TensorValue:
+        copy = DRAFT + name
+        return self._scope.weight(copy if copy in self._scope.plan.weights else name)
 
 
 def tensor_type(spec: TensorSpec, device: DeviceRef) -> TensorType:

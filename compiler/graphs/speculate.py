@@ -1,0 +1,75 @@
+"""`speculate`: several greedy tokens of a float32 model, drafted in int8 and checked in one pass.
+
+A step waits for the weights and caches it reads, whether it feeds one token or a few. So int8
+copies of the weights, which read a third of the bytes, draft what comes next, token by token, and
+the model itself is then fed all of it at once. What it chooses after each token is what `step`
+would have chosen, to the last bit, as far as the draft was right; the caller drops the rest.
+(Speculative decoding: Leviathan et al., 2023, for greedy choices; the draft is the model itself.)
+
+Drafting and checking write the same self-attention cache: the check overwrites what the draft left.
+"""
+
+from max.graph import TensorValue, Value, ops
+
+from mwc.compiler.graphs import decoder
+from mwc.compiler.graphs import decoder_signatures as signatures
+from mwc.compiler.graphs.encoder import draft_caches
+from mwc.compiler.graphs.scope import Plan, Scope
+from mwc.runtime.decoder import SPECULATED
+from mwc.runtime.spec import TensorSpec
+
+FED_TOGETHER = "fed"
+"""The size of the batch that is checked: rows times SPECULATED."""
+
+
+def inputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """As `steps`, and what is wanted of a draft: one candidate of each row."""
+    wanted = TensorSpec("wanted", "int32", ("tokens",))
+    return (*signatures.steps_inputs(plan), wanted, *draft_caches(plan))
+
+
+def outputs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """What the model chooses after each token, its log-probability, and the tokens it was fed."""
+    shape = ("tokens", SPECULATED)
+    return (
+        TensorSpec("chosen", "int32", shape),
+        TensorSpec("logprobs", "float32", shape),
+        TensorSpec("fed", "int32", shape),
+    )
+
+
+def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
+    """Draft all but the first token, then check them."""
+    fed = _draft(scope, values)
+    together = {name: _together(name, fed) for name in ("tokens", "positions", "rule_states")}
+    for name in ("rows", "windows", "temperatures", "uniforms"):
+        together[name] = _together(name, [values] * SPECULATED)
+    x, _ = decoder.run_layers(scope, {**values, **together})
+    chosen, logprobs = decoder.step_choice(scope, x, {**values, **together})
+    shape = [values["tokens"].tensor.shape[0], SPECULATED]
+    return [
+        ops.reshape(ops.rebind(flat, [shape[0] * SPECULATED, *flat.shape[1:]]), shape)
+        for flat in (chosen, logprobs, together["tokens"])
+    ]
+
+
+def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
+    """The inputs of SPECULATED steps of the int8 copies, each fed what the last one chose."""
+    scope = scope.for_drafts()
+    names = [spec.name for spec in draft_caches(scope.plan)]
+    values = {**values, **{name.removeprefix("draft_"): values[name] for name in names}}
+    steps = [values]
+    layer_graph = None
+    while len(steps) < SPECULATED:
+        x, layer_graph = decoder.run_layers(scope, steps[-1], layer_graph)
+        token, _ = decoder.step_choice(scope, x, steps[-1])
+        steps.append(decoder.fed(scope, token, steps[-1]))
+    return steps
+
+
+def _together(name: str, steps: list[dict[str, Value]]) -> TensorValue:
+    """One input of all steps, [n, ...] each, as [n * SPECULATED, ...]: a row's stand together."""
+    each = [ops.unsqueeze(step[name].tensor, 1) for step in steps]
+    rows, _, *rest = each[0].shape
+    flat = ops.reshape(ops.concat(each, axis=1), [rows * SPECULATED, *rest])
+    return ops.rebind(flat, [FED_TOGETHER, *rest])
