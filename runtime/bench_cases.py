@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mwc.runtime.decoder import (
+    DRAFTED_STEPS,
     PIECE_SAMPLES,
     STEPS_AHEAD,
     VAD_CONTEXT,
@@ -48,7 +49,7 @@ class Case:
         run: calls it.
         work: what it has to do at least; None where that is not worked out.
         speedup: of its arithmetic over float32's.
-        tokens: that come out.
+        tokens: that come out; of drafted ones, where all are right.
     """
 
     name: str
@@ -63,9 +64,10 @@ def step_name(rows: int) -> str:
     return f"step, {rows} row" if rows == 1 else f"step, {rows} rows"
 
 
-def steps_name(rows: int) -> str:
+def steps_name(rows: int, *, drafted: bool = False) -> str:
     """What the steps that greedy decoding takes in one call are called."""
-    return f"{STEPS_AHEAD} steps at once, {rows} row" + ("" if rows == 1 else "s")
+    many = f"{DRAFTED_STEPS} drafted steps" if drafted else f"{STEPS_AHEAD} steps"
+    return f"{many} at once, {rows} row" + ("" if rows == 1 else "s")
 
 
 def cases_of(session: Session) -> Iterator[Case]:
@@ -107,16 +109,17 @@ def cases_of(session: Session) -> Iterator[Case]:
         work = decode_work(model, item, cache, rows=rows, new=1, past=POSITION, head_item=head)
         yield Case(step_name(rows), step_call(session, rows, POSITION), work, speedup, tokens=rows)
     for rows in ROWS:
+        steps = steps_call(session, rows, POSITION)
+        if session.drafts:
+            name = steps_name(rows, drafted=True)
+            yield Case(name, steps, None, tokens=rows * DRAFTED_STEPS)
+            continue
         works = [
             decode_work(model, item, cache, rows=rows, new=1, past=POSITION + i, head_item=head)
             for i in range(STEPS_AHEAD)
         ]
         yield Case(
-            steps_name(rows),
-            steps_call(session, rows, POSITION),
-            sum(works, Work(0, 0)),
-            speedup,
-            tokens=rows * STEPS_AHEAD,
+            steps_name(rows), steps, sum(works, Work(0, 0)), speedup, tokens=rows * STEPS_AHEAD
         )
 
 

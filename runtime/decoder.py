@@ -58,11 +58,11 @@ STEPS_AHEAD = 4
 """Greedy tokens of a row that one call of `steps` chooses. Between two calls the caller costs about
 as much as a step of a small model; of what is chosen, what follows an end is thrown away."""
 
-SPECULATED = 6
-"""Greedy tokens of a row that one call of `speculate` feeds: all but the first are drafted by int8
-copies of the weights."""
+DRAFTED_STEPS = 6
+"""Greedy tokens of a row that one call of `steps` feeds in float32 on a CPU, all but the first
+drafted by int8 copies of the weights: as many as its kernels take at a time."""
 
-MOST_AHEAD = max(STEPS_AHEAD, SPECULATED)
+MOST_AHEAD = max(STEPS_AHEAD, DRAFTED_STEPS)
 """Tokens that one call of `Decoder.steps` feeds at most: it needs room for so many."""
 
 ENCODED_TOGETHER = 8
@@ -261,8 +261,8 @@ class Decoder(Hearing, Protocol):
         """Take up to MOST_AHEAD greedy steps: a token chosen is fed to the next, also after an eot.
 
         Returns:
-            Choice of [rows, up to MOST_AHEAD]: the tokens in their order, not candidates of one step;
-            the same as `step` would have chosen one by one, as far as a row's length.
+            Choice of [rows, up to MOST_AHEAD]: the tokens in their order, not candidates of one
+            step; the same as `step` would have chosen one by one, as far as a row's length.
         """
         ...
 

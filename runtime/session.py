@@ -112,6 +112,11 @@ class Session:
         return stored_weights(self._artifact, self._target.precision)
 
     @property
+    def drafts(self) -> bool:
+        """Whether `steps` drafts tokens, of which fewer than all may count."""
+        return any(spec.name == "fed" for spec in self._caller.graphs["steps"][0].outputs)
+
+    @property
     def n_windows(self) -> int:
         """How many window slots there are."""
         return self._caller.sizes["windows"]
@@ -203,11 +208,10 @@ class Session:
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
         last = self.spec.model.n_text_ctx - MOST_AHEAD + 1
         check_range("position", batch.positions, last)
-        speculates = "speculate" in self._caller.graphs
-        return self._step("speculate" if speculates else "steps", batch, suppress, 1)
+        return self._step("steps", batch, suppress, 1)
 
     def _step(self, name: str, batch: StepBatch, suppress: Float32, n_candidates: int) -> Choice:
-        """Run `step`, `steps` or `speculate`, from kept inputs where their shapes are right."""
+        """Run `step` or `steps`, from kept inputs where their shapes are right."""
         outputs = self._steps.run(name, batch, suppress, n_candidates)
         if outputs is not None:
             return _choice_of(outputs)

@@ -237,9 +237,7 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
     return x
 
 
-def _layer_subgraph(
-    scope: Scope, x_type: TensorType, token_types: Sequence[TensorType]
-) -> Graph:
+def _layer_subgraph(scope: Scope, x_type: TensorType, token_types: Sequence[TensorType]) -> Graph:
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
     plan, prefix = scope.plan, "decoder.layers.0"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)

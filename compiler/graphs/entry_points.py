@@ -9,7 +9,7 @@ from pathlib import Path
 
 from max.graph import Graph, KernelLibrary, Module, TensorValue, Value
 
-from mwc.compiler.graphs import decoder, encoder, log_mel, speculate, vad
+from mwc.compiler.graphs import decoder, drafted_steps, encoder, log_mel, vad
 from mwc.compiler.graphs import decoder_signatures as signatures
 from mwc.compiler.graphs.scope import Plan, Scope, input_type
 from mwc.runtime.spec import GraphSignature, TensorSpec
@@ -48,13 +48,17 @@ ENTRY_POINTS = (
 )
 
 
-SPECULATE = EntryPoint("speculate", speculate.inputs, speculate.outputs, speculate.build)
-"""Of models whose tokens are drafted: float32 on CPUs."""
+DRAFTED_STEPS = EntryPoint(
+    "steps", drafted_steps.inputs, drafted_steps.outputs, drafted_steps.build
+)
+"""In place of the other `steps`, where tokens are drafted: float32 on CPUs."""
 
 
 def entry_points_of(plan: Plan) -> tuple[EntryPoint, ...]:
     """Every entry point of a plan's artifact."""
-    return (*ENTRY_POINTS, SPECULATE) if plan.drafts else ENTRY_POINTS
+    if not plan.drafts:
+        return ENTRY_POINTS
+    return tuple(DRAFTED_STEPS if e.name == DRAFTED_STEPS.name else e for e in ENTRY_POINTS)
 
 
 def build_module(

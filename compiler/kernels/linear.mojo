@@ -20,7 +20,7 @@ comptime WIDTH = 16 if CompilationTarget.has_avx512f() else 8
 """Lanes of one vector register."""
 comptime BLOCK = 8
 """Output columns computed together."""
-comptime ROWS = 4 if CompilationTarget.has_avx512f() else 3
+comptime ROWS = 6 if CompilationTarget.has_avx512f() else 3
 """Rows of a tile: with half a block of columns its sums fit into the 32 or 16 registers."""
 comptime MANY = 12
 """Rows from which on it pays to widen a block's weights once instead of for every tile."""
@@ -186,6 +186,10 @@ def multiply_block[WT: DType, epilogue: Int, fetch: Bool](
     while i + ROWS <= m:
         rows_at[ROWS, BLOCK // 2](i)
         i += ROWS
+    comptime if ROWS > 4:
+        if i + 4 <= m:
+            rows_at[4, BLOCK // 2](i)
+            i += 4
     if i + 2 <= m:
         rows_at[2, BLOCK // 2](i)
         i += 2

@@ -215,6 +215,30 @@ def test_int8_weights_for_vnni_alone_refuse_other_cpus(
     assert len(fake_compiler) == 4
 
 
+@pytest.mark.parametrize(
+    ("precision", "targets", "drafts"),
+    [
+        ("f32", ("cpu",), True),
+        ("f32", ("cuda:sm_90a", "cpu"), True),
+        ("f32", ("cuda:sm_90a",), False),
+        ("bf16", ("cpu",), False),
+        ("int8", ("cpu",), False),
+    ],
+)
+def test_float32_for_a_cpu_has_weights_to_draft_with(
+    precision: str,
+    targets: tuple[str, ...],
+    drafts: bool,
+    random_checkpoint: Path,
+    tmp_path: Path,
+    fake_compiler: list[CompileJob],
+) -> None:
+    options = ConvertOptions(verify=False, precision=precision, targets=targets)
+    out = convert(random_checkpoint, tmp_path / "out", options).artifact
+    (weights,) = open_artifact(out).manifest.weights
+    assert any(tensor.name.startswith("draft.") for tensor in weights.tensors) == drafts
+
+
 def test_int8_weights_made_without_vnni_can_be_used_with_it(
     random_checkpoint: Path,
     tmp_path: Path,

@@ -20,6 +20,7 @@ from mwc.compiler.quantize import (
 )
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import (
+    DRAFT,
     PRECISIONS,
     cast_weight,
     exact_in_float16,
@@ -238,6 +239,26 @@ def test_int8_matrices_for_vnni_alone_are_finer(tiny: TinyModel) -> None:
     same = [name for name in fine if np.array_equal(fine[name], fitting[name])]
     assert {name for name in fine if name.startswith("decoder.")} - set(same) == {
         name for name in fine if ".encoder_attn.kv." in name and not name.endswith("bias")
+    }
+
+
+def test_float32_models_draft_with_the_int8_weights_of_the_decoder(tiny: TinyModel) -> None:
+    drafting = dict(mapped_weights(tiny.tensors, tiny.spec, "f32", drafts=True))
+    plain = dict(mapped_weights(tiny.tensors, tiny.spec, "f32"))
+    int8 = {spec.name: make for spec, make in mapped_weights(tiny.tensors, tiny.spec, "int8")}
+    copies = {
+        spec.name.removeprefix(DRAFT): make for spec, make in drafting.items() if spec not in plain
+    }
+    assert set(plain) < set(drafting)
+    assert {spec.name: spec for spec in drafting} == weight_specs(tiny.spec, "f32", drafts=True) | {
+        spec.name: spec for spec in plain
+    }
+    for name, make in copies.items():
+        assert np.array_equal(make(), int8[name]())
+    matrices = {name for name, rule in weight_rules(tiny.spec).items() if rule.is_matrix}
+    drafted = {name for name in copies if name.endswith(".weight")}
+    assert matrices - drafted == {
+        name for name in matrices if name.startswith("encoder.") or ".encoder_attn.kv." in name
     }
 
 

@@ -1,9 +1,10 @@
-"""`speculate`: several greedy tokens of a float32 model, drafted in int8 and checked in one pass.
+"""`steps` of a float32 model on a CPU: tokens drafted by int8 copies, and checked in one pass.
 
 A step waits for the weights and caches it reads, whether it feeds one token or a few. So int8
 copies of the weights, which read a third of the bytes, draft what comes next, token by token, and
 the model itself is then fed all of it at once. What it chooses after each token is what `step`
-would have chosen, to the last bit, as far as the draft was right; the caller drops the rest.
+would have chosen, to the last bit, as far as the draft was right; the caller drops the rest
+(tiny.en, 524 s of speech: 1.1 % of the tokens).
 (Speculative decoding: Leviathan et al., 2023, for greedy choices; the draft is the model itself.)
 
 Drafting and checking write the same self-attention cache: the check overwrites what the draft left.
@@ -15,22 +16,22 @@ from mwc.compiler.graphs import decoder
 from mwc.compiler.graphs import decoder_signatures as signatures
 from mwc.compiler.graphs.encoder import draft_caches
 from mwc.compiler.graphs.scope import Plan, Scope
-from mwc.runtime.decoder import SPECULATED
+from mwc.runtime.decoder import DRAFTED_STEPS
 from mwc.runtime.spec import TensorSpec
 
 FED_TOGETHER = "fed"
-"""The size of the batch that is checked: rows times SPECULATED."""
+"""The size of the batch that is checked: rows times DRAFTED_STEPS."""
 
 
 def inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """As `steps`, and what is wanted of a draft: one candidate of each row."""
+    """As other `steps`, and how many candidates of each row a draft has to be exact for."""
     wanted = TensorSpec("wanted", "int32", ("tokens",))
     return (*signatures.steps_inputs(plan), wanted, *draft_caches(plan))
 
 
 def outputs(plan: Plan) -> tuple[TensorSpec, ...]:
     """What the model chooses after each token, its log-probability, and the tokens it was fed."""
-    shape = ("tokens", SPECULATED)
+    shape = ("tokens", DRAFTED_STEPS)
     return (
         TensorSpec("chosen", "int32", shape),
         TensorSpec("logprobs", "float32", shape),
@@ -43,24 +44,24 @@ def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     fed = _draft(scope, values)
     together = {name: _together(name, fed) for name in ("tokens", "positions", "rule_states")}
     for name in ("rows", "windows", "temperatures", "uniforms"):
-        together[name] = _together(name, [values] * SPECULATED)
+        together[name] = _together(name, [values] * DRAFTED_STEPS)
     x, _ = decoder.run_layers(scope, {**values, **together})
     chosen, logprobs = decoder.step_choice(scope, x, {**values, **together})
-    shape = [values["tokens"].tensor.shape[0], SPECULATED]
+    shape = [values["tokens"].tensor.shape[0], DRAFTED_STEPS]
     return [
-        ops.reshape(ops.rebind(flat, [shape[0] * SPECULATED, *flat.shape[1:]]), shape)
+        ops.reshape(ops.rebind(flat, [shape[0] * DRAFTED_STEPS, *flat.shape[1:]]), shape)
         for flat in (chosen, logprobs, together["tokens"])
     ]
 
 
 def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
-    """The inputs of SPECULATED steps of the int8 copies, each fed what the last one chose."""
+    """The inputs of DRAFTED_STEPS steps of the int8 copies, each fed what the last one chose."""
     scope = scope.for_drafts()
     names = [spec.name for spec in draft_caches(scope.plan)]
     values = {**values, **{name.removeprefix("draft_"): values[name] for name in names}}
     steps = [values]
     layer_graph = None
-    while len(steps) < SPECULATED:
+    while len(steps) < DRAFTED_STEPS:
         x, layer_graph = decoder.run_layers(scope, steps[-1], layer_graph)
         token, _ = decoder.step_choice(scope, x, steps[-1])
         steps.append(decoder.fed(scope, token, steps[-1]))
@@ -68,8 +69,8 @@ def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
 
 
 def _together(name: str, steps: list[dict[str, Value]]) -> TensorValue:
-    """One input of all steps, [n, ...] each, as [n * SPECULATED, ...]: a row's stand together."""
+    """One input of all steps, [n, …] each, as [n * DRAFTED_STEPS, …]: a row's stand together."""
     each = [ops.unsqueeze(step[name].tensor, 1) for step in steps]
     rows, _, *rest = each[0].shape
-    flat = ops.reshape(ops.concat(each, axis=1), [rows * SPECULATED, *rest])
+    flat = ops.reshape(ops.concat(each, axis=1), [rows * DRAFTED_STEPS, *rest])
     return ops.rebind(flat, [FED_TOGETHER, *rest])
