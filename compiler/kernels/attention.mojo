@@ -23,7 +23,7 @@ comptime MASKED = Float32(-1e30)
 """Score of a position that does not exist."""
 comptime MANY_REGISTERS = CompilationTarget.has_avx512f()
 """Whether there are 32 vector registers of 16 lanes; elsewhere the sums of what follows take 16."""
-comptime TOGETHER = 4 if MANY_REGISTERS else 3
+comptime TOGETHER = 6 if MANY_REGISTERS else 3
 """Tokens of one window that attend together."""
 comptime CHAINS = 4
 """Chains of multiply-adds that make a score: several hide the latency of each."""
