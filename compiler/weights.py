@@ -198,7 +198,7 @@ def mapped_weights(
     """Every stored tensor's spec, and a function that reads, transforms and casts it.
 
     `vnni`: only CPUs with VNNI will use them, so that int8 values need not fit others. The step
-    between two values of an encoder's matrix is a third smaller then (tiny.en).
+    between two values of an encoder's matrix is 27 % smaller then on average (tiny.en).
     `drafts`: with the copies that tokens are drafted by.
 
     Raises (from the functions):
