@@ -10,13 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from mwc.compiler.parity import Bounds, Difference, StageError, compare
-from mwc.runtime.decoder import Decoder, Float32, Int32, PrefillResult, PrefillRow, StepBatch
+from mwc.runtime.decoder import (
+    MOST_AHEAD,
+    Decoder,
+    Float32,
+    Int32,
+    PrefillResult,
+    PrefillRow,
+    StepBatch,
+)
 from mwc.runtime.errors import VerificationError
 from mwc.runtime.rules import choose, rule_state, suppress_mask
 from mwc.runtime.spec import WhisperSpec
 
 MAX_MARGIN = 64.0
 """A token that would need more than this many logits to be chosen is taken to be forbidden."""
+
+STEPS_TOLERANCE = 1e-4
+"""How far a log-probability may be from that of a single step: a sum of many, rounded elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,13 @@ def verify_prompt(spec: WhisperSpec, with_timestamps: bool) -> list[int]:
 
 
 def decode(session: Decoder, spec: WhisperSpec, with_timestamps: bool) -> Decoding:
-    """Decode window 0 greedily in row 0, to eot or half the text context as openai/whisper does."""
+    """Decode window 0 greedily in row 0, to eot or half the text context as openai/whisper does.
+
+    Token by token, and once more by as many as a call of `steps` gives.
+
+    Raises:
+        VerificationError: a token is not in the vocabulary, or the two ways differ.
+    """
     prompt = verify_prompt(spec, with_timestamps)
     suppress = suppress_mask(spec, with_timestamps=with_timestamps)
     limit = spec.tokens.max_initial_timestamp_index if with_timestamps else None
@@ -61,20 +78,51 @@ def decode(session: Decoder, spec: WhisperSpec, with_timestamps: bool) -> Decodi
     first = session.prefill([row], suppress)
     sampled.append(_valid(int(first.tokens[0]), spec))
     logprobs = [float(first.logprobs[0])]
-    slot = np.zeros(1, dtype=np.int32)
     while sampled[-1] != spec.tokens.eot and len(sampled) < spec.model.n_text_ctx // 2:
         states.append(rule_state(sampled, with_timestamps, spec.tokens, limit))
-        batch = StepBatch(
-            tokens=np.array(sampled[-1:], dtype=np.int32),
-            rows=slot,
-            positions=np.array([len(prompt) + len(sampled) - 1], dtype=np.int32),
-            windows=slot,
-            rule_states=states[-1][None],
-        )
-        choice = session.step(batch, suppress)
+        choice = session.step(_batch_after(prompt, sampled, states[-1]), suppress)
         sampled.append(_valid(int(choice.tokens[0]), spec))
         logprobs.append(float(choice.logprobs[0]))
-    return Decoding(prompt, sampled, np.stack(states), np.array(logprobs, np.float32), first)
+    decoding = Decoding(prompt, sampled, np.stack(states), np.array(logprobs, np.float32), first)
+    session.prefill([row], suppress)
+    _check_steps(session, decoding, suppress, spec)
+    return decoding
+
+
+def _batch_after(prompt: list[int], sampled: list[int], state: Int32) -> StepBatch:
+    """The step that feeds the last sampled token, in row 0 and window 0."""
+    slot = np.zeros(1, dtype=np.int32)
+    return StepBatch(
+        tokens=np.array(sampled[-1:], dtype=np.int32),
+        rows=slot,
+        positions=np.array([len(prompt) + len(sampled) - 1], dtype=np.int32),
+        windows=slot,
+        rule_states=state[None],
+    )
+
+
+def _check_steps(
+    session: Decoder, decoding: Decoding, suppress: Float32, spec: WhisperSpec
+) -> None:
+    """Decode once more by `steps`, and raise VerificationError where it is not the same."""
+    done, all_of_it = 1, len(decoding.sampled)
+    last = spec.model.n_text_ctx - MOST_AHEAD - len(decoding.prompt) + 1
+    while done < min(all_of_it, last):
+        batch = _batch_after(decoding.prompt, decoding.sampled[:done], decoding.states[done])
+        ahead = session.steps(batch, suppress)
+        length = ahead.candidates.shape[1] if ahead.lengths is None else int(ahead.lengths[0])
+        known = slice(done, min(done + length, all_of_it))
+        count = known.stop - known.start
+        tokens, logprobs = ahead.candidates[0, :count], ahead.candidate_logprobs[0, :count]
+        same = np.allclose(
+            logprobs, decoding.logprobs[known], rtol=0, atol=STEPS_TOLERANCE, equal_nan=True
+        )
+        if tokens.tolist() != decoding.sampled[known] or not same:
+            raise VerificationError(
+                f"The compiled model takes other steps together than one by one: after {done} "
+                f"tokens {tokens.tolist()} and not {decoding.sampled[known]}."
+            )
+        done = known.stop
 
 
 def _valid(token: int, spec: WhisperSpec) -> int:

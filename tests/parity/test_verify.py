@@ -147,6 +147,43 @@ class WrongLanguages(FakeSession):
         return dataclasses.replace(result, language_probs=result.language_probs[:, ::-1])
 
 
+class ForgetsWhatItFed(FakeSession):
+    """Steps together that take the second token for the first."""
+
+    def steps(self, batch, suppress):
+        ahead = super().steps(batch, suppress)
+        return dataclasses.replace(ahead, candidates=np.roll(ahead.candidates, 1, axis=1))
+
+
+class CountsTooMany(FakeSession):
+    """What was drafted wrongly is not left out."""
+
+    def steps(self, batch, suppress):
+        ahead = super().steps(batch, suppress)
+        wrong = ahead.candidates.copy()
+        wrong[:, -1] += 1
+        return dataclasses.replace(ahead, candidates=wrong, lengths=np.array([wrong.shape[1]]))
+
+
+class LeavesOutTheLast(FakeSession):
+    def steps(self, batch, suppress):
+        ahead = super().steps(batch, suppress)
+        wrong = ahead.candidates.copy()
+        wrong[:, -1] += 1
+        del self._rows[int(batch.rows[0])][-1]
+        return dataclasses.replace(ahead, candidates=wrong, lengths=np.array([wrong.shape[1] - 1]))
+
+
+@pytest.mark.parametrize("session", [ForgetsWhatItFed, CountsTooMany])
+def test_steps_together_that_are_not_those_of_single_ones(model, reference, session):
+    with pytest.raises(VerificationError, match="other steps together than one by one: after "):
+        report_on(session(model.tensors, model.spec), reference)
+
+
+def test_steps_of_which_some_count(model, reference):
+    assert report_on(LeavesOutTheLast(model.tensors, model.spec), reference).ok
+
+
 @pytest.mark.parametrize(
     ("session", "stages"),
     [
