@@ -110,8 +110,7 @@ def _check_steps(
     while done < min(all_of_it, last):
         batch = _batch_after(decoding.prompt, decoding.sampled[:done], decoding.states[done])
         ahead = session.steps(batch, suppress)
-        length = ahead.candidates.shape[1] if ahead.lengths is None else int(ahead.lengths[0])
-        known = slice(done, min(done + length, all_of_it))
+        known = slice(done, min(done + ahead.length(0), all_of_it))
         count = known.stop - known.start
         tokens, logprobs = ahead.candidates[0, :count], ahead.candidate_logprobs[0, :count]
         same = np.allclose(

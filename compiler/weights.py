@@ -49,7 +49,7 @@ EMBEDDING = "decoder.embed_tokens.weight"
 
 DRAFT = "draft."
 """What the int8 copies of a float32 model's matrices are named with, which its CPU graphs draft
-tokens by (graphs/speculate.py): "draft.decoder.layers.0.fc1.weight"."""
+tokens by (graphs/drafted_steps.py): "draft.decoder.layers.0.fc1.weight"."""
 
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""

@@ -371,8 +371,7 @@ class RunningSearch:
 
     def take_ahead(self, ahead: Choice, row: int) -> None:
         """Take the tokens of its row of a choice of `Decoder.steps`, until it ends."""
-        length = ahead.candidates.shape[1] if ahead.lengths is None else int(ahead.lengths[row])
-        for i in range(length):
+        for i in range(ahead.length(row)):
             if not self.rows:
                 return
             at = (slice(row, row + 1), slice(i, i + 1))

@@ -172,6 +172,10 @@ class Choice:
     candidate_logprobs: Float32
     lengths: Int32 | None = None
 
+    def length(self, row: int) -> int:
+        """How many of a row's tokens count, of `Decoder.steps`."""
+        return self.candidates.shape[1] if self.lengths is None else int(self.lengths[row])
+
     @property
     def tokens(self) -> Int32:
         """int32 [rows], each row's first candidate."""
