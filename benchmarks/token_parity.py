@@ -126,12 +126,12 @@ class Recorder:
         return choice
 
     def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
-        """See `Decoder.steps`: each step is remembered until the row ends."""
+        """See `Decoder.steps`: each step that counts is remembered until the row ends."""
         choice = self._decoder.steps(batch, suppress)
-        for i, token in enumerate(choice.candidates[0]):
+        for i in range(choice.length(0)):
             one = choice.candidates[:1, i], choice.candidate_logprobs[:1, i]
             self._remember(*one, batch.rule_states[0])
-            if token == self.spec.tokens.eot:
+            if one[0] == self.spec.tokens.eot:
                 break
             batch = feed(batch, one[0], self.spec.tokens.timestamp_begin)
         return choice
