@@ -19,13 +19,14 @@ from mwc.compiler.parity import BOUNDS
 from mwc.compiler.reference import Reference
 from mwc.compiler.verify_tokens import Decoding, compare_tokens
 from mwc.runtime.audio import open_audio
-from mwc.runtime.decode import Sampling, Task, decode_window, sampling_for
+from mwc.runtime.decode import Task, decode_window
 from mwc.runtime.decoder import Choice, Decoder, PrefillResult, PrefillRow, StepBatch
 from mwc.runtime.features import Features
 from mwc.runtime.model import Model
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
 from mwc.runtime.rules import feed
+from mwc.runtime.sampling import Sampling, sampling_for
 from mwc.runtime.spec import WhisperSpec
 
 Float32 = npt.NDArray[np.float32]

@@ -4,13 +4,8 @@ from mwc.compiler import convert
 convert("openai/whisper-small", "out/")
 """
 
-from mwc.compiler.convert import (
-    ConvertOptions,
-    ConvertResult,
-    add_target,
-    convert,
-    verify_artifact,
-)
+from mwc.compiler.convert import ConvertResult, add_target, convert, verify_artifact
+from mwc.compiler.convert_options import ConvertOptions
 from mwc.compiler.parity import ParityReport
 
 __all__ = [

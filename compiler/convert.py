@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from mwc.compiler.calibrate import calibrate, check_packages, read_manifest
+from mwc.compiler.calibrate import calibrate, read_manifest
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
 from mwc.compiler.compile import CompileJob, compile_target
 from mwc.compiler.config import check_tensors, read_spec
+from mwc.compiler.convert_options import DEFAULTS, ConvertOptions, check_options, check_precision
 from mwc.compiler.parity import ParityReport, merge_reports
 from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, has_vnni, parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import AUDIO_CACHES, PRECISIONS, fit_without_vnni, mapped_weights
+from mwc.compiler.weights import AUDIO_CACHES, fit_without_vnni, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,
@@ -42,31 +43,6 @@ from mwc.runtime.spec import GraphSignature, WhisperSpec
 
 SAMPLE = Path(__file__).resolve().parent / "data" / "sample.flac"
 """The speech that a conversion is verified on; scripts/make_sample.sh makes it."""
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """How to convert.
-
-    Attributes:
-        precision: "f32", "bf16" or "f16": dtype of the stored matrices and the caches; or "int8",
-            for CPUs: int8 matrices and cross-attention caches, 16- and 8-bit activations.
-        targets: what to compile for, as `target.parse_target` reads them.
-        revision: branch, tag or commit of a Hub id.
-        tokenizer: where the vocabulary is, for checkpoints that hold none.
-        verify: compare every stage with a reference before the artifact is put in place.
-        force: replace an artifact that is there; with int8, keep one beyond its error bounds.
-        calibrate: a manifest of transcribed recordings (`calibrate.read_manifest`) on which the
-            word error rate is measured, for the parity report; it needs `verify`.
-    """
-
-    precision: str = "f32"
-    targets: tuple[str, ...] = ("cpu",)
-    revision: str | None = None
-    tokenizer: str | None = None
-    verify: bool = True
-    force: bool = False
-    calibrate: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +81,7 @@ class Stopwatch:
 def convert(
     source: str | Path,
     out: str | Path,
-    options: ConvertOptions = ConvertOptions(),
+    options: ConvertOptions = DEFAULTS,
     progress: Progress = silent,
 ) -> ConvertResult:
     """Convert a checkpoint into an artifact.
@@ -126,7 +102,7 @@ def convert(
         VerificationError: it does not compute what the checkpoint computes.
         ArtifactError: `out` cannot be written.
     """
-    targets = _check_options(options)
+    targets = check_options(options)
     recordings = () if options.calibrate is None else read_manifest(options.calibrate)
     watch = Stopwatch()
     with watch.part("checkpoint"):
@@ -238,7 +214,7 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
         raise OptionError(f"{path} already holds the target {parsed.name} ({', '.join(held)}).")
     weights = artifact.manifest.weights[0]
     precision = weights.precision
-    _check_precision(parsed, precision)
+    check_precision(parsed, precision)
     if precision == "int8" and not has_vnni(parsed):
         _check_fit(artifact, parsed)
     with TemporaryDirectory(prefix="mwc-target-") as folder:
@@ -248,40 +224,6 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
         signatures = compile_target(job, progress)
         entry = target_entry(parsed, precision, "", signatures)
         return artifact_edit.add_target(path, entry, mef).path
-
-
-def _check_options(options: ConvertOptions) -> tuple[Target, ...]:
-    """Refuse wrong options before any work; return the targets."""
-    if options.precision not in PRECISIONS:
-        raise OptionError(
-            f"precision is {options.precision!r}; it must be one of {', '.join(PRECISIONS)}."
-        )
-    if options.calibrate is not None:
-        if not options.verify:
-            raise OptionError(
-                "--calibrate writes into the report of verifying, which --no-verify leaves out; "
-                "give one of the two."
-            )
-        check_packages()
-    if not options.targets:
-        raise OptionError("there is no target to compile for; give at least one, such as cpu.")
-    targets = tuple(parse_target(text) for text in options.targets)
-    for target in targets:
-        _check_precision(target, options.precision)
-    names = [target.name for target in targets]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OptionError(f"target {', '.join(twice)} is given twice.")
-    return targets
-
-
-def _check_precision(target: Target, precision: str) -> None:
-    """Refuse int8 on a GPU, which has no kernels for it."""
-    if precision == "int8" and target.device != "cpu":
-        raise OptionError(
-            f"precision int8 is for CPUs, and {target.name} is not one; "
-            "convert with --precision f16 or bf16 for it."
-        )
 
 
 def _check_fit(artifact: Artifact, target: Target) -> None:

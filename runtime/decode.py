@@ -11,43 +11,15 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from mwc.runtime.decoder import (
-    MOST_AHEAD,
-    Choice,
-    Decoder,
-    Float32,
-    PrefillRow,
-    StepBatch,
-)
-from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.decoder import MOST_AHEAD, Choice, Decoder, Float32, PrefillRow, StepBatch
 from mwc.runtime.prompt import Prompt
-from mwc.runtime.rules import RuleState, rule_columns, suppress_mask
-from mwc.runtime.search import GREEDY, Row, Search, Strategy, start_search
-from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.rules import RuleState, rule_columns
+from mwc.runtime.sampling import Sampling
+from mwc.runtime.search import Row, Search, start_search
 from mwc.runtime.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What holds for every row of a call.
-
-    Attributes:
-        suppress: float32 [2, n_vocab], from `rules.suppress_mask`.
-        with_timestamps: whether the timestamp rules apply.
-        max_initial_timestamp_index: highest first timestamp in 20 ms steps; None for no limit.
-        sample_len: most tokens a row samples, eot included.
-        strategy: how each window is searched.
-    """
-
-    suppress: Float32
-    with_timestamps: bool
-    max_initial_timestamp_index: int | None
-    sample_len: int
-    strategy: Strategy = GREEDY
 
 
 @dataclass(frozen=True)
@@ -84,47 +56,6 @@ class WindowResult:
     no_speech_prob: float
     compression_ratio: float
     temperature: float
-
-
-def sampling_for(spec: WhisperSpec, options: TranscribeOptions) -> Sampling:
-    """Turn options into what every row of a transcription samples by.
-
-    Raises:
-        OptionError: `suppress_tokens` holds an id that is not in the vocabulary.
-    """
-    with_timestamps = not options.without_timestamps
-    limit = None
-    if options.max_initial_timestamp:
-        # openai/whisper's quotient: a product with 50 rounds 0.47 s and others the other way.
-        seconds_per_token = spec.audio.chunk_length / spec.model.n_audio_ctx
-        limit = round(options.max_initial_timestamp / seconds_per_token)
-    return Sampling(
-        suppress=_shared_mask(
-            spec, options.suppress_tokens, options.suppress_blank, with_timestamps
-        ),
-        with_timestamps=with_timestamps,
-        max_initial_timestamp_index=limit,
-        sample_len=options.sample_len or spec.model.n_text_ctx // 2,
-        strategy=Strategy(
-            temperature=options.temperature[0],
-            beam_size=options.beam_size,
-            best_of=options.best_of,
-            patience=options.patience,
-            length_penalty=options.length_penalty,
-            seed=options.seed,
-        ),
-    )
-
-
-@lru_cache(maxsize=16)
-def _shared_mask(
-    spec: WhisperSpec,
-    suppress_tokens: tuple[int, ...],
-    suppress_blank: bool,
-    with_timestamps: bool,
-) -> Float32:
-    """One array for all calls that suppress the same: their searches can share the decoder's."""
-    return suppress_mask(spec, suppress_tokens, suppress_blank, with_timestamps)
 
 
 def _by_mask(searches: "Sequence[RunningSearch]") -> "list[list[RunningSearch]]":

@@ -6,7 +6,7 @@ from enum import Enum
 from functools import partial
 
 from mwc.runtime.clips import best_cut
-from mwc.runtime.decode import Sampling, Task, WindowResult, sampling_for
+from mwc.runtime.decode import Task, WindowResult
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.encoding import EncodedWindow
@@ -16,6 +16,7 @@ from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
 from mwc.runtime.report import Attempt, WindowReport
+from mwc.runtime.sampling import Sampling, sampling_for
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.speech import Speech
 from mwc.runtime.timing import Aligner

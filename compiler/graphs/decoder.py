@@ -249,7 +249,7 @@ def _layer_subgraph(scope: Scope, x_type: TensorType, token_types: Sequence[Tens
         *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
     ]
     with scope.graph.add_subgraph(
-        f"{scope.graph.name}_{'draft' if plan.int8 else 'decoder'}_layer_of_{x_type.shape[0]}",
+        f"{scope.graph.name}_decoder_layer_of_{x_type.shape[0]}",
         input_types=input_types,
         custom_extensions=[plan.kernels],
         devices=[plan.device],

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from rule_cases import Case, cases, make_logits
 
-from mwc.runtime.decode import sampling_for
 from mwc.runtime.decoder import ABSENT, Choice, Float32
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.rules import choose, filter_logits, rule_state
+from mwc.runtime.sampling import sampling_for
 from mwc.runtime.spec import WhisperSpec
 
 if TYPE_CHECKING:

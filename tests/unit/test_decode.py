@@ -9,10 +9,11 @@ import pytest
 from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, noise, scripted
 from openai_whisper import patch_whisper
 
-from mwc.runtime.decode import DecodingBatch, Task, decode_window, decode_windows, sampling_for
+from mwc.runtime.decode import DecodingBatch, Task, decode_window, decode_windows
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.prompt import Prompt, make_prompt
+from mwc.runtime.sampling import sampling_for
 from mwc.runtime.tokenizer import Tokenizer
 
 SPEC = fake_spec()

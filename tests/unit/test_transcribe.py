@@ -24,7 +24,8 @@ from mwc.runtime.speech import Speech
 from mwc.runtime.tokenizer import Tokenizer
 from mwc.runtime.transcribe import Transcription, detect_language, transcribe
 from mwc.runtime.transcript import Transcript
-from mwc.runtime.windows import Piece, WindowCut, WindowLoop, cut_window
+from mwc.runtime.window_cut import Piece, WindowCut, cut_window
+from mwc.runtime.windows import WindowLoop
 
 SPEC = fake_spec()
 T = SPEC.tokens
