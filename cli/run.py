@@ -162,7 +162,7 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
 
     started = time.perf_counter()
     display.clear()
-    source = open_audio(_input(name))
+    source = open_audio(_input(name), to_read=True)
     stream = model.stream(source, progress=display, **job.decoding)
     if job.output.streams:
         with display.aside():

@@ -9,17 +9,21 @@ import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from operator import index
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from mwc.runtime.errors import AudioError
 from mwc.runtime.read_ahead import read_ahead
+
+if TYPE_CHECKING:
+    from mwc.runtime.audio_file import OpenRecording
 
 Float32 = npt.NDArray[np.float32]
 
@@ -32,6 +36,9 @@ SAMPLE_RATES = (1000, 768000)
 LOUDEST = 16.0
 """Float samples beyond this are taken for unscaled integers; full scale is 1.0 (openai/whisper's
 `load_audio` divides by 32768), and mixing or resampling overshoots it by far less."""
+
+SHORT_SECONDS = 30.0
+"""Up to here a file is not read ahead: a window takes all of it before there is work to do."""
 
 SPOOL_BYTES = 1 << 20
 """A stream that cannot seek is copied to a temporary file in reads of this size."""
@@ -67,7 +74,7 @@ AudioInput = str | Path | bytes | BinaryIO | npt.NDArray[Any] | tuple[npt.NDArra
 """What `open_audio` takes."""
 
 
-def open_audio(source: AudioInput) -> AudioSource:
+def open_audio(source: AudioInput, *, to_read: bool = False) -> AudioSource:
     """Make a source of anything that holds audio.
 
     Args:
@@ -76,6 +83,8 @@ def open_audio(source: AudioInput) -> AudioSource:
             temporary file) and stays the caller's to close; mono samples at 16 kHz, a numpy array
             [n] of int16, or of float32 or float64 with full scale 1.0; or a tuple of such an
             array and its sample rate in Hz.
+        to_read: whether it is read at once: a file at a path then stays open until it is read, and
+            need not be opened again for its first reading.
 
     Raises:
         AudioError: a path that is missing or no file; empty; not audio; without an audio stream;
@@ -92,7 +101,7 @@ def open_audio(source: AudioInput) -> AudioSource:
     if isinstance(source, bytes | bytearray | memoryview):
         return _Recording("<bytes>", _Shared(BytesIO(source)))
     if isinstance(source, str | os.PathLike):
-        return _open_path(source)
+        return _open_path(source, to_read=to_read)
     if hasattr(source, "read"):
         return _open_stream(source)
     raise AudioError(
@@ -120,31 +129,59 @@ class _Shared:
 class _Recording(AudioSource):
     """An encoded file, decoded by FFmpeg's libraries."""
 
-    def __init__(self, name: str, opener: _Opener) -> None:
-        from mwc.runtime.audio_file import probe
-
+    def __init__(self, name: str, opener: _Opener, *, stays_open: bool = False) -> None:
+        """Open it, to see whether it can be; `stays_open`: until it is read for the first time."""
         super().__init__(name, None)
         self._opener = opener
+        self._open: AbstractContextManager[OpenRecording] | None = None
         try:
-            with opener() as file:
-                if file.seek(0, os.SEEK_END) == 0:
-                    raise AudioError(f"{name} is empty (0 bytes); give a file with audio in it")
-                self.duration_hint = probe(file, name)
+            with ExitStack() as stack:
+                opened = stack.enter_context(self._opened())
+                self.duration_hint = opened.seconds
+                if stays_open:
+                    self._open = _Held(stack.pop_all(), opened)
         except (OSError, ValueError) as error:
             raise _unreadable(name, error) from error
 
     def blocks(self) -> Iterator[Float32]:
-        return read_ahead(self._decoded())
+        decoded = self._decoded()
+        is_short = self.duration_hint is not None and self.duration_hint <= SHORT_SECONDS
+        return decoded if is_short else read_ahead(decoded)
 
     def _decoded(self) -> Generator[Float32, None, None]:
         from mwc.runtime.audio_file import decode_blocks
 
         self.warnings.clear()
+        held, self._open = self._open, None
         try:
-            with self._opener() as file:
-                yield from decode_blocks(file, self.name, self.warnings)
+            with held or self._opened() as opened:
+                yield from decode_blocks(opened, self.warnings)
         except (OSError, ValueError) as error:
             raise _unreadable(self.name, error) from error
+
+    @contextmanager
+    def _opened(self) -> Iterator["OpenRecording"]:
+        from mwc.runtime.audio_file import open_recording
+
+        with self._opener() as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                raise AudioError(f"{self.name} is empty (0 bytes); give a file with audio in it")
+            with open_recording(file, self.name) as opened:
+                yield opened
+
+
+@dataclass(frozen=True)
+class _Held(AbstractContextManager["OpenRecording"]):
+    """What was entered already, for one more with block, which leaves it."""
+
+    stack: ExitStack
+    opened: "OpenRecording"
+
+    def __enter__(self) -> "OpenRecording":
+        return self.opened
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.stack.__exit__(*error)
 
 
 def _unreadable(name: str, error: Exception) -> AudioError:
@@ -153,8 +190,8 @@ def _unreadable(name: str, error: Exception) -> AudioError:
     return AudioError(f"{name} cannot be read: {reason}; check the file and its permissions")
 
 
-def _open_path(given: str | os.PathLike[str]) -> AudioSource:
-    """A source of the file at a path, opened anew for each reading."""
+def _open_path(given: str | os.PathLike[str], *, to_read: bool) -> AudioSource:
+    """A source of the file at a path, opened anew for each reading, or but for the first one."""
     name = os.fspath(given)
     if "://" in name:
         raise AudioError(f"{name} is a URL, and only local files are read; download it first")
@@ -168,7 +205,7 @@ def _open_path(given: str | os.PathLike[str]) -> AudioSource:
     if stat.S_ISDIR(mode):
         raise AudioError(f"{name} is a folder; give the audio files in it one by one")
     if stat.S_ISREG(mode):
-        return _Recording(name, lambda: path.open("rb"))
+        return _Recording(name, lambda: path.open("rb"), stays_open=to_read)
     try:
         with path.open("rb") as stream:
             return _Recording(name, _Shared(_spool(stream, name)))

@@ -13,6 +13,7 @@ it read any other file. The formats allowed are those that hold their audio them
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import av
@@ -56,46 +57,73 @@ FAILURES = (av.error.FFmpegError, ValueError, EOFError, OSError, MemoryError, In
 """Everything PyAV was seen to raise on damaged files."""
 
 
-def probe(file: BinaryIO, name: str) -> float | None:
-    """Check that a file holds audio; return its duration in seconds as far as its header tells.
+@dataclass(frozen=True)
+class OpenRecording:
+    """A file that FFmpeg has opened, at its start.
 
-    Raises:
-        AudioError: not an audio or video file of a known format, or one without audio.
+    Attributes:
+        file: the file; nobody else moves it while this is used.
+        name: what to call it in messages.
+        container: PyAV's.
+        stream: the audio in it.
+        n_missing: bytes that its header announces and it does not have.
     """
-    with _open(file, name) as container:
-        stream = _audio_stream(container, name)
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-        return container.duration / 1e6 if container.duration is not None else None
+
+    file: BinaryIO
+    name: str
+    container: Any
+    stream: Any
+    n_missing: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Its duration as far as its header tells."""
+        if self.stream.duration is not None and self.stream.time_base is not None:
+            return float(self.stream.duration * self.stream.time_base)
+        return None if self.container.duration is None else self.container.duration / 1e6
 
 
-def decode_blocks(file: BinaryIO, name: str, warnings: list[str]) -> Iterator[Float32]:
-    """Decode a file from its start: yields float32 [about BLOCK_SAMPLES] in [-1, 1], 16 kHz mono.
-
-    Damage is stepped over where it can be; what was lost is appended to `warnings`.
+@contextmanager
+def open_recording(file: BinaryIO, name: str) -> Iterator[OpenRecording]:
+    """Open a file from its start, and check that it holds audio.
 
     Args:
         file: seekable, positioned anywhere; left open.
         name: what to call it in messages.
-        warnings: takes one sentence per thing that was wrong but not fatal.
 
     Raises:
-        AudioError: as for `probe`, or nothing in it decodes, or it holds NaN or infinite samples.
+        AudioError: not an audio or video file of a known format, or one without audio; also for
+            what PyAV raises while it is open.
     """
-    if missing := _missing_wav_bytes(file):
-        warnings.append(f"{name} is truncated: {missing} bytes that its header announces are gone")
-    n_samples = 0
+    n_missing = _missing_wav_bytes(file)
     with _open(file, name) as container:
-        stream = _audio_stream(container, name)
-        if len(container.streams.audio) > 1:
-            warnings.append(
-                f"{name} has {len(container.streams.audio)} audio streams; "
-                f"only stream {stream.index} is used"
-            )
-        for block in _gather(_resampled(container, stream, name, warnings)):
-            n_samples += len(block)
-            yield block.astype(np.float32) / np.float32(32768)
-        stated = _stated_seconds(container, stream, file)
+        yield OpenRecording(file, name, container, _audio_stream(container, name), n_missing)
+
+
+def decode_blocks(opened: OpenRecording, warnings: list[str]) -> Iterator[Float32]:
+    """Decode a file from its start: yields float32 [about BLOCK_SAMPLES] in [-1, 1], 16 kHz mono.
+
+    Damage is stepped over where it can be; what was lost is appended to `warnings`, one sentence
+    per thing that was wrong but not fatal.
+
+    Raises:
+        AudioError: nothing in it decodes, or it holds NaN or infinite samples.
+    """
+    name, container, stream = opened.name, opened.container, opened.stream
+    if opened.n_missing:
+        warnings.append(
+            f"{name} is truncated: {opened.n_missing} bytes that its header announces are gone"
+        )
+    if len(container.streams.audio) > 1:
+        warnings.append(
+            f"{name} has {len(container.streams.audio)} audio streams; "
+            f"only stream {stream.index} is used"
+        )
+    n_samples = 0
+    for block in _gather(_resampled(container, stream, name, warnings)):
+        n_samples += len(block)
+        yield block.astype(np.float32) / np.float32(32768)
+    stated = _stated_seconds(opened)
     seconds = n_samples / SAMPLE_RATE
     if n_samples == 0:
         raise AudioError(
@@ -248,11 +276,12 @@ def _gather(parts: Iterator[Int16]) -> Iterator[Int16]:
         yield np.concatenate(waiting)
 
 
-def _stated_seconds(container: Any, stream: Any, file: BinaryIO) -> float | None:
+def _stated_seconds(opened: OpenRecording) -> float | None:
     """The audio's duration where the header states it exactly, else None."""
+    container, stream = opened.container, opened.stream
     container_name = container.format.name.split(",")[0]
     if container_name not in EXACT_DURATION and not (
-        container_name == "mp3" and _has_frame_count(file)
+        container_name == "mp3" and _has_frame_count(opened.file)
     ):
         return None
     if stream.duration is not None and stream.time_base is not None:

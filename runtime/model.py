@@ -329,4 +329,4 @@ def _raising(found: Generator[Transcript | AudioError, None, None]) -> Iterator[
 
 
 def _source(audio: AudioInput | AudioSource) -> AudioSource:
-    return audio if isinstance(audio, AudioSource) else open_audio(audio)
+    return audio if isinstance(audio, AudioSource) else open_audio(audio, to_read=True)
