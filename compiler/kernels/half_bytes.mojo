@@ -9,6 +9,7 @@ from std.memory import bitcast
 
 from .linear import fetch_ahead
 from .quantized import (
+    COLUMNS,
     I8,
     PAIRS,
     PIECES,
@@ -59,33 +60,45 @@ def join_block(
 
 
 @always_inline
-def sum_halves[rows: Int](
+def sum_halves[rows: Int, blocks: Int](
     x: Pointer[Int8, _], high: Pointer[UInt8, _], k: Int
-) -> Array[Sums, rows]:
-    """The sums of x[rows, k] over one block of upper halves as they are stored; 32 divides k."""
-    var whole = Array[Sums, length=rows](fill=Sums(0))
+) -> Array[Sums, rows * blocks]:
+    """The sums of x[rows, k] over blocks of upper halves as they are stored, of row i and block b at i * blocks + b.
+
+    The blocks follow each other; 32 divides k.
+    """
+    comptime Bytes = SIMD[U8, REGISTER]
+    comptime many = rows * blocks
+    var whole = Array[Sums, length=many](fill=Sums(0))
     comptime for piece in range(PIECES):
-        var sums = Array[PairSums, length=rows](fill=PairSums(0))
+        var sums = Array[PairSums, length=many](fill=PairSums(0))
         for c in range(0, k, RUN):
-            var run = Array[Words, length=rows](fill=Words(0))
+            var run = Array[Words, length=many](fill=Words(0))
             comptime for at in range(0, RUN, OCTET):
                 var from_here = high.unsafe_offset((c + at) // OCTET * STEP + piece * REGISTER)
-                comptime if piece == 0:
-                    fetch_ahead(from_here)
-                var bytes = from_here.unsafe_load[width=REGISTER](0)
-                var first = bytes & 15
-                var second = bytes >> 4
+                var first = Array[Bytes, length=blocks](fill=Bytes(0))
+                var second = Array[Bytes, length=blocks](fill=Bytes(0))
+                comptime for b in range(blocks):
+                    var block = from_here.unsafe_offset(b * (COLUMNS * k // 2))
+                    comptime if piece == 0:
+                        fetch_ahead(block)
+                    var bytes = block.unsafe_load[width=REGISTER](0)
+                    first[b] = bytes & 15
+                    second[b] = bytes >> 4
                 comptime for i in range(rows):
                     var terms = x.unsafe_offset(i * k + c + at)
                     var a = broadcast_signed(terms)
-                    var b = broadcast_signed(terms.unsafe_offset(TERMS))
-                    comptime if VNNI:
-                        sums[i] = dot_four_bytes(dot_four_bytes(sums[i], first, a), second, b)
-                    else:
-                        run[i] += multiply_pairs(first, a) + multiply_pairs(second, b)
+                    var z = broadcast_signed(terms.unsafe_offset(TERMS))
+                    comptime for b in range(blocks):
+                        comptime n = i * blocks + b
+                        comptime if VNNI:
+                            var sum = dot_four_bytes(sums[n], first[b], a)
+                            sums[n] = dot_four_bytes(sum, second[b], z)
+                        else:
+                            run[n] += multiply_pairs(first[b], a) + multiply_pairs(second[b], z)
             comptime if not VNNI:
-                comptime for i in range(rows):
-                    sums[i] = dot_pairs(sums[i], run[i], Words(1))
-        comptime for i in range(rows):
-            whole[i] = whole[i].insert[offset=piece * PAIRS](sums[i])
+                comptime for n in range(many):
+                    sums[n] = dot_pairs(sums[n], run[n], Words(1))
+        comptime for n in range(many):
+            whole[n] = whole[n].insert[offset=piece * PAIRS](sums[n])
     return whole^

@@ -17,14 +17,19 @@ from std.runtime import parallelism_level
 from std.utils.numerics import neg_inf
 
 from .half_bytes import HALF_OFFSET, join_block, sum_halves
-from .linear import NONE, WIDTH
+from .linear import NONE, WIDTH, larger
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
 from .parallel import phase_counters, share, work_through
-from .quantized import COLUMNS, F32, I8, I32, largest_magnitude, quantize_words
+from .quantized import COLUMNS, F32, I8, I32, VNNI, largest_magnitude, quantize_words
 from .rules import N_SAMPLED, STATE_SIZE
 
 comptime TOGETHER = 4
 """Rows that the sieve multiplies together."""
+comptime WITH_ROWS = 2 if VNNI else 1
+"""Blocks that it multiplies them with: an instruction of VNNI waits for the sum of the one before,
+so that eight sums have to be on their way. Others have enough with one block."""
+comptime WITH_ONE = 4 if VNNI else 1
+"""Blocks that it multiplies a row with that is left over."""
 comptime BYTE_TOP = 127
 comptime SPREAD = Float32(6)
 """Standard deviations that a sieved logit may be off by: one of a thousand million is more."""
@@ -35,6 +40,9 @@ comptime MOST_SQUARE = Float32(80 * 80)
 """Mean square of a token's bytes: no more than 70² for any of tiny.en and base."""
 comptime SHARES = 16
 """Parts of the vocabulary for each thread."""
+comptime GROUP = 32
+"""Blocks that are sieved by one thread, however many there are: of each group and lane the best
+logit counts where the bar is set."""
 
 
 @fieldwise_init
@@ -154,66 +162,95 @@ def likely_logits(
         var row = x.unsafe_offset(i * k)
         sieve_list.append(sieve_row(byte_list.unsafe_ptr().unsafe_offset(i * k), row, k))
         unit_list[i] = quantize_words(word_list.unsafe_ptr().unsafe_offset(i * k), row, k, 1)
-    # Of each row and block, what the best that may be chosen is at least and at most.
-    var least_list = List[Float32](length=m * sieved, fill=0)
-    var most_list = List[Float32](length=m * sieved, fill=0)
+    var threads = 1 if m * n * k < SERIAL_WORK_INT8 else parallelism_level()
+    var parts = min(SHARES * threads, blocks)
+    # Of each row, group and lane, what the best that may be chosen is at least.
+    var groups = (sieved + GROUP - 1) // GROUP
+    var leasts_of_row = groups * COLUMNS
+    var least_list = List[Float32](length=m * leasts_of_row, fill=neg_inf[F32]())
     var bar_list = List[Float32](length=m, fill=0)
     var bytes = byte_list.unsafe_ptr()
     var words = word_list.unsafe_ptr()
     var units = unit_list.unsafe_ptr()
     var sieves = sieve_list.unsafe_ptr()
     var leasts = least_list.unsafe_ptr()
-    var mosts = most_list.unsafe_ptr()
     var bars = bar_list.unsafe_ptr()
 
-    var threads = 1 if m * n * k < SERIAL_WORK_INT8 else parallelism_level()
-    var parts = min(SHARES * threads, blocks)
     var counter_list = phase_counters(3)
     var counters = counter_list.unsafe_ptr()
 
     @always_inline
-    def sieve_rows[rows: Int](first: Int, block: Int) {imm}:
-        var at = block * COLUMNS
-        var sums = sum_halves[rows](
-            bytes.unsafe_offset(first * k), high.unsafe_offset(at * k // 2), k
+    def chosen_from(row: Int, at: Int, values: SIMD[F32, COLUMNS]) {imm} -> SIMD[F32, COLUMNS]:
+        """A block's logits where they may be chosen."""
+        var first_token = states[unsafe_offset=row * STATE_SIZE + N_SAMPLED] == 0
+        var mask = suppress.unsafe_offset(n if first_token else 0)
+        return values + mask.unsafe_load[width=COLUMNS](at)
+
+    @always_inline
+    def sieve_rows[rows: Int, together: Int](first: Int, block: Int) {imm}:
+        var sums = sum_halves[rows, together](
+            bytes.unsafe_offset(first * k), high.unsafe_offset(block * COLUMNS * k // 2), k
         )
-        var scales = scale.unsafe_load[width=COLUMNS](at)
         comptime for i in range(rows):
             var row = first + i
             var sieve = sieves.unsafe_offset(row)
-            # Twice 16 h + 7.5, in whole numbers.
-            var doubled = 32 * sums[i] - (32 * HALF_OFFSET - 15) * sieve[].total
-            var values = doubled.cast[F32]() * (0.5 * sieve[].unit) * scales
-            y.unsafe_store(row * n + at, values)
-            var first_token = states[unsafe_offset=row * STATE_SIZE + N_SAMPLED] == 0
-            var mask = suppress.unsafe_offset(n if first_token else 0)
-            values += mask.unsafe_load[width=COLUMNS](at)
-            var off = scales * sieve[].spread
-            leasts[unsafe_offset=row * sieved + block] = (values - off).reduce_max()
-            mosts[unsafe_offset=row * sieved + block] = (values + off).reduce_max()
+            var group = block // GROUP
+            var least = leasts.unsafe_offset(row * leasts_of_row + group * COLUMNS)
+            var highest = least.unsafe_load[width=COLUMNS](0)
+            comptime for b in range(together):
+                var at = (block + b) * COLUMNS
+                var scales = scale.unsafe_load[width=COLUMNS](at)
+                # Twice 16 h + 7.5, in whole numbers.
+                var doubled = 32 * sums[i * together + b] - (32 * HALF_OFFSET - 15) * sieve[].total
+                var values = doubled.cast[F32]() * (0.5 * sieve[].unit) * scales
+                y.unsafe_store(row * n + at, values)
+                var lowest = scales.fma(-sieve[].spread, chosen_from(row, at, values))
+                highest = larger[COLUMNS](highest, lowest)
+            least.unsafe_store(0, highest)
 
-    def sieve_part(part: Int) {imm}:
-        for block in range(sieved * part // parts, sieved * (part + 1) // parts):
+    @always_inline
+    def sieve_blocks[rows: Int, together: Int](row: Int, first: Int, last: Int) {imm}:
+        var block = first
+        while block + together <= last:
+            sieve_rows[rows, together](row, block)
+            block += together
+        comptime if together > 1:
+            while block < last:
+                sieve_rows[rows, 1](row, block)
+                block += 1
+
+    def sieve_group(group: Int) {imm}:
+        var last = min((group + 1) * GROUP, sieved)
+        for block in range(group * GROUP, last, WITH_ONE):
+            var end = min(block + WITH_ONE, last)
             var row = 0
             while row + TOGETHER <= m:
-                sieve_rows[TOGETHER](row, block)
+                sieve_blocks[TOGETHER, WITH_ROWS](row, block, end)
                 row += TOGETHER
             while row < m:
-                sieve_rows[1](row, block)
+                sieve_blocks[1, WITH_ONE](row, block, end)
                 row += 1
 
     def set_bar(row: Int) {imm}:
         var count = Int(wanted[unsafe_offset=row])
-        bars[unsafe_offset=row] = kth_largest(leasts.unsafe_offset(row * sieved), sieved, count)
+        var least = leasts.unsafe_offset(row * leasts_of_row)
+        bars[unsafe_offset=row] = kth_largest(least, leasts_of_row, count)
+
+    @always_inline
+    def may_hold_best(row: Int, block: Int) {imm} -> Bool:
+        var at = block * COLUMNS
+        var values = y.unsafe_load[width=COLUMNS](row * n + at)
+        var scales = scale.unsafe_load[width=COLUMNS](at)
+        var highest = scales.fma(sieves.unsafe_offset(row)[].spread, chosen_from(row, at, values))
+        return not highest.lt(bars[unsafe_offset=row]).reduce_and()
 
     def fill_part(part: Int) {imm}:
         var joined = List[Int8](length=COLUMNS * k, fill=0)
         for block in range(blocks * part // parts, blocks * (part + 1) // parts):
             var ready = False
             for row in range(m):
-                if block < sieved:
-                    if mosts[unsafe_offset=row * sieved + block] < bars[unsafe_offset=row]:
-                        continue
+                if block < sieved and not may_hold_best(row, block):
+                    continue
                 var at = block * COLUMNS * k // 2
                 if not ready:
                     join_block(
@@ -227,7 +264,7 @@ def likely_logits(
         _ = joined^
 
     def task(t: Int) {imm}:
-        work_through(sieve_part, parts, counters, 0)
+        work_through(sieve_group, groups, counters, 0)
         work_through(set_bar, m, counters, 1)
         work_through(fill_part, parts, counters, 2)
 
@@ -240,6 +277,5 @@ def likely_logits(
     _ = unit_list^
     _ = sieve_list^
     _ = least_list^
-    _ = most_list^
     _ = bar_list^
     _ = counter_list^
