@@ -1,10 +1,13 @@
+import gc
 import io
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,7 +19,7 @@ from mwc.runtime.errors import AudioError
 
 def read(source: AudioInput | AudioSource) -> npt.NDArray[np.float32]:
     """All samples of a source."""
-    opened = source if isinstance(source, AudioSource) else open_audio(source)
+    opened = source if isinstance(source, AudioSource) else open_audio(source, to_read=True)
     return np.concatenate(list(opened.blocks()))
 
 
@@ -74,6 +77,59 @@ def test_long_audio_comes_in_blocks() -> None:
         assert sum(lengths) == pytest.approx(65 * 16000, abs=2)
         assert max(lengths) <= 170000
         assert len(lengths) >= 6
+
+
+@pytest.mark.parametrize(("to_read", "n_opened"), [(False, [1, 2, 3]), (True, [1, 1, 2])])
+def test_a_file_that_is_read_at_once_is_opened_once(
+    to_read: bool, n_opened: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = 0
+    start = av.open
+
+    def count(*given: Any, **options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return start(*given, **options)
+
+    monkeypatch.setattr(av, "open", count)
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(tone(5.0)))
+    source = open_audio(path, to_read=to_read)
+    found = [opened]
+    for _ in range(2):
+        np.testing.assert_array_equal(read(source), tone(5.0) / np.float32(32768))
+        found.append(opened)
+    assert found == n_opened
+
+
+def test_a_file_that_stays_open_is_closed_when_it_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(tone(5.0)))
+    source = open_audio(path, to_read=True)
+    assert str(path) in open_files()
+    read(source)
+    assert str(path) not in open_files()
+    unread = open_audio(path, to_read=True)
+    del unread
+    gc.collect()
+    assert str(path) not in open_files()
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    found = []
+    for entry in os.scandir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the folder itself, read and closed again
+            found.append(os.readlink(entry.path))
+    return found
+
+
+@pytest.mark.parametrize(("seconds", "n_threads"), [(25.0, 0), (65.0, 1)])
+def test_only_a_file_of_more_than_a_window_is_read_ahead(seconds: float, n_threads: int) -> None:
+    blocks = open_audio(wav(tone(seconds))).blocks()
+    next(blocks)
+    assert sum(thread.name == "mwc-read-ahead" for thread in threading.enumerate()) == n_threads
+    assert sum(map(len, blocks)) > 0
 
 
 @pytest.mark.parametrize(
