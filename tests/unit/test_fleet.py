@@ -24,7 +24,8 @@ from mwc.runtime.errors import (
     OptionError,
     TargetError,
 )
-from mwc.runtime.fleet import Fleet, Worker, load_fleet
+from mwc.runtime.fleet import Fleet, load_fleet
+from mwc.runtime.fleet_worker import Worker
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.worker import serve
 
