@@ -59,7 +59,7 @@ class StandInModel:
     def load_fleet(self, path: Path, devices: str, threads: int | None) -> "Iterator[StandInModel]":
         yield self.load(path, device=devices, threads=threads)
 
-    def open_audio(self, source: Any) -> StandInSource:
+    def open_audio(self, source: Any, *, to_read: bool = False) -> StandInSource:
         return StandInSource(source, self.warnings)
 
     def transcribe(
