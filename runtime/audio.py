@@ -10,7 +10,6 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from io import BytesIO
 from operator import index
 from pathlib import Path
@@ -133,13 +132,13 @@ class _Recording(AudioSource):
         """Open it, to see whether it can be; `stays_open`: until it is read for the first time."""
         super().__init__(name, None)
         self._opener = opener
-        self._open: AbstractContextManager[OpenRecording] | None = None
+        self._kept: tuple[ExitStack, OpenRecording] | None = None
         try:
             with ExitStack() as stack:
                 opened = stack.enter_context(self._opened())
                 self.duration_hint = opened.seconds
                 if stays_open:
-                    self._open = _Held(stack.pop_all(), opened)
+                    self._kept = stack.pop_all(), opened
         except (OSError, ValueError) as error:
             raise _unreadable(name, error) from error
 
@@ -152,9 +151,11 @@ class _Recording(AudioSource):
         from mwc.runtime.audio_file import decode_blocks
 
         self.warnings.clear()
-        held, self._open = self._open, None
+        stack, opened = self._kept or (ExitStack(), None)
+        self._kept = None
         try:
-            with held or self._opened() as opened:
+            with stack:
+                opened = opened or stack.enter_context(self._opened())
                 yield from decode_blocks(opened, self.warnings)
         except (OSError, ValueError) as error:
             raise _unreadable(self.name, error) from error
@@ -168,20 +169,6 @@ class _Recording(AudioSource):
                 raise AudioError(f"{self.name} is empty (0 bytes); give a file with audio in it")
             with open_recording(file, self.name) as opened:
                 yield opened
-
-
-@dataclass(frozen=True)
-class _Held(AbstractContextManager["OpenRecording"]):
-    """What was entered already, for one more with block, which leaves it."""
-
-    stack: ExitStack
-    opened: "OpenRecording"
-
-    def __enter__(self) -> "OpenRecording":
-        return self.opened
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self.stack.__exit__(*error)
 
 
 def _unreadable(name: str, error: Exception) -> AudioError:
