@@ -2,7 +2,7 @@
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
-from std.math import exp
+from std.math import exp, iota
 
 from .parallel import share
 from .rules import (
@@ -20,6 +20,7 @@ from .rules import (
 )
 
 comptime F32 = DType.float32
+comptime I32 = DType.int32
 comptime LANES = 16
 comptime Vector = SIMD[F32, LANES]
 
@@ -46,22 +47,25 @@ struct Scores[logit_origin: Origin, mask_origin: Origin](Copyable, Movable):
 @always_inline
 def best_of(scores: Scores[_, _], first: Int, last: Int) -> Best:
     """Scan ids [first, last): the first id with the highest masked logit."""
-    var lanes = Vector(LOWEST)
-    var i = first
-    while i + LANES <= last:
-        lanes = max(lanes, scores.lanes(i))
-        i += LANES
-    var top = lanes.reduce_max()
-    while i < last:
-        top = max(top, scores.at(i))
-        i += 1
-    if top <= LOWEST:
+    var best = Vector(LOWEST)
+    var block = SIMD[I32, LANES](-1)
+    var blocks = max(last - first, 0) // LANES
+    for b in range(blocks):
+        var here = scores.lanes(first + b * LANES)
+        var higher = here.gt(best)
+        best = higher.select(here, best)
+        block = higher.select(SIMD[I32, LANES](Int32(b)), block)
+    var top = best.reduce_max()
+    var id = -1
+    if top > LOWEST:
+        var at = iota[I32, LANES](Int32(first)) + block * LANES
+        id = Int(best.eq(top).select(at, SIMD[I32, LANES](Int32.MAX)).reduce_min())
+    for i in range(first + blocks * LANES, last):
+        if scores.at(i) > top:
+            top = scores.at(i)
+            id = i
+    if id < 0:
         return Best(-1, LOWEST, 0)
-    var id = first
-    while id + LANES <= last and scores.lanes(id).reduce_max() != top:
-        id += LANES
-    while scores.at(id) != top:
-        id += 1
     return Best(id, top, mass(scores, first, last, top, 1.0))
 
 

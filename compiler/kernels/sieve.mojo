@@ -14,7 +14,7 @@ A row's logits depend on itself and its `wanted` only; sums are whole numbers, a
 from max.algorithm import sync_parallelize
 from std.math import sqrt
 from std.runtime import parallelism_level
-from std.utils.numerics import neg_inf
+from std.utils.numerics import inf, neg_inf
 
 from .half_bytes import HALF_OFFSET, join_block, sum_halves
 from .linear import NONE, WIDTH, larger
@@ -73,24 +73,22 @@ def sieve_row(y: Pointer[mut=True, Int8, _], x: Pointer[Float32, _], k: Int) -> 
 
 
 @always_inline
-def kth_largest(values: Pointer[Float32, _], count: Int, k: Int) -> Float32:
-    """The k-th largest of the values; -inf where k is 0 or there are fewer."""
-    if k <= 0 or k > count:
-        return neg_inf[F32]()
-    var best_list = List[Float32](length=k, fill=neg_inf[F32]())
-    var best = best_list.unsafe_ptr()
+def largest_places(values: Pointer[Float32, _], count: Int, k: Int) -> List[Int]:
+    """Where the k largest of the values are, the largest first; of -inf and NaN none."""
+    var places = List[Int](capacity=k)
     for i in range(count):
         var value = values[unsafe_offset=i]
-        if not value > best[unsafe_offset=k - 1]:
+        if not value > neg_inf[F32]():
             continue
-        var at = k - 1
-        while at > 0 and best[unsafe_offset=at - 1] < value:
-            best[unsafe_offset=at] = best[unsafe_offset=at - 1]
+        if len(places) == k:
+            if not value > values[unsafe_offset=places[k - 1]]:
+                continue
+            _ = places.pop()
+        var at = len(places)
+        while at > 0 and values[unsafe_offset=places[at - 1]] < value:
             at -= 1
-        best[unsafe_offset=at] = value
-    var found = best[unsafe_offset=k - 1]
-    _ = best_list^
-    return found
+        places.insert(at, i)
+    return places^
 
 
 @always_inline
@@ -231,18 +229,57 @@ def likely_logits(
                 sieve_blocks[1, WITH_ONE](row, block, end)
                 row += 1
 
+    @always_inline
+    def join(joined: Pointer[mut=True, Int8, _], block: Int) {imm}:
+        var at = block * COLUMNS * k // 2
+        join_block(joined, high.unsafe_offset(at), low.unsafe_offset(at), k)
+
+    @always_inline
+    def fill(joined: Pointer[Int8, _], row: Int, block: Int) {imm}:
+        multiply_block[NONE](
+            y.unsafe_offset(row * n), words.unsafe_offset(row * k), units.unsafe_offset(row),
+            joined, scale, scale, x, block, 1, n, k,
+        )
+
+    @always_inline
+    def bounds_of[sign: Int](row: Int, block: Int) {imm} -> SIMD[F32, COLUMNS]:
+        """What a block's logits that may be chosen are at least (sign -1), or at most (1)."""
+        var at = block * COLUMNS
+        var values = chosen_from(row, at, y.unsafe_load[width=COLUMNS](row * n + at))
+        var off = Float32(sign) * sieves.unsafe_offset(row)[].spread
+        return scale.unsafe_load[width=COLUMNS](at).fma(off, values)
+
     def set_bar(row: Int) {imm}:
+        """Compute the blocks in full that promise most; the least of their best is a row's bar."""
+        bars[unsafe_offset=row] = neg_inf[F32]()
         var count = Int(wanted[unsafe_offset=row])
-        var least = leasts.unsafe_offset(row * leasts_of_row)
-        bars[unsafe_offset=row] = kth_largest(least, leasts_of_row, count)
+        if count == 0:
+            return
+        var places = largest_places(
+            leasts.unsafe_offset(row * leasts_of_row), leasts_of_row, count
+        )
+        if len(places) < count:
+            return
+        var bar = inf[F32]()
+        var joined = List[Int8](length=COLUMNS * k, fill=0)
+        for place in places:
+            var lane = place % COLUMNS
+            var first = place // COLUMNS * GROUP
+            var best = first
+            for block in range(first + 1, min(first + GROUP, sieved)):
+                if bounds_of[-1](row, block)[lane] > bounds_of[-1](row, best)[lane]:
+                    best = block
+            join(joined.unsafe_ptr(), best)
+            fill(joined.unsafe_ptr(), row, best)
+            var at = best * COLUMNS
+            var exact = chosen_from(row, at, y.unsafe_load[width=COLUMNS](row * n + at))
+            bar = min(bar, exact[lane])
+        bars[unsafe_offset=row] = bar
+        _ = joined^
 
     @always_inline
     def may_hold_best(row: Int, block: Int) {imm} -> Bool:
-        var at = block * COLUMNS
-        var values = y.unsafe_load[width=COLUMNS](row * n + at)
-        var scales = scale.unsafe_load[width=COLUMNS](at)
-        var highest = scales.fma(sieves.unsafe_offset(row)[].spread, chosen_from(row, at, values))
-        return not highest.lt(bars[unsafe_offset=row]).reduce_and()
+        return not bounds_of[1](row, block).lt(bars[unsafe_offset=row]).reduce_and()
 
     def fill_part(part: Int) {imm}:
         var joined = List[Int8](length=COLUMNS * k, fill=0)
@@ -251,16 +288,10 @@ def likely_logits(
             for row in range(m):
                 if block < sieved and not may_hold_best(row, block):
                     continue
-                var at = block * COLUMNS * k // 2
                 if not ready:
-                    join_block(
-                        joined.unsafe_ptr(), high.unsafe_offset(at), low.unsafe_offset(at), k
-                    )
+                    join(joined.unsafe_ptr(), block)
                     ready = True
-                multiply_block[NONE](
-                    y.unsafe_offset(row * n), words.unsafe_offset(row * k),
-                    units.unsafe_offset(row), joined.unsafe_ptr(), scale, scale, x, block, 1, n, k,
-                )
+                fill(joined.unsafe_ptr(), row, block)
         _ = joined^
 
     def task(t: Int) {imm}:

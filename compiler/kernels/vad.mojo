@@ -6,7 +6,9 @@ a block of frames whose intermediate values stay in cache. A convolution over co
 by side in memory is a matrix product whose rows overlap, so nothing is ever copied for one.
 
 Weights come in panels of 32 output columns, [columns / 32, terms, 32] (vad_weights.py). A panel is
-computed as two halves of 16: for the spectrum real and imaginary parts of the same 16 bins.
+computed as two halves of 16: for the spectrum real and imaginary parts of the same 16 bins. Those
+are even and odd about the middle of a column, whose window begins with a zero: sums and differences
+of samples that stand opposite each other meet half of the terms.
 """
 
 import extensibility
@@ -32,6 +34,8 @@ comptime HOP = 128
 """Samples between the columns of the spectrum."""
 comptime FFT = 256
 """Samples in one column."""
+comptime FOLDED = FFT // 2
+"""Sums, and as many differences, of a column's samples."""
 comptime COLUMNS = 4
 """Columns of the spectrum in one frame."""
 comptime SAMPLES = 576
@@ -64,7 +68,8 @@ def multiply_panel[rows: Int, epilogue: Int](
 ):
     """One panel's columns of y[rows, …] = epilogue(x[rows, k] · panel[k, 32]).
 
-    MAGNITUDE makes 16 columns, the root of the halves' squares; the others make 32.
+    MAGNITUDE makes 16 columns, the root of the halves' squares: of x[rows, k] for the first half,
+    and of the k values behind them for the second. The others make 32.
     """
     comptime for part in range(HALF // WIDTH):
         var sums = Array[Vector, length=2 * rows](fill=Vector(0))
@@ -72,9 +77,12 @@ def multiply_panel[rows: Int, epilogue: Int](
             var w0 = panel.unsafe_load[width=WIDTH](c * PANEL + part * WIDTH)
             var w1 = panel.unsafe_load[width=WIDTH](c * PANEL + HALF + part * WIDTH)
             comptime for i in range(rows):
-                var xv = Vector(x[unsafe_offset=i * x_stride + c])
-                sums[2 * i] = w0.fma(xv, sums[2 * i])
-                sums[2 * i + 1] = w1.fma(xv, sums[2 * i + 1])
+                var first = Vector(x[unsafe_offset=i * x_stride + c])
+                var second = first
+                comptime if epilogue == MAGNITUDE:
+                    second = Vector(x[unsafe_offset=i * x_stride + k + c])
+                sums[2 * i] = w0.fma(first, sums[2 * i])
+                sums[2 * i + 1] = w1.fma(second, sums[2 * i + 1])
         comptime for i in range(rows):
             comptime if epilogue == MAGNITUDE:
                 var power = sums[2 * i] * sums[2 * i] + sums[2 * i + 1] * sums[2 * i + 1]
@@ -98,12 +106,18 @@ def multiply_panels[epilogue: Int](
     x_stride: Int,
     m: Int,
     panels: Int,
-    k: Int,
+    terms: Int,
+    first: Int,
+    last: Int,
 ):
-    """y[m, …] = epilogue(x[m, k] · w[panels, k, 32]); rows of x and y are their strides apart."""
+    """y[m, …] = epilogue(x[m, k] · w[panels, terms, 32]) over the terms of [first, last), k of them.
+
+    Rows of x, which begin with the first of these, and of y are their strides apart.
+    """
     comptime columns = HALF if epilogue == MAGNITUDE else PANEL
+    var k = last - first
     for p in range(panels):
-        var panel = w.unsafe_offset(p * k * PANEL)
+        var panel = w.unsafe_offset((p * terms + first) * PANEL)
         var panel_bias = bias if epilogue == MAGNITUDE else bias.unsafe_offset(p * PANEL)
         var goal = y.unsafe_offset(p * columns)
         var i = 0
@@ -122,18 +136,33 @@ def multiply_panels[epilogue: Int](
 
 
 @always_inline
-def copy_last_columns(
-    tails: Pointer[mut=True, Float32, _], samples: Pointer[Float32, _], m: Int
+def fold_column(
+    y: Pointer[mut=True, Float32, _], frames: Pointer[Float32, _], t: Int, m: Int
 ):
-    """tails[m, 256] = what the last column of each frame sees: its end, and that reflected."""
-    comptime first = (COLUMNS - 1) * HOP
+    """y[m, 256] = of column t of each frame the sums x[n] + x[256 - n], n = 1 … 128, then the differences.
+
+    The middle is its own opposite, and counts once. The last column's end is what a frame ends
+    with, in reverse.
+    """
+    comptime LAST = SAMPLES - (COLUMNS - 1) * HOP
+    var column_list = List[Float32](length=FFT + 1, fill=0)
+    var column = column_list.unsafe_ptr()
     for i in range(m):
-        var tail = tails.unsafe_offset(i * FFT)
-        var frame = samples.unsafe_offset(i * SAMPLES)
-        for j in range(0, SAMPLES - first, WIDTH):
-            tail.unsafe_store(j, frame.unsafe_load[width=WIDTH](first + j))
-        for j in range(REFLECTED):
-            tail[unsafe_offset=SAMPLES - first + j] = frame[unsafe_offset=SAMPLES - 2 - j]
+        var x = frames.unsafe_offset(i * SAMPLES + t * HOP)
+        var folded = y.unsafe_offset(i * FFT)
+        if t == COLUMNS - 1:
+            for n in range(0, LAST, WIDTH):
+                column.unsafe_store(n, x.unsafe_load[width=WIDTH](n))
+            for n in range(REFLECTED):
+                column[unsafe_offset=LAST + n] = x[unsafe_offset=LAST - 2 - n]
+        var source = column if t == COLUMNS - 1 else x
+        for n in range(1, FOLDED + 1, WIDTH):
+            var here = source.unsafe_load[width=WIDTH](n)
+            var opposite = source.unsafe_load[width=WIDTH](FFT - n - WIDTH + 1).reversed()
+            folded.unsafe_store(n - 1, here + opposite)
+            folded.unsafe_store(FOLDED + n - 1, here - opposite)
+        folded[unsafe_offset=FOLDED - 1] = source[unsafe_offset=FOLDED]
+    _ = column_list^
 
 
 @extensibility.register("mwc_speech_gates")
@@ -182,55 +211,55 @@ struct SpeechGates:
         var b5 = lstm_bias.unsafe_ptr()
 
         def block(item: Int) {var frames, var gate_ptr, var sample_ptr, var spectrum_ptr, var w1, var b1, var w2, var b2, var w3, var b3, var w4, var b4, var w5, var b5}:
-            # A column of zeros before and after the spectrum's four, one before the first
-            # convolution's: the padding of what comes next.
-            comptime LINES = (COLUMNS + 2) * BINS
-            comptime HIDDEN = (COLUMNS + 1) * WIDE
+            comptime LINES = COLUMNS * BINS
+            comptime HIDDEN = COLUMNS * WIDE
             var m = min(FRAMES, frames - item * FRAMES)
             var x = sample_ptr.unsafe_offset(item * FRAMES * SAMPLES)
-            var tail_list = List[Float32](length=FRAMES * FFT, fill=0)
+            var fold_list = List[Float32](length=FRAMES * FFT, fill=0)
             var line_list = List[Float32](length=FRAMES * LINES, fill=0)
             var first_list = List[Float32](length=FRAMES * HIDDEN, fill=0)
             var second_list = List[Float32](length=FRAMES * 2 * NARROW, fill=0)
             var third_list = List[Float32](length=FRAMES * NARROW, fill=0)
             var fourth_list = List[Float32](length=FRAMES * WIDE, fill=0)
-            var tails = tail_list.unsafe_ptr()
+            var folds = fold_list.unsafe_ptr()
             var lines = line_list.unsafe_ptr()
             var first = first_list.unsafe_ptr()
             var second = second_list.unsafe_ptr()
             var third = third_list.unsafe_ptr()
             var fourth = fourth_list.unsafe_ptr()
-            copy_last_columns(tails, x, m)
-            for t in range(COLUMNS - 1):
-                multiply_panels[MAGNITUDE](
-                    lines.unsafe_offset((t + 1) * BINS), x.unsafe_offset(t * HOP), spectrum_ptr,
-                    b1, LINES, SAMPLES, m, BINS // HALF, FFT,
-                )
-            multiply_panels[MAGNITUDE](
-                lines.unsafe_offset(COLUMNS * BINS), tails, spectrum_ptr, b1, LINES, FFT, m,
-                BINS // HALF, FFT,
-            )
             for t in range(COLUMNS):
+                fold_column(folds, x, t, m)
+                multiply_panels[MAGNITUDE](
+                    lines.unsafe_offset(t * BINS), folds, spectrum_ptr, b1, LINES, FFT, m,
+                    BINS // HALF, FFT, 1, 1 + FOLDED,
+                )
+            # Taps that would meet nothing but padding are left out: the first, at the first column,
+            # and the last, at the last one.
+            for t in range(COLUMNS):
+                var tap = 1 if t == 0 else 0
+                var taps = 2 if t == COLUMNS - 1 else 3
                 multiply_panels[BIAS_RELU](
-                    first.unsafe_offset((t + 1) * WIDE), lines.unsafe_offset(t * BINS), w1, b1,
-                    HIDDEN, LINES, m, WIDE // PANEL, 3 * BINS,
+                    first.unsafe_offset(t * WIDE), lines.unsafe_offset((t - 1 + tap) * BINS), w1,
+                    b1, HIDDEN, LINES, m, WIDE // PANEL, 3 * BINS, tap * BINS, taps * BINS,
                 )
             for t in range(COLUMNS // 2):
+                var tap = 1 if t == 0 else 0
                 multiply_panels[BIAS_RELU](
-                    second.unsafe_offset(t * NARROW), first.unsafe_offset(2 * t * WIDE), w2, b2,
-                    2 * NARROW, HIDDEN, m, NARROW // PANEL, 3 * WIDE,
+                    second.unsafe_offset(t * NARROW), first.unsafe_offset((2 * t - 1 + tap) * WIDE),
+                    w2, b2, 2 * NARROW, HIDDEN, m, NARROW // PANEL, 3 * WIDE, tap * WIDE, 3 * WIDE,
                 )
             multiply_panels[BIAS_RELU](
-                third, second, w3, b3, NARROW, 2 * NARROW, m, NARROW // PANEL, 2 * NARROW
+                third, second, w3, b3, NARROW, 2 * NARROW, m, NARROW // PANEL, 2 * NARROW, 0,
+                2 * NARROW,
             )
             multiply_panels[BIAS_RELU](
-                fourth, third, w4, b4, WIDE, NARROW, m, WIDE // PANEL, NARROW
+                fourth, third, w4, b4, WIDE, NARROW, m, WIDE // PANEL, NARROW, 0, NARROW
             )
             multiply_panels[BIAS](
                 gate_ptr.unsafe_offset(item * FRAMES * GATES), fourth, w5, b5, GATES, WIDE, m,
-                GATES // PANEL, WIDE,
+                GATES // PANEL, WIDE, 0, WIDE,
             )
-            _ = tail_list^
+            _ = fold_list^
             _ = line_list^
             _ = first_list^
             _ = second_list^
