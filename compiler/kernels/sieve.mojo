@@ -2,11 +2,11 @@
 
 The sieve takes the upper halves alone (half_bytes.mojo), the lower ones as their middle 7.5, and
 activations in 8 bits. What that leaves out is the sum of as many roundings as there are terms, so it
-is known how far a logit can be off: SPREAD standard deviations. Blocks of columns that may hold one
-of the best `wanted` logits that may be chosen are then multiplied in full, as are all from eot on,
-which the rules compare with each other. So every logit that can be chosen is the one that the whole
-product gives, and half of the bytes are not read. The others are off by about 0.4 (tiny.en), which
-moves a log-probability by 0.003 (benchmarks/cpu-floor.md).
+is known how far a logit can be off: SPREAD standard deviations. The blocks that promise the best
+`wanted` logits that may be chosen are then multiplied in full, then those that may hold better
+ones, as are all from eot on, which the rules compare with each other. So every logit that can be
+chosen is the one that the whole product gives, and half of the bytes are not read. The others are
+off by about 0.4 (tiny.en), which moves a log-probability by 0.009 (benchmarks/cpu-floor.md).
 
 A row's logits depend on itself and its `wanted` only; sums are whole numbers, as everywhere.
 """
