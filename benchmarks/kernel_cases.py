@@ -1,7 +1,8 @@
 """Every kernel alone at a model's sizes: one small graph each, compiled together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,29 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
-from mwc.compiler.graphs import layers
+from mwc.compiler.graphs import layers, layers_int8, vad
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
-from mwc.compiler.quantize import pack_halves, pack_int8
+from mwc.compiler.quantize import pack_halves, pack_int8, quantize_int8
+from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import CACHES, weight_specs
-from mwc.runtime.decoder import AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE, TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE
+from mwc.runtime.decoder import (
+    AUDIO_KEY_SHAPE,
+    AUDIO_VALUE_SHAPE,
+    RULE_STATE_SIZE,
+    TEXT_KEY_SHAPE,
+    TEXT_VALUE_SHAPE,
+    VAD_CONTEXT,
+    VAD_FRAME,
+    VAD_STATE_SHAPE,
+)
 from mwc.runtime.spec import WhisperSpec
 
 POSITION = 200
+PEAK = 2.0
+"""How near a token's weights the LM head's inputs are, in their own scale: a likely token."""
+VAD_FRAMES = 512
+"""16 s, as `runtime.vad` takes them."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +59,26 @@ class Cases:
     """Kernels of one precision for one model; `compile` makes them runnable.
 
     `in_float16`: whether matrices are stored so; float32 else, whatever the precision, but int8.
+    `kernels`: the folder of the kernels' source. `only`: leave out what has none of these in its
+    name.
     """
 
-    def __init__(self, spec: WhisperSpec, precision: str, *, in_float16: bool = False) -> None:
+    def __init__(
+        self,
+        spec: WhisperSpec,
+        precision: str,
+        *,
+        in_float16: bool = False,
+        kernels: Path = KERNELS,
+        only: Sequence[str] = (),
+    ) -> None:
+        self._only = only
         self._model = spec.model
         self._precision = precision
         self._dtype = np.float16 if in_float16 else np.float32
         self._module = Module()
-        self._library, path = load_kernels(KERNELS)
+        self._library, path = load_kernels(kernels)
+        self._tokens = spec.tokens
         self._path = path
         self._cache = CACHES[precision]
         weights = weight_specs(spec, precision)
@@ -83,6 +110,8 @@ class Cases:
         self._few(f"fc1, {rows} rows", rows, d, mlp, norm=True, gelu=True)
         self._few(f"fc2, {rows} rows", rows, mlp, d)
         self._logits(f"LM head, {rows} rows", rows, d, model.n_vocab)
+        if self._precision == "int8":
+            self._sieve(f"LM head by the sieve, {rows} rows", rows, d, model.n_vocab)
         slots, positions = np.arange(rows, dtype=np.int32), np.full(rows, POSITION, np.int32)
         layer, item = np.zeros(1, np.int32), DTYPES[self._cache].size_in_bytes
         for name, shapes, width, length in (
@@ -101,6 +130,17 @@ class Cases:
                 [*caches, self._values(rows, width), *per_token],
                 4.0 * rows * length * d, 2.0 * rows * length * d * item, "f32",
             )  # fmt: skip
+
+    def add_detector(self) -> None:
+        """The speech detector: its frames, and its LSTM after them."""
+        samples = self._values(VAD_FRAMES, VAD_CONTEXT + VAD_FRAME) / 10
+        weights = [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.ENCODER_WEIGHTS]
+        self._add("speech frames", vad.speech_gates, [samples, *weights], 0, 0, "f32")
+        inputs = [self._values(VAD_FRAMES, vad.GATES), np.zeros(VAD_STATE_SHAPE, np.float32)]
+        inputs += [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.LSTM_WEIGHTS]
+        self._add(
+            "speech LSTM", lambda plan, *given: vad.lstm(plan, *given)[0], inputs, 0, 0, "f32"
+        )
 
     def compile(self) -> list[Case]:
         """Compile everything added."""
@@ -166,9 +206,30 @@ class Cases:
         inputs = [self._values(m, k), self._values(k), self._values(k), *matrix]
         self._add(name, build, inputs, 2.0 * m * n * k, float(matrix[0].nbytes), "f32")
 
+    def _sieve(self, name: str, m: int, k: int, n: int) -> None:
+        """The LM head where one token of each row is wanted, and likely."""
+        matrix = self._values(n, k)
+        values, scale = quantize_int8(matrix)
+        x = matrix[self._rng.integers(0, self._tokens.eot, m)] * PEAK + self._values(m, k)
+        ones, zeros = np.ones(k, np.float32), np.zeros(k, np.float32)
+        stored = [pack_halves(values), scale, ones]
+        asked = [np.ones(m, np.int32), np.zeros((2, n), np.float32)]
+        asked += [np.ones((m, RULE_STATE_SIZE), np.int32), np.array([self._tokens.eot], np.int32)]
+
+        def build(plan: Plan, x: Any, gamma: Any, beta: Any, *rest: Any) -> Any:
+            embedding = Matrix(*rest[: len(stored)])
+            return layers_int8.likely_logits(
+                plan, x, (gamma, beta), embedding, *rest[len(stored) :]
+            )
+
+        inputs = [x, ones, zeros, *stored, *asked]
+        self._add(name, build, inputs, 2.0 * m * n * k, stored[0].nbytes / 2, "f32")
+
     def _add(
         self, name: str, build: Any, inputs: list[Any], operations: float, read: float, kind: str
     ) -> None:
+        if self._only and not any(part in name for part in self._only):
+            return
         cpu = DeviceRef.CPU()
         types = [
             BufferType(value.dtype, list(value.shape), cpu)

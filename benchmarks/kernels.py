@@ -113,6 +113,7 @@ def kernels(path: Path) -> list[Line]:
     cases.add_encoder()
     for rows in (1, 8):
         cases.add_decoder(rows)
+    cases.add_detector()
     return [
         Line(case.name, *best_seconds(case.run, 100), case.operations, case.read, case.kind)
         for case in cases.compile()
