@@ -17,6 +17,7 @@ from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
 from mwc.compiler.quantize import pack_halves, pack_int8, quantize_int8
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import CACHES, weight_specs
+from mwc.runtime.artifact import open_artifact
 from mwc.runtime.decoder import (
     AUDIO_KEY_SHAPE,
     AUDIO_VALUE_SHAPE,
@@ -28,12 +29,11 @@ from mwc.runtime.decoder import (
     VAD_STATE_SHAPE,
 )
 from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.vad import FRAMES_PER_CALL
 
 POSITION = 200
 PEAK = 2.0
 """How near a token's weights the LM head's inputs are, in their own scale: a likely token."""
-VAD_FRAMES = 512
-"""16 s, as `runtime.vad` takes them."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class Cases:
 
     def add_detector(self) -> None:
         """The speech detector: its frames, and its LSTM after them."""
-        samples = self._values(VAD_FRAMES, VAD_CONTEXT + VAD_FRAME) / 10
+        samples = self._values(FRAMES_PER_CALL, VAD_CONTEXT + VAD_FRAME) / 10
         weights = [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.ENCODER_WEIGHTS]
         self._add("speech frames", vad.speech_gates, [samples, *weights], 0, 0, "f32")
-        inputs = [self._values(VAD_FRAMES, vad.GATES), np.zeros(VAD_STATE_SHAPE, np.float32)]
+        inputs = [self._values(FRAMES_PER_CALL, vad.GATES), np.zeros(VAD_STATE_SHAPE, np.float32)]
         inputs += [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.LSTM_WEIGHTS]
         self._add(
             "speech LSTM", lambda plan, *given: vad.lstm(plan, *given)[0], inputs, 0, 0, "f32"
@@ -247,3 +247,21 @@ class Cases:
             graph.output(build(self._plan, *values))
         arguments = [v if isinstance(v, Buffer) else Buffer.from_numpy(v) for v in inputs]
         self._todo.append((name, arguments, operations, read, kind))
+
+
+def cases_of(
+    artifact: Path, rows: Sequence[int], *, kernels: Path = KERNELS, only: Sequence[str] = ()
+) -> list[Case]:
+    """Every kernel at the sizes and in the precision of an artifact, ready to run.
+
+    `rows`: how many the decoder's kernels take; `kernels` and `only` as for `Cases`.
+    """
+    manifest = open_artifact(artifact).manifest
+    in_float16 = any(tensor.dtype == "float16" for tensor in manifest.weights[0].tensors)
+    precision = manifest.targets[0].precision
+    cases = Cases(manifest.spec, precision, in_float16=in_float16, kernels=kernels, only=only)
+    cases.add_encoder()
+    for n in rows:
+        cases.add_decoder(n)
+    cases.add_detector()
+    return cases.compile()

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import IO
 
 from ceiling import best_seconds
-from kernel_cases import Cases
+from kernel_cases import cases_of
 
 from mwc.compiler.graphs.scope import KERNELS
-from mwc.runtime.artifact import open_artifact
 from mwc.runtime.threads import open_cpu
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,15 +51,9 @@ def kernels_of(commit: str, folder: Path) -> Path:
 def serve(artifact: Path, kernels: Path, threads: int, only: list[str]) -> None:
     """Compile, print the kernels' names, then a line of milliseconds for each line that comes."""
     open_cpu(threads)
-    manifest = open_artifact(artifact).manifest
-    in_float16 = any(tensor.dtype == "float16" for tensor in manifest.weights[0].tensors)
-    precision = manifest.targets[0].precision
-    cases = Cases(manifest.spec, precision, in_float16=in_float16, kernels=kernels, only=only)
-    cases.add_encoder()
-    for rows in ROWS:
-        cases.add_decoder(rows)
-    cases.add_detector()
-    compiled = cases.compile()
+    compiled = cases_of(artifact, ROWS, kernels=kernels, only=only)
+    if not compiled:
+        sys.exit(f"no kernel has any of {', '.join(only)} in its name")
     print(";".join(case.name for case in compiled), flush=True)
     for _ in sys.stdin:
         print(*(1e3 * best_seconds(case.run, TRIES)[0] for case in compiled), flush=True)
@@ -95,7 +88,7 @@ class Version:
         assert said is not None
         line = said.readline().strip()
         if not line:
-            sys.exit("one version of the kernels did not compile, or fits no graph; see above")
+            sys.exit("one version of the kernels could not be timed; see above")
         return line
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from ceiling import KINDS, Ceiling, best_seconds, measure_ceiling
-from kernel_cases import Cases
+from kernel_cases import cases_of
 
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.bench_cases import prefill_call, step_call
@@ -107,16 +107,9 @@ def step_bytes(session: Session) -> tuple[float, float]:
 
 def kernels(path: Path) -> list[Line]:
     """Time every kernel alone at the sizes and in the precision of an artifact."""
-    manifest = open_artifact(path).manifest
-    in_float16 = any(tensor.dtype == "float16" for tensor in manifest.weights[0].tensors)
-    cases = Cases(manifest.spec, manifest.targets[0].precision, in_float16=in_float16)
-    cases.add_encoder()
-    for rows in (1, 8):
-        cases.add_decoder(rows)
-    cases.add_detector()
     return [
         Line(case.name, *best_seconds(case.run, 100), case.operations, case.read, case.kind)
-        for case in cases.compile()
+        for case in cases_of(path, (1, 8))
     ]
 
 

@@ -266,8 +266,11 @@ def likely_logits(
             var lane = place % COLUMNS
             var first = place // COLUMNS * GROUP
             var best = first
-            for block in range(first + 1, min(first + GROUP, sieved)):
-                if bounds_of[-1](row, block)[lane] > bounds_of[-1](row, best)[lane]:
+            var highest = neg_inf[F32]()
+            for block in range(first, min(first + GROUP, sieved)):
+                var least = bounds_of[-1](row, block)[lane]
+                if least > highest:
+                    highest = least
                     best = block
             join(joined.unsafe_ptr(), best)
             fill(joined.unsafe_ptr(), row, best)

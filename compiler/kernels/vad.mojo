@@ -145,8 +145,8 @@ def fold_column(
     with, in reverse.
     """
     comptime LAST = SAMPLES - (COLUMNS - 1) * HOP
-    var column_list = List[Float32](length=FFT + 1, fill=0)
-    var column = column_list.unsafe_ptr()
+    var last_column = Array[Float32, length=FFT](uninitialized=True)
+    var column = last_column.unsafe_ptr()
     for i in range(m):
         var x = frames.unsafe_offset(i * SAMPLES + t * HOP)
         var folded = y.unsafe_offset(i * FFT)
@@ -162,7 +162,7 @@ def fold_column(
             folded.unsafe_store(n - 1, here + opposite)
             folded.unsafe_store(FOLDED + n - 1, here - opposite)
         folded[unsafe_offset=FOLDED - 1] = source[unsafe_offset=FOLDED]
-    _ = column_list^
+    _ = last_column^
 
 
 @extensibility.register("mwc_speech_gates")
