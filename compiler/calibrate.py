@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from mwc.compiler.word_errors import WordErrors, word_errors
+from mwc.compiler.word_errors import WordErrors, normaliser, word_errors
 from mwc.runtime.artifact import Artifact
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.progress import Progress, ProgressEvent, silent
@@ -60,10 +60,10 @@ class Calibration:
         )
 
 
-def read_manifest(path: str | Path) -> tuple[Recording, ...]:
-    """Read a table of recordings, columns apart by tabs, the first line their names.
+def read_recordings(path: str | Path) -> tuple[Recording, ...]:
+    """Read a manifest: a table of recordings, columns apart by tabs, the first line their names.
 
-    Paths are relative to the manifest. Recordings without a transcript are left out.
+    Paths are relative to the manifest. Recordings without a word in their transcript are left out.
 
     Raises:
         OptionError: it cannot be read, lacks a column, names a file that is not there, or states
@@ -87,10 +87,12 @@ def read_manifest(path: str | Path) -> tuple[Recording, ...]:
             f"{', '.join(columns) or 'nothing'}; its first line names its columns, with a tab "
             "between: path, transcript, and language if you like."
         )
+    rows = [row for row in rows if _has_words(row["transcript"], row.get("language"))]
+    if not all(row["path"] for row in rows):
+        raise OptionError(f"the manifest {path} has a transcript without a path; name its file.")
     recordings = tuple(
         Recording(path.parent / row["path"], row["transcript"], row.get("language") or None)
         for row in rows
-        if (row["transcript"] or "").strip()
     )
     if not recordings:
         raise OptionError(f"the manifest {path} has no recording with a transcript.")
@@ -102,6 +104,11 @@ def read_manifest(path: str | Path) -> tuple[Recording, ...]:
             + "; paths are relative to the manifest."
         )
     return recordings
+
+
+def _has_words(transcript: str | None, language: str | None) -> bool:
+    """Whether anything of a transcript is left once it is normalised, as of "[music]" is not."""
+    return bool(normaliser(language or "")(transcript or "").strip())
 
 
 def check_packages() -> None:
@@ -145,5 +152,7 @@ def calibrate(
     for language, pairs in sorted(by_language.items()):
         references, texts = zip(*pairs, strict=True)
         errors = word_errors(references, texts, language)
+        if errors.words == 0:  # nothing but what its normaliser leaves out: "Hmm."
+            continue
         results.append(Calibration(language, len(pairs), errors, errors.rate))
     return tuple(results)

@@ -8,7 +8,6 @@ aborts the process rather than raising.
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mwc.compiler.target import Target
+from mwc.runtime.child import child_command
 from mwc.runtime.errors import CompileError
 from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.spec import GraphSignature, TensorSpec, WhisperSpec, from_json, to_json
@@ -107,7 +107,7 @@ def _run_child(
 ) -> int:
     """Run the child to its end and return its exit code; it never outlives this call."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "mwc.compiler.compile_child", *arguments],
+        [*child_command("mwc.compiler.compile_child"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,  # type: ignore[call-overload]
         stderr=subprocess.STDOUT,

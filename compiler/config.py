@@ -21,11 +21,15 @@ HEAD_SIZE = 64
 
 @dataclass(frozen=True)
 class _Dimension:
-    """A count in config.json: its key, the `ModelSpec` field, and the values allowed."""
+    """A count in config.json: its key, the `ModelSpec` field, and the values allowed.
+
+    `multiple`: what it has to be a multiple of, as the kernels read whole registers and tiles.
+    """
 
     key: str
     field: str
     allowed: tuple[int, ...] = ()
+    multiple: int = 1
 
 
 DIMENSIONS = (
@@ -34,13 +38,13 @@ DIMENSIONS = (
     _Dimension("d_model", "n_audio_state"),
     _Dimension("encoder_attention_heads", "n_audio_head"),
     _Dimension("encoder_layers", "n_audio_layer"),
-    _Dimension("encoder_ffn_dim", "n_audio_mlp"),
+    _Dimension("encoder_ffn_dim", "n_audio_mlp", multiple=64),
     _Dimension("vocab_size", "n_vocab"),
     _Dimension("max_target_positions", "n_text_ctx", (448,)),
     _Dimension("d_model", "n_text_state"),
     _Dimension("decoder_attention_heads", "n_text_head"),
     _Dimension("decoder_layers", "n_text_layer"),
-    _Dimension("decoder_ffn_dim", "n_text_mlp"),
+    _Dimension("decoder_ffn_dim", "n_text_mlp", multiple=64),
 )
 
 ARCHITECTURES = ("WhisperForConditionalGeneration", "WhisperModel")
@@ -92,8 +96,8 @@ def _architecture_problems(checkpoint: Checkpoint) -> list[str]:
         for key, value in CONFIG_CONSTANTS.items()
         if key in found and found[key] != value
     ]
-    architectures = config.get("architectures") or ARCHITECTURES
-    if not set(architectures) & set(ARCHITECTURES):
+    architectures = config.get("architectures") or list(ARCHITECTURES)
+    if not isinstance(architectures, list) or not any(a in ARCHITECTURES for a in architectures):
         problems.append(f"its architecture is {architectures}, not {ARCHITECTURES[0]}")
     return problems
 
@@ -107,6 +111,8 @@ def _dimension_problems(checkpoint: Checkpoint) -> list[str]:
         elif dimension.allowed and value not in dimension.allowed:
             allowed = " or ".join(map(str, dimension.allowed))
             problems.append(f"{dimension.key} is {value}, not {allowed}")
+        elif value % dimension.multiple:
+            problems.append(f"{dimension.key} is {value}, no multiple of {dimension.multiple}")
     return problems
 
 

@@ -17,6 +17,7 @@ from mwc.compiler.vocabulary import (
     timestamp_name,
 )
 from mwc.runtime.errors import UnsupportedModel
+from mwc.runtime.languages import NAME_OF_LANGUAGE
 from mwc.runtime.spec import ModelSpec, TokenSpec
 
 MAX_INITIAL_TIMESTAMP_INDEX = 50
@@ -41,6 +42,10 @@ def refuse(checkpoint: Checkpoint, problems: list[str]) -> None:
 def vocabulary_problems(checkpoint: Checkpoint) -> list[str]:
     """Ids that generation_config.json and the vocabulary state differently."""
     generation, special = checkpoint.generation_config, checkpoint.vocabulary.special_tokens
+    tables = ("lang_to_id", "task_to_id")
+    wrong = [key for key in tables if not isinstance(generation.get(key) or {}, dict)]
+    if wrong:
+        return [f"generation_config.json has {key} {generation[key]!r}, no table" for key in wrong]
     pairs = [
         (f"{key} {generation[key]}", name, generation[key])
         for key, name in STATED_IDS.items()
@@ -120,7 +125,10 @@ def _is_multilingual(checkpoint: Checkpoint, notes: list[str]) -> bool:
 
 
 def _languages(checkpoint: Checkpoint, notes: list[str]) -> tuple[tuple[str, int], ...]:
-    """(code, id) in id order, from lang_to_id, else from the vocabulary's names."""
+    """(code, id) in id order, from lang_to_id, else the vocabulary's names of Whisper's languages.
+
+    A fine-tune's own token may look like one: "<|pad|>".
+    """
     stated = checkpoint.generation_config.get("lang_to_id") or {}
     named = checkpoint.vocabulary.languages
     if stated:
@@ -129,8 +137,9 @@ def _languages(checkpoint: Checkpoint, notes: list[str]) -> tuple[tuple[str, int
         if pairs != named:
             notes.append(f"lang_to_id has {len(pairs)} of the vocabulary's {len(named)} languages")
         return pairs
-    refuse(checkpoint, [] if named else ["it is multilingual, but its vocabulary has no language"])
-    return named
+    usual = tuple((code, i) for code, i in named if code in NAME_OF_LANGUAGE)
+    refuse(checkpoint, [] if usual else ["it is multilingual, but its vocabulary has no language"])
+    return usual
 
 
 def _suppress_tokens(checkpoint: Checkpoint, model: ModelSpec, notes: list[str]) -> tuple[int, ...]:

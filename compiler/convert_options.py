@@ -21,7 +21,7 @@ class ConvertOptions:
         tokenizer: where the vocabulary is, for checkpoints that hold none.
         verify: compare every stage with a reference before the artifact is put in place.
         force: replace an artifact that is there; with int8, keep one beyond its error bounds.
-        calibrate: a manifest of transcribed recordings (`calibrate.read_manifest`) on which the
+        calibrate: a manifest of transcribed recordings (`calibrate.read_recordings`) on which the
             word error rate is measured, for the parity report; it needs `verify`.
     """
 

@@ -1,8 +1,8 @@
 """Writing an artifact so that only a complete one is ever seen under its name.
 
 Everything goes into a hidden sibling folder, on the same filesystem, and one rename publishes it.
-The sibling is locked (flock on the folder) while its writer lives; one that nobody holds was left
-by a killed process and is removed by the next writer.
+The sibling has one name and is locked (flock on the folder) while its writer lives, so a second
+writer of the same artifact is told so at once; what a killed one left in it is removed by the next.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ from mwc.runtime.weight_file import write_weights
 
 __all__ = ["ArtifactWriter", "write_weights"]
 
-_PARTIAL = ".partial-"
-_REPLACED = ".replaced-"
+_PARTIAL = ".partial"
+_REPLACED = ".replaced"
 
 
 class ArtifactWriter:
@@ -55,12 +55,13 @@ class ArtifactWriter:
         """Take the artifact's folder, and whether to replace an artifact that is there.
 
         Entering creates missing parents and the partial folder, and raises ArtifactError where
-        `out` cannot be written or may not be replaced: without `force`, or because it is not an
-        artifact, or because it holds files that are not part of one.
+        `out` cannot be written, is being written by somebody else, or may not be replaced:
+        without `force`, or because it is not an artifact, or because it holds files that are not
+        part of one.
         """
         self._out = Path(os.path.realpath(out))
         self._force = force
-        self._folder = self._out.with_name(f".{self._out.name}{_PARTIAL}{os.getpid()}")
+        self._folder = self._out.with_name(f".{self._out.name}{_PARTIAL}")
         self._hashed: dict[str, tuple[int, FileEntry]] = {}
         self._made_parents: list[Path] = []
         self._lock: int | None = None
@@ -74,13 +75,12 @@ class ArtifactWriter:
     def __enter__(self) -> "ArtifactWriter":
         try:
             self._make_parents()
-            _clear_stale(self._out)
+            self._lock = _claim(self._folder)
+            _put_back(self._out)
             _check_replaceable(self._out, self._force)
-            self._folder.mkdir()
-            self._lock = lock_folder(self._folder)
         except BaseException as error:
             self._discard()
-            if isinstance(error, FileExistsError):
+            if isinstance(error, BlockingIOError):
                 raise ArtifactError(
                     f"{self._out} is already being written by another conversion; let it end."
                 ) from error
@@ -228,9 +228,14 @@ def _check_replaceable(out: Path, force: bool) -> None:
         )
 
 
+def _replaced(out: Path) -> Path:
+    """Where an artifact lies while another takes its place."""
+    return out.with_name(f".{out.name}{_REPLACED}")
+
+
 def _publish(folder: Path, out: Path) -> None:
     """Rename the finished folder to its name; what it replaces is removed after that."""
-    replaced = out.with_name(f".{out.name}{_REPLACED}{os.getpid()}")
+    replaced = _replaced(out)
     try:
         if out.exists() and any(out.iterdir()):
             os.rename(out, replaced)
@@ -246,16 +251,30 @@ def _publish(folder: Path, out: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _clear_stale(out: Path) -> None:
-    """Remove what killed writers of `out` left, and put back what one was about to replace."""
-    for path in sorted(out.parent.iterdir()):
-        if path.name.startswith(f".{out.name}{_REPLACED}"):
-            if not out.exists():
-                os.rename(path, out)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith(f".{out.name}{_PARTIAL}"):
-            with contextlib.suppress(OSError):  # a live writer holds the lock
-                lock = lock_folder(path)
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
+def _claim(folder: Path) -> int:
+    """Make a partial folder, or take over what a killed writer left, and lock it; it is empty.
+
+    Raises:
+        BlockingIOError: a live writer holds it.
+    """
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        # Its writer may end in between, by renaming or removing what was just seen or made here.
+        with contextlib.suppress(FileNotFoundError):
+            lock = lock_folder(folder)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), folder.stat()):
+                    break
+            os.close(lock)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return lock
+
+
+def _put_back(out: Path) -> None:
+    """Put back what a killed writer of `out` was about to replace, or remove what it replaced."""
+    replaced = _replaced(out)
+    if replaced.exists() and not out.exists():
+        os.rename(replaced, out)
+    shutil.rmtree(replaced, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Which devices are here, and which an artifact has code for. Imports MAX where it must."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mwc.runtime.artifact import (
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from max.driver import Device
 
 
-def runnable_targets(artifact: Artifact) -> tuple[str, ...]:
-    """Names of the targets that this machine can run, in the artifact's order."""
-    present = accelerators(artifact).values()
+def runnable_targets(targets: Sequence[TargetEntry]) -> tuple[str, ...]:
+    """Names of those targets that this machine can run, in their order.
+
+    Raises:
+        TargetError: one needs a GPU, and the driver does not answer.
+    """
+    present = accelerators(targets).values()
     return tuple(
         target.name
-        for target in artifact.manifest.targets
+        for target in targets
         if any(runs_on(target, *accelerator) for accelerator in present)
         or (target.device == "cpu" and not missing_features(target))
     )
@@ -47,7 +52,7 @@ def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
     Raises:
         TargetError: there is none.
     """
-    present = accelerators(artifact)
+    present = accelerators(artifact.manifest.targets)
     select_target(artifact, "gpu", present.values())  # says what is missing
     return tuple(
         f"gpu:{index}"
@@ -56,7 +61,9 @@ def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
     )
 
 
-def accelerators(artifact: Artifact, device: str = "auto") -> dict[int, tuple[str, str]]:
+def accelerators(
+    targets: Sequence[TargetEntry], device: str = "auto"
+) -> dict[int, tuple[str, str]]:
     """(API, architecture) of the accelerators at hand by their numbers.
 
     They are not asked for where no target needs one, or `device` is a CPU.
@@ -64,7 +71,6 @@ def accelerators(artifact: Artifact, device: str = "auto") -> dict[int, tuple[st
     Raises:
         TargetError: their driver does not answer.
     """
-    targets = artifact.manifest.targets
     wanted = [target for target in targets if device in ("auto", "gpu", target.name)]
     if all(target.device == "cpu" for target in wanted):
         return {}

@@ -88,7 +88,7 @@ class Cancelled(MwcError):
     transcript: Any = None
 
 
-def first_line(error: Exception) -> str:
-    """What MAX says of an error, without the trace it adds."""
+def first_line(error: BaseException) -> str:
+    """What a library says of an error, without the trace that MAX adds; at worst its kind."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no reason given"
+    return lines[0][:200] if lines else type(error).__name__

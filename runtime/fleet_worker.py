@@ -4,13 +4,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from mwc.runtime.audio import AudioInput
+from mwc.runtime.child import child_command
 
 
 @dataclass(eq=False)
@@ -41,7 +41,7 @@ def start_worker(path: Path, device: str, cpus: list[int], threads: int | None) 
     descriptor = theirs.detach()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mwc.runtime.worker", str(descriptor), json.dumps(job)],
+            [*child_command("mwc.runtime.worker"), str(descriptor), json.dumps(job)],
             stdin=subprocess.DEVNULL,
             pass_fds=[descriptor],
         )

@@ -20,6 +20,7 @@ from itertools import cycle
 
 import numpy as np
 
+from mwc.runtime.child import child_command
 from mwc.runtime.platform import cpu_features
 from mwc.runtime.spec import ModelSpec
 
@@ -180,7 +181,7 @@ def measure_rates(threads: int) -> Rates:
     In a process of its own: numpy's library settles on its threads when it is loaded.
     """
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-    line = [sys.executable, "-m", "mwc.runtime.floor", str(threads)]
+    line = [*child_command("mwc.runtime.floor"), str(threads)]
     told = subprocess.run(line, env=environment, stdout=subprocess.PIPE, check=True).stdout
     return Rates(**json.loads(told))
 

@@ -74,7 +74,7 @@ class Session:
                 raise OptionError(f"{name} is {value}; it must be at least 1.")
         self._artifact = artifact
         device, index = parse_device(device)
-        present = accelerators(artifact, device)
+        present = accelerators(artifact.manifest.targets, device)
         if index is not None:
             present = {i: accelerator for i, accelerator in present.items() if i == index}
         self._target = select_target(artifact, device, present.values())

@@ -1,5 +1,6 @@
 """What each layout's reader hands to `open_checkpoint`, before it is put together and checked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Contents:
         generation_config: in the form of `generation_config.json`, {} where there is none.
         preprocessor_config: in the form of `preprocessor_config.json`, {} where there is none.
         tensors: by transformers' names without "model.".
-        vocabulary: None where the layout carries none.
+        vocabulary: reads it; None where the layout carries none. Only called if the user names no
+            other, so that a broken one can be replaced.
         files: every file read, for hashing, the vocabulary's excepted.
         licence: as stated, or None.
     """
@@ -48,7 +50,7 @@ class Contents:
     generation_config: dict[str, Any]
     preprocessor_config: dict[str, Any]
     tensors: dict[str, LazyTensor]
-    vocabulary: RawVocabulary | None
+    vocabulary: Callable[[], RawVocabulary | None]
     files: Files
     licence: str | None = field(default=None)
 

@@ -8,26 +8,32 @@ length and that many bytes, the last of them 0.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from mwc.compiler.checkpoint.contents import Contents, named_files, whisper_config
 from mwc.compiler.checkpoint.files import ByteSource, Cursor, read_optional_json
-from mwc.compiler.checkpoint.lazy import LazyTensor, tensor_in_file
+from mwc.compiler.checkpoint.lazy import STORED, LazyTensor, tensor_in_file
 from mwc.compiler.checkpoint.names import from_ctranslate2
 from mwc.compiler.checkpoint.vocabulary_files import vocabulary_from_folder
 from mwc.runtime.errors import CheckpointError, UnsupportedModel
 
 BINARY_VERSION = 6
 DTYPES = {0: "float32", 1: "int8", 2: "int16", 3: "int32", 4: "float16", 5: "bfloat16"}
-ITEM_SIZES = {"float32": 4, "int8": 1, "int16": 2, "int32": 4, "float16": 2, "bfloat16": 2}
-FLOATS = ("float32", "float16", "bfloat16")
+FLOATS = tuple(STORED)
+ITEM_SIZES = {
+    **{name: dtype.itemsize for name, dtype in STORED.items()}, "int8": 1, "int16": 2, "int32": 4
+}  # fmt: skip
 
 CONSTANTS = {"activation": (3, "GELU"), "pre_norm": (1, "on"), "scale_embeddings": (0, "off"),
              "alibi": (0, "off")}  # fmt: skip
 """What these variables of either stack must hold where they are there (3 is GELU in CTranslate2
 `include/ctranslate2/ops/activation.h`)."""
+
+
+LM_HEAD = "decoder/projection/weight"
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def ctranslate2_contents(
         generation_config=generation,
         preprocessor_config=read_optional_json(folder / "preprocessor_config.json"),
         tensors=tensors,
-        vocabulary=vocabulary_from_folder(folder),
+        vocabulary=partial(vocabulary_from_folder, folder),
         files=files,
     )
 
@@ -103,7 +109,22 @@ def _read_variables(model: ByteSource) -> dict[str, _Variable]:
         cursor.offset += size
     if cursor.offset > model.size:
         raise CheckpointError(f"{model.name} is truncated; fetch it again.")
-    return variables
+    return {**variables, **_aliases(cursor, variables)}
+
+
+def _aliases(cursor: Cursor, variables: Mapping[str, _Variable]) -> dict[str, _Variable]:
+    """Variables that equal another one, which CTranslate2 stores once (`_alias_variables`).
+
+    The LM head is left out: it is the token embedding in every Whisper.
+    """
+    (count,) = cursor.numbers("I")
+    pairs = [(_string(cursor), _string(cursor)) for _ in range(count)]
+    lost = [name for _, name in pairs if name not in variables]
+    if lost:
+        raise CheckpointError(
+            f"{cursor.source.name} names {lost[0]}, which it does not hold; fetch it again."
+        )
+    return {alias: variables[name] for alias, name in pairs if alias != LM_HEAD}
 
 
 def _string(cursor: Cursor) -> str:

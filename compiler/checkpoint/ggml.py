@@ -68,7 +68,7 @@ def read_ggml(path: Path) -> Contents:
         generation_config={},
         preprocessor_config={},
         tensors=tensors,
-        vocabulary=vocabulary,
+        vocabulary=lambda: vocabulary,
         files=named_files([path], path.parent),
     )
 

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mwc.compiler.checkpoint.files import read_json
 from mwc.compiler.checkpoint.huggingface import (
     CONFIG_FILES,
     OTHER_FILES,
     TOKENIZER_FILES,
     WEIGHT_FILES,
+    refuse_other_models,
     shard_names,
 )
-from mwc.runtime.errors import CheckpointError
+from mwc.runtime.errors import CheckpointError, first_line
 from mwc.runtime.progress import Progress, ProgressEvent, silent
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -47,7 +49,7 @@ def fetch(source: str, revision: str | None, progress: Progress) -> Snapshot:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return _from_cache(source, revision)
+        return _guarded(source, revision, lambda: _from_cache(source, revision))
     return _guarded(source, revision, lambda: _download(source, revision, progress))
 
 
@@ -71,6 +73,7 @@ def _download(source: str, revision: str | None, progress: Progress) -> Snapshot
     quiet = _progress_bar(silent, None)
     path = hf_hub_download(source, "config.json", revision=revision, tqdm_class=quiet)
     folder = Path(path).parent
+    refuse_other_models(read_json(Path(path)), source)  # before gigabytes are fetched
 
     def get(name: str, bar: type = quiet) -> Path:
         return Path(hf_hub_download(source, name, revision=folder.name, tqdm_class=bar))
@@ -90,11 +93,15 @@ def _weight_files(
 ) -> Sequence[str]:
     """The weight files to fetch: the first layout the model has."""
     for name, _ in WEIGHT_FILES:
-        index = f"{name}.index.json"
-        if index in sizes:
-            return [index, *sorted(set(shard_names(get(index)).values()))]
         if name in sizes:
             return [name]
+        index = f"{name}.index.json"
+        if index in sizes:
+            shards = sorted(set(shard_names(get(index)).values()))
+            absent = [shard for shard in shards if shard not in sizes]
+            if absent:
+                raise CheckpointError(f"{source} lacks {', '.join(absent)}, which {index} names.")
+            return [index, *shards]
     names = " or ".join(name for name, _ in WEIGHT_FILES)
     raise CheckpointError(f"{source} has no weights that mwc reads ({names}, single or sharded).")
 
@@ -148,8 +155,12 @@ def _guarded(source: str, revision: str | None, action: Callable[[], Snapshot]) 
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.LocalEntryNotFoundError):  # the hub did not answer
             raise _failed(source, error.__cause__ or error) from None
-        raise CheckpointError(f"{source} lacks a file it lists ({_first_line(error)}).") from None
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{source} lacks a file it lists ({first_line(error)}).") from None
+    except errors.HFValidationError as error:
+        raise CheckpointError(
+            f"{source} is no Hub id ({first_line(error)}), nor a local file or folder."
+        ) from None
+    except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
         raise _failed(source, error) from None
     except Exception as error:
         if not type(error).__module__.startswith(("httpx", "httpcore")):
@@ -160,7 +171,7 @@ def _guarded(source: str, revision: str | None, action: Callable[[], Snapshot]) 
 def _failed(source: str, error: BaseException) -> CheckpointError:
     """The error for everything that goes wrong on the way to the hub and back."""
     return CheckpointError(
-        f"cannot download {source} ({_first_line(error) or type(error).__name__}); "
+        f"cannot download {source} ({first_line(error)}); "
         "try again (complete files are kept), or set HF_HUB_OFFLINE=1 to use what is cached."
     )
 
@@ -173,7 +184,3 @@ def _not_cached(source: str, revision: str | None) -> str:
         f"{source}{at} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set; "
         "unset it to download."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200]

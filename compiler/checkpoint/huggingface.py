@@ -1,11 +1,13 @@
 """Hugging Face folders: config files, and weights as safetensors or .bin, single or sharded."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mwc.compiler.checkpoint.contents import Contents, named_files
-from mwc.compiler.checkpoint.files import read_json, read_optional_json, read_text
+from mwc.compiler.checkpoint.files import read_json, read_optional_json
 from mwc.compiler.checkpoint.lazy import LazyTensor, tie_projection
 from mwc.compiler.checkpoint.safetensors_file import read_safetensors
 from mwc.compiler.checkpoint.torch_file import load_torch, state_dict_tensors
@@ -28,7 +30,10 @@ WEIGHT_FILES: tuple[tuple[str, Reader], ...] = (
     ("model.safetensors", read_safetensors),
     ("pytorch_model.bin", _read_bin),
 )
-"""In order of preference; `<name>.index.json` beside them means shards."""
+"""In order of preference; where there is none of a name, `<name>.index.json` says its shards.
+
+An index without its shards is what transformers leaves behind where it saves the whole over them.
+"""
 
 
 def read_huggingface(folder: Path) -> Contents:
@@ -39,12 +44,7 @@ def read_huggingface(folder: Path) -> Contents:
         UnsupportedModel: it is an adapter or a quantised model.
     """
     config = read_json(folder / "config.json")
-    if "quantization_config" in config:
-        method = config["quantization_config"]
-        name = method.get("quant_method", method) if isinstance(method, dict) else method
-        raise UnsupportedModel(
-            f"{folder} is quantised ({name}); give the checkpoint from before its quantisation."
-        )
+    refuse_other_models(config, str(folder))
     names = (*CONFIG_FILES, README)
     read = [folder / name for name in names if (folder / name).is_file()]
     preprocessor = read_optional_json(folder / "preprocessor_config.json")
@@ -59,20 +59,36 @@ def read_huggingface(folder: Path) -> Contents:
         generation_config=read_optional_json(folder / "generation_config.json"),
         preprocessor_config=preprocessor,
         tensors=tie_projection({name.removeprefix("model."): t for name, t in tensors.items()}),
-        vocabulary=vocabulary_from_folder(folder),
+        vocabulary=partial(vocabulary_from_folder, folder),
         files=named_files([*read, *weight_files], folder),
         licence=stated_licence(folder / README),
     )
 
 
+def refuse_other_models(config: Mapping[str, Any], source: str) -> None:
+    """Refuse what config.json alone tells to be no Whisper that mwc reads.
+
+    Raises:
+        UnsupportedModel: it is quantised, or another kind of model.
+    """
+    if method := config.get("quantization_config"):
+        name = method.get("quant_method", method) if isinstance(method, dict) else method
+        raise UnsupportedModel(
+            f"{source} is quantised ({name}); give the checkpoint from before its quantisation."
+        )
+    kind = config.get("model_type")
+    if kind != "whisper":
+        raise UnsupportedModel(f"{source} is no Whisper: its config.json has model_type {kind!r}.")
+
+
 def _read_weights(folder: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
     """Return the tensors of the preferred weight files, and those files."""
     for name, reader in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return reader(folder / name), [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
             return _read_shards(index, reader)
-        if (folder / name).is_file():
-            return reader(folder / name), [folder / name]
     if (folder / "adapter_config.json").is_file():
         raise UnsupportedModel(
             f"{folder} holds a PEFT adapter, not a whole model; merge it into its base model "
@@ -123,9 +139,11 @@ def _read_shards(index: Path, reader: Reader) -> tuple[dict[str, LazyTensor], li
 
 
 def stated_licence(readme: Path) -> str | None:
-    """The `license:` of a model card's front matter, or None."""
-    if not readme.is_file():
+    """The `license:` of a model card's front matter; None where there is none to be read."""
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return None
-    front = re.match(r"---\s*\n(.*?)\n---", read_text(readme), re.DOTALL)
+    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:[ \t]*(\S+)[ \t]*$", front[1], re.MULTILINE) if front else None
     return found[1].strip("\"'") if found else None

@@ -42,7 +42,7 @@ def open_checkpoint(
     """
     text, commit = str(source), None
     path = Path(source).expanduser()
-    is_hub = not text.startswith(package.PREFIX) and not path.exists() and hub.is_hub_id(text)
+    is_hub = not text.startswith(package.PREFIX) and not _exists(path) and hub.is_hub_id(text)
     if revision is not None and not is_hub:
         raise OptionError(
             f"a revision ({revision!r}) applies to a Hub id only, and {text} is not one."
@@ -55,14 +55,21 @@ def open_checkpoint(
     elif path.is_dir():
         contents = _read_folder(path)
     elif path.is_file():
-        contents = _read_file(path, find_tokenizer=tokenizer is None)
+        contents = _read_file(path)
     else:
         raise CheckpointError(
             f"there is no file or folder {text}, and it is no Hub id (owner/name) or package "
             f"({', '.join(package.PREFIX + name for name in package.PACKAGES)}) either."
         )
-    raw = vocabulary_from_path(Path(tokenizer)) if tokenizer is not None else contents.vocabulary
+    raw = contents.vocabulary() if tokenizer is None else vocabulary_from_path(Path(tokenizer))
     return _assemble(text, "hub" if is_hub else contents.kind, commit, contents, raw, progress)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no name that a file could have
+        return False
 
 
 def _assemble(
@@ -111,7 +118,7 @@ def _read_folder(folder: Path) -> Contents:
     )
 
 
-def _read_file(path: Path, *, find_tokenizer: bool) -> Contents:
+def _read_file(path: Path) -> Contents:
     """An OpenAI `.pt` or a whisper.cpp `.bin`."""
     try:
         ggml = is_ggml(path)
@@ -120,7 +127,7 @@ def _read_file(path: Path, *, find_tokenizer: bool) -> Contents:
     if ggml:
         return read_ggml(path)
     if path.suffix == ".pt":
-        return read_openai(path, find_tokenizer=find_tokenizer)
+        return read_openai(path)
     raise CheckpointError(
         f"{path} is neither an OpenAI .pt nor a whisper.cpp .bin; "
         "for a Hugging Face or CTranslate2 model give its folder."

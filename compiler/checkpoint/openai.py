@@ -1,6 +1,7 @@
 """OpenAI's own checkpoints: one `.pt` with {"dims", "model_state_dict"} and no tokenizer."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,8 @@ MULTILINGUAL_VOCABULARY = 51865
 vocabulary files."""
 
 
-def read_openai(path: Path, *, find_tokenizer: bool) -> Contents:
-    """Read a `.pt` file.
-
-    Args:
-        path: the file.
-        find_tokenizer: whether to take the vocabulary from an installed openai-whisper.
+def read_openai(path: Path) -> Contents:
+    """Read a `.pt` file; its vocabulary is an installed openai-whisper's.
 
     Raises:
         CheckpointError: it is damaged, or not in OpenAI's layout.
@@ -70,7 +67,7 @@ def read_openai(path: Path, *, find_tokenizer: bool) -> Contents:
         generation_config={},
         preprocessor_config={},
         tensors=tensors,
-        vocabulary=_installed_vocabulary(dims["n_vocab"]) if find_tokenizer else None,
+        vocabulary=partial(_installed_vocabulary, dims["n_vocab"]),
         files=named_files([path], path.parent),
     )
 

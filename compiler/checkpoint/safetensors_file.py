@@ -79,7 +79,7 @@ def _range(name: str, entry: Any, path: Path) -> tuple[int, int, str]:
     if dtype not in DTYPES:
         raise UnsupportedModel(
             f"{path} holds {name} as {dtype}; mwc reads {', '.join(DTYPES)}, "
-            "so give the checkpoint from before its quantisation."
+            "so save it as one of these, or give the checkpoint from before its quantisation."
         )
     size = prod(shape) * STORED[DTYPES[dtype]].itemsize
     if end - begin != size:

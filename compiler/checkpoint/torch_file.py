@@ -11,7 +11,7 @@ from typing import Any
 from mwc.compiler.checkpoint.files import unreadable
 from mwc.compiler.checkpoint.lazy import LazyTensor
 from mwc.compiler.checkpoint.types import Float32
-from mwc.runtime.errors import CheckpointError, UnsupportedModel
+from mwc.runtime.errors import CheckpointError, UnsupportedModel, first_line
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -44,10 +44,9 @@ def load_torch(path: Path) -> Any:
             f"{path} {what}, and loading that could run code, so mwc reads tensors only; "
             "give a safetensors checkpoint."
         ) from None
-    except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[:1]
+    except Exception as error:  # whatever its reader makes of damaged bytes
         raise CheckpointError(
-            f"{path} is not a PyTorch checkpoint, or is damaged ({''.join(reason)[:120]}); "
+            f"{path} is not a PyTorch checkpoint, or is damaged ({first_line(error)}); "
             "fetch it again."
         ) from None
 
@@ -73,7 +72,7 @@ def state_dict_tensors(state: Any, path: Path) -> dict[str, LazyTensor]:
         if dtype not in DTYPES:
             raise UnsupportedModel(
                 f"{path} holds {name} as {dtype}; mwc reads {', '.join(DTYPES)}, "
-                "so give the checkpoint from before its quantisation."
+                "so save it as one of these, or give the checkpoint from before its quantisation."
             )
         tensors[name] = LazyTensor(tuple(tensor.shape), dtype, _loader(tensor))
     return tensors

@@ -125,10 +125,16 @@ def _added_tokens(folder: Path) -> Iterator[tuple[str, int, Path]]:
         for name, i in read_json(added).items():
             yield name, _id(i, name, added), added
     if tokenizer.is_file():
-        for entry in read_json(tokenizer).get("added_tokens") or ():
+        entries = read_json(tokenizer).get("added_tokens") or []
+        if not isinstance(entries, list):
+            raise CheckpointError(f"{tokenizer} has added_tokens {entries!r}, not a list of them.")
+        for entry in entries:
             yield _content(entry, tokenizer), _id(entry.get("id"), entry, tokenizer), tokenizer
     if config.is_file():
-        for i, entry in (read_json(config).get("added_tokens_decoder") or {}).items():
+        by_id = read_json(config).get("added_tokens_decoder") or {}
+        if not isinstance(by_id, dict):
+            raise CheckpointError(f"{config} has added_tokens_decoder {by_id!r}, not a table.")
+        for i, entry in by_id.items():
             number = int(i) if i.isdecimal() else None
             yield _content(entry, config), _id(number, entry, config), config
 

@@ -16,6 +16,7 @@ from mwc.compiler import ConvertOptions, ConvertResult, compile, convert
 from mwc.compiler.weights import DRAFT
 from mwc.runtime import Transcript, load
 from mwc.runtime.artifact import open_artifact
+from mwc.runtime.child import child_command
 
 pytest.importorskip("transformers")
 
@@ -34,8 +35,8 @@ def converted(
     start = subprocess.Popen
 
     def start_ours(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        assert command[:3] == [sys.executable, "-m", "mwc.compiler.compile_child"]
-        return start([sys.executable, str(CHILD), *command[3:]], **options)
+        assert command[:4] == child_command("mwc.compiler.compile_child")
+        return start([sys.executable, str(CHILD), *command[4:]], **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compile.subprocess, "Popen", start_ours)

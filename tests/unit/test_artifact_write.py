@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_the_partial_folder_is_a_hidden_sibling_that_does_not_load(tmp_path: Pat
     with ArtifactWriter(tmp_path / "out") as writer:
         weights = fill(writer, (target(),))
         assert writer.folder.parent == tmp_path
-        assert writer.folder.name.startswith(".out.partial-")
+        assert writer.folder.name == ".out.partial"
         artifact = writer.preview(
             spec=SPEC,
             targets=(target(),),
@@ -85,7 +86,7 @@ def test_an_interruption_while_publishing_leaves_the_old_one(
     rename = os.rename
 
     def interrupted(source: Path, destination: Path) -> None:
-        if ".partial-" in str(source):
+        if ".partial" in str(source):
             raise KeyboardInterrupt
         rename(source, destination)
 
@@ -241,22 +242,53 @@ def test_ctrl_c_in_a_process_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_what_a_killed_process_left_is_removed_and_a_live_one_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     with start_writer(tmp_path / "out") as killed:
         killed.kill()
         killed.wait(timeout=30)
-    assert names(tmp_path) == {f".out.partial-{killed.pid}"}
+    assert names(tmp_path) == {".out.partial"}
+    with ArtifactWriter(tmp_path / "out") as writer:
+        assert names(writer.folder) == set()
+        fill(writer, (target(),))
+    assert names(tmp_path) == set()
+
+
+def test_a_second_process_is_refused_before_it_does_anything(tmp_path: Path) -> None:
     with start_writer(tmp_path / "out") as live:
-        assert names(tmp_path) == {f".out.partial-{live.pid}"}
-        write_small_artifact(tmp_path / "out")
-        assert names(tmp_path) == {f".out.partial-{live.pid}", "out"}
+        with (
+            pytest.raises(ArtifactError, match="already being written by another conversion"),
+            ArtifactWriter(tmp_path / "out", force=True),
+        ):
+            raise AssertionError("the second writer was let in")
+        assert names(tmp_path) == {".out.partial"}
+        assert names(tmp_path / ".out.partial") == {"weights"}
         live.kill()
         live.wait(timeout=30)
+    write_small_artifact(tmp_path / "out")
+    assert names(tmp_path) == {"out"}
+
+
+def test_many_writers_at_once_make_one_artifact_each_time(tmp_path: Path) -> None:
+    """Claims, discards and publishing, in each other's way: every writer is let in or refused."""
+
+    def write(_: int) -> str:
+        try:
+            write_small_artifact(tmp_path / "out")
+        except ArtifactError as error:
+            return str(error)
+        return "written"
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(write, range(40)))
+    assert said.count("written") == 1
+    assert all("already" in text for text in said if text != "written")
+    assert names(tmp_path) == {"out"}
+    open_artifact(tmp_path / "out")
 
 
 def test_what_was_about_to_be_replaced_is_put_back(tmp_path: Path) -> None:
     old = write_small_artifact(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / ".out.replaced-1")
+    (tmp_path / "out").rename(tmp_path / ".out.replaced")
     with pytest.raises(ArtifactError, match="already exists"):
         write_small_artifact(tmp_path / "out")
     assert names(tmp_path) == {"out"}
@@ -265,7 +297,7 @@ def test_what_was_about_to_be_replaced_is_put_back(tmp_path: Path) -> None:
 
 def test_what_was_replaced_but_not_yet_removed_goes(tmp_path: Path) -> None:
     write_small_artifact(tmp_path / "out")
-    (tmp_path / ".out.replaced-1").mkdir()
-    (tmp_path / ".out2.partial-1").mkdir()
+    (tmp_path / ".out.replaced").mkdir()
+    (tmp_path / ".out2.partial").mkdir()
     write_small_artifact(tmp_path / "out", force=True)
-    assert names(tmp_path) == {"out", ".out2.partial-1"}
+    assert names(tmp_path) == {"out", ".out2.partial"}

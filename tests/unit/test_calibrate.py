@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from mwc.compiler import calibrate as calibrating
-from mwc.compiler.calibrate import Recording, calibrate, check_packages, read_manifest
+from mwc.compiler.calibrate import Recording, calibrate, check_packages, read_recordings
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.progress import ProgressEvent
 
@@ -33,7 +33,7 @@ def test_columns_are_found_by_name_and_others_ignored(manifest: Callable[..., Pa
         '1.5\tHe said "no".\ta.wav\tde',
         "2.5\tDeux, trois\tb.wav\t",
     )
-    assert read_manifest(path) == (
+    assert read_recordings(path) == (
         Recording(path.parent / "a.wav", 'He said "no".', "de"),
         Recording(path.parent / "b.wav", "Deux, trois", None),
     )
@@ -41,7 +41,7 @@ def test_columns_are_found_by_name_and_others_ignored(manifest: Callable[..., Pa
 
 def test_recordings_without_a_transcript_are_left_out(manifest: Callable[..., Path]) -> None:
     path = manifest("path\ttranscript", "a.wav\t  ", "b.wav\tyes", "nowhere.wav\t")
-    assert [recording.path.name for recording in read_manifest(path)] == ["b.wav"]
+    assert [recording.path.name for recording in read_recordings(path)] == ["b.wav"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
@@ -49,7 +49,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(
     manifest: Callable[..., Path], encoding: str
 ) -> None:
     path = manifest("path\ttranscript", "a.wav\tyes", encoding=encoding)
-    assert len(read_manifest(path)) == 1
+    assert len(read_recordings(path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_wrong_manifest_is_refused(
     manifest: Callable[..., Path], lines: list[str], words: list[str]
 ) -> None:
     with pytest.raises(OptionError) as caught:
-        read_manifest(manifest(*lines))
+        read_recordings(manifest(*lines))
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -76,7 +76,7 @@ def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.tsv").write_bytes(b"\xff\xfe\x00\x01")
     for path in (tmp_path / "manifest.tsv", tmp_path / "missing.tsv", tmp_path):
         with pytest.raises(OptionError, match="cannot be read"):
-            read_manifest(path)
+            read_recordings(path)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,9 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         script = tmp_path / "child.py"
         script.write_text("import os, sys, time\n" + textwrap.dedent(program))
         interpreter = tmp_path / "python"
-        interpreter.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {script} "$@"\n')
+        interpreter.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {script} "$@"\n')
         interpreter.chmod(0o755)
-        monkeypatch.setattr(compile_module.sys, "executable", str(interpreter))
+        monkeypatch.setattr(sys, "executable", str(interpreter))
 
     return install
 
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_the_child(tmp_path: Path, child) -> None:
         from small_artifact import SPEC
         from mwc.compiler import compile
         from mwc.compiler.target import parse_target
-        compile.sys.executable = {compile_module.sys.executable!r}
+        sys.executable = {sys.executable!r}
         job = compile.CompileJob(SPEC, "f32", parse_target("cpu"), {str(tmp_path / "mef")!r})
         try:
             compile.compile_target(job)

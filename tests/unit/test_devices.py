@@ -55,7 +55,7 @@ def install(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 
 def test_the_one_that_fits_is_opened(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     install(FakeDriver("sm_80", "sm_90", "sm_90"), monkeypatch)
-    present = accelerators(artifact)
+    present = accelerators(artifact.manifest.targets)
     assert present == {0: ("cuda", "sm_80"), 1: ("cuda", "sm_90"), 2: ("cuda", "sm_90")}
     chosen = select_target(artifact, "auto", present.values())
     assert chosen.name == "cuda-sm_90a"
@@ -71,11 +71,11 @@ def test_the_cpu_needs_no_driver(artifact: Artifact, monkeypatch: pytest.MonkeyP
         FakeDriver(error="CUDA driver version is insufficient\nat driver.cc"), monkeypatch
     )
     for device in ("cpu", "cpu-host"):
-        assert accelerators(artifact, device) == {}
+        assert accelerators(artifact.manifest.targets, device) == {}
     assert not driver.opened
     for device in ("auto", "gpu", "cuda-sm_90a"):
         with pytest.raises(TargetError) as caught:
-            accelerators(artifact, device)
+            accelerators(artifact.manifest.targets, device)
         assert str(caught.value) == (
             "the GPUs of this machine do not answer: CUDA driver version is insufficient; update "
             "their driver, or use the CPU (--device cpu)."
@@ -84,7 +84,10 @@ def test_the_cpu_needs_no_driver(artifact: Artifact, monkeypatch: pytest.MonkeyP
 
 def test_no_accelerator(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     install(FakeDriver(), monkeypatch)
-    assert select_target(artifact, "auto", accelerators(artifact).values()).name == "cpu-host"
+    assert (
+        select_target(artifact, "auto", accelerators(artifact.manifest.targets).values()).name
+        == "cpu-host"
+    )
     with pytest.raises(TargetError, match=r"needs a cuda sm_90a \(present: none\)"):
         accelerator_names(artifact)
     install(FakeDriver("sm_80"), monkeypatch)
@@ -94,7 +97,7 @@ def test_no_accelerator(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_that_cannot_be_opened(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     install(FakeDriver("sm_90"), monkeypatch)
-    present = accelerators(artifact)
+    present = accelerators(artifact.manifest.targets)
 
     def busy(index: int) -> None:
         raise ValueError("device is in use")
