@@ -92,7 +92,7 @@ def windows(model: Model, audio: Any) -> Iterator[Window]:
     """
     features = Features(open_audio(audio), model.session.log_mel, model.spec.model.n_mels)
     for seek in range(0, features.n_frames, 3000):
-        raw, n_frames = features.window(seek), features.n_frames_at(seek)
+        raw, n_frames = features.window(seek), min(features.n_frames - seek, 3000)
         normalised = (np.maximum(raw, np.float32(features.log_mel_max - 8)) + 4) / 4
         normalised[n_frames:] = 0.0
         yield Window(seek, n_frames, raw, features.log_mel_max, normalised.astype(np.float32))

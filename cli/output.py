@@ -44,7 +44,9 @@ class Output:
     def begin(self, name: str) -> None:
         """Print which audio the lines that follow belong to, where there are several."""
         if self.several and self.streams:
-            print(f"==> {name} <==", flush=True)
+            from mwc.runtime.writers.media import readable
+
+            print(f"==> {readable(name)} <==", flush=True)
 
     def print_segment(self, segment: "Segment") -> None:
         """Print one segment's text on a line, at once."""

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from io import BytesIO
 from operator import index
@@ -47,7 +47,7 @@ class AudioSource(ABC):
     """Audio that can be read from its start, as often as needed.
 
     Attributes:
-        name: the path as given, or "<bytes>", "<stream>", "<samples>".
+        name: the path as given, an open file's own, or "<bytes>", "<stream>", "<samples>".
         warnings: one sentence for each thing that was wrong but not fatal in the latest reading;
             complete once that reading has ended.
         duration_hint: seconds, from the header or an estimate of it; None where unknown.
@@ -202,8 +202,7 @@ def _open_path(given: str | os.PathLike[str], *, to_read: bool) -> AudioSource:
 
 def _open_stream(stream: BinaryIO) -> AudioSource:
     """A source of an open file object, through a temporary copy where it cannot seek."""
-    label = getattr(stream, "name", None)
-    name = label if isinstance(label, str) and label else "<stream>"
+    name = _stream_name(stream)
     try:
         if stream.seekable():
             if not isinstance(stream.read(0), bytes):
@@ -214,6 +213,42 @@ def _open_stream(stream: BinaryIO) -> AudioSource:
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
     return _Recording(name, _Shared(_spool(stream, name)))
+
+
+def read_whole(stream: BinaryIO) -> bytes:
+    """All that an open file holds; of one that cannot seek, from where it is.
+
+    Raises:
+        AudioError: it cannot be read, or gives text.
+    """
+    name = _stream_name(stream)
+    try:
+        if hasattr(stream, "seekable") and stream.seekable():
+            stream.seek(0)
+        data = stream.read()
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+    if not isinstance(data, bytes):
+        raise AudioError(f"{name} is open as text; open it in binary mode ('rb')")
+    return data
+
+
+def check_several(audios: object) -> None:
+    """Refuse a single input where several are wanted: a path is an iterable too, of characters.
+
+    Raises:
+        AudioError: it is no iterable of inputs.
+    """
+    single = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray)
+    if isinstance(audios, single) or not isinstance(audios, Iterable):
+        raise AudioError(
+            f"the files are given as a {type(audios).__name__}; give a list of them, also of one"
+        )
+
+
+def _stream_name(stream: BinaryIO) -> str:
+    label = getattr(stream, "name", None)
+    return label if isinstance(label, str) and label else "<stream>"
 
 
 def _spool(stream: BinaryIO, name: str) -> BinaryIO:

@@ -1,6 +1,6 @@
 """What decoding needs of a model, as a protocol: windows of audio, rows of tokens, one choice each.
 
-`session.py` implements it over MAX; tests implement it in ten lines. A window is 30 s of audio
+`session.py` implements it over MAX; tests implement it without a model. A window is 30 s of audio
 with its cross-attention keys and values; a row is one hypothesis with its own self-attention
 cache; a row points at a window. Rows of one call never read each other's data.
 """

@@ -36,8 +36,10 @@ def parse_device(device: str) -> tuple[str, int | None]:
     """A device and which of several it is: "gpu:1" is ("gpu", 1), "auto" is ("auto", None).
 
     Raises:
-        OptionError: what follows "gpu:" is no number.
+        OptionError: it is no text, or what follows "gpu:" is no number.
     """
+    if not isinstance(device, str):
+        raise OptionError(f"device is {device!r}; it takes a name, for example cpu, gpu or auto.")
     kind, colon, index = device.partition(":")
     if kind != "gpu" or not colon:
         return device, None

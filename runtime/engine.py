@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from mwc.runtime.decode import DecodingBatch, WindowResult
 from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.detect import detect_languages
-from mwc.runtime.encoding import EncodedWindow, encode_read, read_window
+from mwc.runtime.encoding import encode_read, read_window
 from mwc.runtime.errors import BusyError, Cancelled, MemoryShortage
 from mwc.runtime.lanes import Lane, UnderWay, lay_out
 from mwc.runtime.options import TranscribeOptions
@@ -255,7 +255,7 @@ class Engine:
             Those that can go on; a part whose file cannot be read ends.
         """
         encoded: list[UnderWay] = []
-        read: list[tuple[EncodedWindow, Float32]] = []
+        read: list[tuple[UnderWay, Float32]] = []
         for each in waiting:
             window = each.window
             if window != each.lane.holds:
@@ -265,10 +265,17 @@ class Engine:
                     each.request.fail(each.work.part, error)
                     self._leave(each)
                     continue
-                read.append((window, log_mel))
+                read.append((each, log_mel))
             each.lane.holds = None
             encoded.append(each)
-        encode_read(self._decoder, read)
+        at_once = self._decoder.encoded_together
+        for first in range(0, len(read), at_once):
+            if first:
+                self._ask_whether_to_stop()
+            together = [
+                (e.window, m) for e, m in read[first : first + at_once] if not e.request.has_ended
+            ]
+            encode_read(self._decoder, together)
         return encoded
 
     def _begin(self, encoded: Sequence[UnderWay]) -> None:

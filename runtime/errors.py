@@ -10,6 +10,7 @@
     ├── ArtifactError        an artifact is missing, damaged, or of another format or version
     │   └── TargetError          it is sound, but not for this machine or device
     ├── VerificationError    an artifact does not compute what its checkpoint computes
+    ├── OutputError          a transcript was made, but its file cannot be written
     ├── MemoryShortage       what is asked for does not fit into the memory that is free
     ├── DeviceError          a CPU or GPU failed while it ran a graph
     ├── BusyError            a model or fleet is called by what it is waiting for

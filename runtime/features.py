@@ -9,6 +9,7 @@ only up to `keep_seconds`; beyond, the audio is read a second time as the window
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +117,7 @@ class Features:
         n_frames: frames that hold audio: n_samples // 160, as openai/whisper counts them.
         duration: seconds, n_samples / 16000.
         log_mel_max: the largest raw log10 mel of the whole padded file; this minus 8 is the floor.
+        warnings: one sentence for each thing that was wrong with the source but not fatal.
     """
 
     def __init__(
@@ -145,29 +147,33 @@ class Features:
         self._log_mel = log_mel
         self._n_mels = n_mels
         self._pieces: dict[int, Float32] = {}
-        self._reading: Iterator[tuple[int, Float32]] | None = None
+        self._reading: _Reading | None = None
         self.log_mel_max = LOG_MEL_FLOOR
-        reader = LogMelPieces(_heard_by(listener, source.blocks()), log_mel)
         complete = True
-        for k, piece in enumerate(reader):
-            self.log_mel_max = max(self.log_mel_max, float(piece.max()))
-            complete = complete and reader.n_samples <= keep_seconds * SAMPLE_RATE
-            if complete:
-                self._pieces[k] = piece
-            else:
-                self._pieces.clear()
-            seconds = reader.n_samples / SAMPLE_RATE
-            progress(ProgressEvent("read audio", seconds, source.duration_hint, "seconds"))
-        if reader.n_samples == 0:
-            raise AudioError(f"{source.name} has no audio samples; give at least one")
+        with closing(_Reading(source, log_mel, listener)) as reading:
+            for k, piece in reading.pieces:
+                self.log_mel_max = max(self.log_mel_max, float(piece.max()))
+                complete = complete and reading.n_samples <= keep_seconds * SAMPLE_RATE
+                if complete:
+                    self._pieces[k] = piece
+                else:
+                    self._pieces.clear()
+                seconds = reading.n_samples / SAMPLE_RATE
+                progress(ProgressEvent("read audio", seconds, source.duration_hint, "seconds"))
+        if reading.n_samples == 0:
+            raise AudioError(f"{source.name} has less audio than one sample at 16 kHz; give more")
         self._complete = complete
-        self.n_samples = reader.n_samples
+        self.warnings = tuple(source.warnings)
+        self.n_samples = reading.n_samples
         self.n_frames = self.n_samples // HOP_LENGTH
         self.duration = self.n_samples / SAMPLE_RATE
 
-    def n_frames_at(self, seek: int) -> int:
-        """Frames with audio in the window that starts at frame `seek`: 0 to 3000."""
-        return max(0, min(WINDOW_FRAMES, self.n_frames - seek))
+    def close(self) -> None:
+        """Let go of a reading under way, and what is kept of it; a window begins another."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            self._pieces.clear()
+            reading.close()
 
     def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
         """Frames seek to seek + 2999, raw log10 mel: float32 [3000, n_mels].
@@ -178,7 +184,8 @@ class Features:
 
         Frames from `n_frames` on hold -10.0, the value of silence, but for the first that still
         touch audio. To transcribe, openai/whisper replaces all of them by a normalised 0.0, which
-        the encoder graph does with `n_frames_at(seek)`; to detect a language, it hears them.
+        the encoder graph does, which is told how many hold audio; to detect a language, it hears
+        them.
 
         Raises:
             ValueError: seek is negative.
@@ -202,14 +209,15 @@ class Features:
 
     def _slide(self, first: int, last: int, kept: int) -> None:
         """Hold pieces first to last and back to `kept`; read on, or anew if they have passed."""
-        if self._reading is None or (self._pieces and first < min(self._pieces)):
-            self._pieces.clear()
-            self._reading = enumerate(LogMelPieces(self._source.blocks(), self._log_mel))
+        reading = self._reading
+        if reading is None or (self._pieces and first < min(self._pieces)):
+            self.close()
+            self._reading = reading = _Reading(self._source, self._log_mel)
         kept = min(kept, first)
         for k in [k for k in self._pieces if k < kept]:
             del self._pieces[k]
         while last not in self._pieces:
-            k, piece = next(self._reading, (-1, None))
+            k, piece = next(reading.pieces, (-1, None))
             if piece is None:
                 raise AudioError(
                     f"{self._source.name} gives less audio than when it was first read; "
@@ -217,6 +225,34 @@ class Features:
                 )
             if k >= kept:
                 self._pieces[k] = piece
+
+
+class _Reading:
+    """One reading of a source.
+
+    Attributes:
+        pieces: (number, frames) of each piece, in order.
+    """
+
+    def __init__(
+        self, source: AudioSource, log_mel: LogMel, listener: Listener = lambda block: None
+    ) -> None:
+        self._blocks = source.blocks()
+        self._reader = LogMelPieces(_heard_by(listener, self._blocks), log_mel)
+        self.pieces = enumerate(self._reader)
+
+    @property
+    def n_samples(self) -> int:
+        """Samples read so far."""
+        return self._reader.n_samples
+
+    def close(self) -> None:
+        """End it: what reads ahead of it stops, and a file is closed."""
+        close = getattr(self._blocks, "close", None)
+        if close is not None:
+            # Where another thread is in it, for a call that has just ended, it ends with that.
+            with suppress(ValueError):
+                close()
 
 
 def _heard_by(listener: Listener, blocks: Iterator[Float32]) -> Iterator[Float32]:

@@ -58,6 +58,7 @@ class FileTranscript:
         self.duration = features.duration
         clips = self._requested = requested_clips(options, spec, features.n_frames)
         self._notes = (
+            *features.warnings,
             *clip_notes(options, spec, features.n_frames),
             *prompt_notes(spec, tokenizer, options),
         )
@@ -107,8 +108,8 @@ class FileTranscript:
         for key in self._order:
             self._number(self._waiting.pop(key))
 
-    def transcript(self, warnings: tuple[str, ...] = ()) -> Transcript:
-        """The transcript of what has come so far; `warnings` are the audio's."""
+    def transcript(self) -> Transcript:
+        """The transcript of what has come so far."""
         segments = tuple(self._segments)
         coverage = None
         if self._speech is not None and self._options.coverage is not False:
@@ -123,7 +124,7 @@ class FileTranscript:
             language_probability=self.language_probability,
             windows=tuple(sorted(self._windows, key=lambda window: window.start)),
             coverage=coverage,
-            warnings=(*warnings, *self._notes),
+            warnings=self._notes,
         )
 
     def _part(self, features: Features, clips: list[Clip]) -> Part:

@@ -6,6 +6,7 @@ artifact, whose mapped pages all processes share.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.audio import AudioInput
+from mwc.runtime.audio import AudioInput, check_several
 from mwc.runtime.devices import accelerator_names
 from mwc.runtime.errors import DeviceError, OptionError
 from mwc.runtime.fleet_run import FleetRun, Found
@@ -44,9 +45,10 @@ def load_fleet(
     if isinstance(devices, str):
         names = accelerator_names(artifact) if devices == "all" else tuple(devices.split(","))
     else:
-        names = tuple(devices)
-    if not names or not all(names):
+        names = tuple(devices) if isinstance(devices, Iterable) else ()
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise OptionError(f"devices is {devices!r}; it takes all, or at least one device.")
+    names = tuple(name.strip() for name in names)
     shares = iter(_shares(names.count("cpu")))
     workers = [
         start_worker(artifact.path, name, next(shares) if name == "cpu" else [], threads)
@@ -108,7 +110,7 @@ class Fleet:
         """End the processes, and what they are doing."""
         for worker in self._workers:
             end(worker)
-        self._workers = []
+        self._workers.clear()
 
     def transcribe_many(
         self,
@@ -127,16 +129,18 @@ class Fleet:
 
         Raises:
             BusyError: an iterator of the fleet is still open.
-            DeviceError: the last device failed.
+            DeviceError: the last device failed, or the fleet was closed.
         """
-        make_options(**options)
+        chosen = make_options(**options)
+        check_several(audios)
         if not self._workers:
             raise DeviceError("no device is left: the fleet was closed, or all of them failed.")
         return FleetRun(
             self._workers, self.lose, iter(audios), progress, cancel, skip_errors
-        ).results(options)
+        ).results({field.name: getattr(chosen, field.name) for field in fields(chosen)})
 
     def lose(self, worker: Worker) -> None:
         """Do without a worker from now on."""
         end(worker)
-        self._workers.remove(worker)
+        if worker in self._workers:
+            self._workers.remove(worker)

@@ -1,15 +1,14 @@
 """One call of a fleet: files go to whichever worker has room, transcripts come in order."""
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mwc.runtime.audio import AudioInput
+from mwc.runtime.audio import AudioInput, open_audio, read_whole
 from mwc.runtime.errors import AudioError, BusyError, Cancelled, DeviceError
 from mwc.runtime.fleet_worker import Worker, receive
 from mwc.runtime.progress import Progress, ProgressEvent
@@ -66,6 +65,8 @@ class FleetRun:
                 if self._again:
                     self._begin(options)
                 yield from self._in_order()
+            if not self._workers:
+                raise DeviceError("the fleet was closed while it transcribed.")
         finally:
             self._stop()
 
@@ -159,12 +160,16 @@ class FleetRun:
 
 
 def _sendable(audio: Any) -> Any:
-    """An input that can be sent to another process: what a file object holds instead of it."""
+    """An input that can be sent to another process: what a file object holds instead of it.
+
+    Raises:
+        AudioError: it cannot be read, or is none of what `open_audio` takes.
+    """
+    if isinstance(audio, str | os.PathLike):
+        return os.fspath(audio)
+    if isinstance(audio, bytes | bytearray | memoryview):
+        return bytes(audio)
     if hasattr(audio, "read"):
-        return audio.read()
-    if isinstance(audio, str | Path | bytes | bytearray | np.ndarray | tuple):
-        return audio
-    raise AudioError(
-        f"audio is a {type(audio).__name__}; several devices take paths, bytes, binary files or "
-        "samples."
-    )
+        return read_whole(audio)
+    open_audio(audio)  # refuses what is no samples
+    return audio

@@ -2,7 +2,7 @@
 
     manifest.json                    this file, with its own SHA-256
     weights/<precision>.safetensors  shared by every target of that precision
-    targets/<target>/whisper.mef     the compiled graphs
+    targets/<target>/whisper.mef     the compiled graphs (whisper-<hash>.mef if added later)
     tokenizer/                       vocab.tiktoken, special_tokens.json
     parity.json                      the verification report
 

@@ -27,7 +27,6 @@ Audio = AudioInput | AudioSource
 class HeardFile:
     """A file that was read through once: its log-mel frames and its speech."""
 
-    source: AudioSource
     features: Features
     speech: Speech | None
 
@@ -36,7 +35,7 @@ class HeardFile:
 class _Begun:
     """A file with parts in the engine, or done; `error` is why it has no transcript."""
 
-    source: AudioSource
+    features: Features
     file: FileTranscript
     error: AudioError | None = None
 
@@ -57,7 +56,7 @@ def transcribe_together(
         audios: the files, taken when there is room for another.
         hear: reads one through, or raises AudioError.
         progress: told the seconds of audio done, of all files opened so far.
-        stop: asked before each call of the model; Cancelled is raised once it says True.
+        stop: asked between the calls of the model; Cancelled is raised once it says True.
     """
     call = Call(engine, options, n_lanes=options.batch_size, stop=stop)
 
@@ -66,7 +65,7 @@ def transcribe_together(
         file = FileTranscript(
             call, engine.tokenizer, heard.features, options, engine.spec, heard.speech
         )
-        return _Begun(heard.source, file)
+        return _Begun(heard.features, file)
 
     files = _Files(audios, open_file)
     coming = files.parts()
@@ -126,7 +125,8 @@ class _Files:
                 yield first
             elif first.error is not None or first.file.is_done:
                 self._seconds_given += first.file.duration
-                yield first.error or first.file.transcript(tuple(first.source.warnings))
+                first.features.close()
+                yield first.error or first.file.transcript()
             else:
                 return
             self._opened.popleft()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from mwc.runtime.artifact import Artifact, open_artifact
-from mwc.runtime.audio import AudioInput, AudioSource, open_audio
+from mwc.runtime.audio import AudioInput, AudioSource, check_several, open_audio
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import MOST_LANES, Engine
 from mwc.runtime.errors import AudioError, OptionError
@@ -111,11 +111,12 @@ class Model:
         """Transcribe one file.
 
         Args:
-            audio: a path, bytes, a binary file, an opened source, float32 or int16 samples [n] at
-                16 kHz, or (samples, rate).
-            progress: told the seconds of audio done.
-            cancel: once it is set, from any thread, the call ends within one call
-                of the model, which is at most four steps of decoding.
+            audio: a path, bytes, a binary file, an opened source, float32, float64 or int16 samples
+                [n] at 16 kHz, or (samples, rate).
+            progress: told the seconds of audio read ("read audio"), then done ("transcribe").
+            cancel: once it is set, from any thread, the call ends after what the model is doing: at
+                most encoding a window (on a GPU those of a batch), up to six tokens of each window
+                under way, and the word times of windows that end with them.
             options: fields of `TranscribeOptions`, for example language="de".
 
         Raises:
@@ -124,10 +125,7 @@ class Model:
             BusyError: the audio or `cancel` calls the model that waits for it.
             Cancelled: `cancel` was set; its `transcript` holds what was done by then.
         """
-        stream = self.stream(audio, progress=progress, cancel=cancel, **options)
-        for _ in stream:
-            pass
-        return stream.transcript()
+        return _used_up(self._stream(audio, make_options(**options), progress, cancel))
 
     def stream(
         self,
@@ -142,12 +140,19 @@ class Model:
         Arguments and errors as for `transcribe`; options are checked at once, the audio when the
         first segment is asked for. Other calls of the model go on meanwhile, from this thread too.
         """
-        chosen = make_options(**options)
+        return self._stream(audio, make_options(**options), progress, cancel)
+
+    def _stream(
+        self,
+        audio: AudioInput | AudioSource,
+        options: TranscribeOptions,
+        progress: Progress,
+        cancel: Event | None,
+    ) -> Stream:
         opened = Opened()
 
         def segments() -> Iterator[Segment]:
-            opened.source = source = _source(audio)
-            opened.transcription = self._begin(source, chosen, progress, cancel)
+            opened.transcription = self._begin(_source(audio), options, progress, cancel)
             yield from opened.transcription
 
         return Stream(segments(), opened)
@@ -204,24 +209,22 @@ class Model:
             Cancelled: `cancel` was set.
         """
         chosen = make_options(**options)
-        found = (
-            self._together(audios, chosen, progress, cancel)
-            if chosen.batch_size > 1
-            else self._in_turn(audios, progress, cancel, options)
-        )
+        check_several(audios)
+        work = self._together if chosen.batch_size > 1 else self._in_turn
+        found = work(audios, chosen, progress, cancel)
         return found if skip_errors else _raising(found)
 
     def _in_turn(
         self,
         audios: Iterable[AudioInput | AudioSource],
+        options: TranscribeOptions,
         progress: Progress,
         cancel: Event | None,
-        options: dict[str, Any],
     ) -> Generator[Transcript | AudioError, None, None]:
         """File after file."""
         for audio in audios:
             try:
-                found = self.transcribe(audio, progress=progress, cancel=cancel, **options)
+                found = _used_up(self._stream(audio, options, progress, cancel))
             except AudioError as error:
                 yield error
             else:
@@ -238,8 +241,7 @@ class Model:
         stop = stop_at(cancel)
 
         def heard(audio: AudioInput | AudioSource) -> HeardFile:
-            source = _source(audio)
-            return HeardFile(source, *self._listen(source, options, stop=stop))
+            return HeardFile(*self._listen(_source(audio), options, stop=stop))
 
         check_for_model(options, self.spec)
         yield from transcribe_together(self._engine, options, audios, heard, progress, stop)
@@ -317,6 +319,13 @@ class Model:
         entry = self._artifact.manifest.detector
         name = f"{entry.name} {entry.version}" if options.needs_speech else None
         return listen(self._engine, source, name, progress, stop)
+
+
+def _used_up(stream: Stream) -> Transcript:
+    """What a stream gives, all of it."""
+    for _ in stream:
+        pass
+    return stream.transcript()
 
 
 def _raising(found: Generator[Transcript | AudioError, None, None]) -> Iterator[Transcript]:

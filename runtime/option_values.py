@@ -60,7 +60,7 @@ def _read_task(name: str, value: Any) -> str:
 
 
 def _read_temperature(name: str, value: Any) -> tuple[float, ...]:
-    numbers = _read_numbers(name, [value] if isinstance(value, int | float) else value)
+    numbers = _read_numbers(name, [value] if isinstance(value, int | float | str) else value)
     if not numbers or not all(0 <= number <= 2 for number in numbers):
         raise OptionError(f"{name} is {value!r}; it takes numbers from 0 to 2, at least one.")
     return numbers
@@ -160,7 +160,7 @@ def _read_numbers(name: str, values: Any) -> tuple[float, ...]:
         if any(isinstance(item, bool) for item in items):
             raise TypeError
         numbers = tuple(float(item) for item in items)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise OptionError(f"{name} is {values!r}; it takes numbers.") from None
     if not all(math.isfinite(number) for number in numbers):
         raise OptionError(f"{name} is {values!r}; it takes finite numbers.")

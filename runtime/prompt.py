@@ -49,25 +49,31 @@ def make_prompt(
     prefix: list[int] = []
     if options.prefix:
         prefix = tokenizer.encode(" " + options.prefix.strip())
-        # As in openai/whisper: a prefix gives way to a sample_len below half the context.
-        room = half - (options.sample_len or half)
+        room = _prefix_room(spec, options)
         prefix = prefix[-room:] if room > 0 else prefix
         if len(prefix) > half - len(sequence):
             raise OptionError(
                 f"prefix is {len(prefix)} tokens long; the prompt has room for "
                 f"{half - len(sequence)}, shorten it."
             )
-    hints = _encode(tokenizer, options.hotwords)[: half - 1]
+    hints = hint_tokens(spec, tokenizer, options)
     room = half - 1 - len(hints)
     text = [*hints, *(previous[-room:] if room else ())]
     before = [spec.tokens.sot_prev, *text] if text else []
     return Prompt(tokens=(*before, *sequence, *prefix), sot_index=len(before))
 
 
+def hint_tokens(spec: WhisperSpec, tokenizer: Tokenizer, options: TranscribeOptions) -> list[int]:
+    """The hotwords, which stand first in the prompt, as far as there is room for them."""
+    return _encode(tokenizer, options.hotwords)[: spec.model.n_text_ctx // 2 - 1]
+
+
 def prompt_notes(
     spec: WhisperSpec, tokenizer: Tokenizer, options: TranscribeOptions
 ) -> tuple[str, ...]:
     """Tell which of the given texts are too long for the prompt, and what is cut off them."""
+    left = _prefix_room(spec, options)
+    prefix = tokenizer.encode(" " + options.prefix.strip()) if options.prefix else []
     room = spec.model.n_text_ctx // 2 - 1
     hints = _encode(tokenizer, options.hotwords)
     initial = _encode(tokenizer, options.initial_prompt)
@@ -78,7 +84,18 @@ def prompt_notes(
     if len(initial) > room:
         cut = initial[: len(initial) - room]
         notes.append(_cut_note(tokenizer, "initial_prompt", initial, room, cut))
+    if 0 < left < len(prefix):
+        notes.append(_cut_note(tokenizer, "prefix", prefix, left, prefix[:-left]))
     return tuple(notes)
+
+
+def _prefix_room(spec: WhisperSpec, options: TranscribeOptions) -> int:
+    """Tokens that a prefix may have beside `sample_len`; none are cut where this is 0 or less.
+
+    As in openai/whisper, a prefix gives way to a sample_len below half the context.
+    """
+    half = spec.model.n_text_ctx // 2
+    return half - (options.sample_len or half)
 
 
 def _cut_note(

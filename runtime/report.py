@@ -27,7 +27,8 @@ class Attempt:
         temperature: at which it was sampled.
         avg_logprob: mean log-probability of its tokens.
         compression_ratio: of its text.
-        refused: why another temperature was tried, None where the text could stand.
+        refused: what speaks against the text, so that another temperature was tried if there was
+            one left; None where nothing does.
     """
 
     temperature: float

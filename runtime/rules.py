@@ -10,6 +10,7 @@ Algorithm: openai/whisper `whisper/decoding.py`, `SuppressBlank`, `SuppressToken
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -123,18 +124,19 @@ def parse_suppress_tokens(value: str | Iterable[int] | None) -> tuple[int, ...]:
     Raises:
         OptionError: something in it is not an id.
     """
-    if value is None:
-        return ()
-    items: list[str | int] = list(value.split(",")) if isinstance(value, str) else list(value)
-    if items == [""]:
+    if value is None or value == "":
         return ()
     try:
-        return tuple(int(item) for item in items)
+        items = value.split(",") if isinstance(value, str) else map(index, value)
+        ids = tuple(int(item) for item in items)
+        if min(ids, default=0) < -1:
+            raise ValueError
     except (TypeError, ValueError):
         raise OptionError(
             f"suppress_tokens is {value!r}; it takes token ids separated by commas, "
             'where -1 stands for the model\'s own list, for example "-1" or "-1,13".'
         ) from None
+    return ids
 
 
 def suppressed_ids(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Stop = Callable[[], bool]
-"""Whether to stop; asked before each call of the model."""
+"""Whether to stop; asked between the calls of the model."""
 
 
 class Event(Protocol):

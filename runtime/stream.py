@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mwc.runtime.audio import AudioSource
 from mwc.runtime.transcribe import Transcription
 from mwc.runtime.transcript import Segment, Transcript
 
@@ -12,7 +11,6 @@ from mwc.runtime.transcript import Segment, Transcript
 class Opened:
     """What a stream has opened once its first segment was asked for."""
 
-    source: AudioSource | None = None
     transcription: Transcription | None = None
 
 
@@ -61,6 +59,6 @@ class Stream(Iterator[Segment]):
         Raises:
             ValueError: none was asked for yet.
         """
-        if self._opened.transcription is None or self._opened.source is None:
+        if self._opened.transcription is None:
             raise ValueError("nothing was decoded yet; ask for a segment first")
-        return self._opened.transcription.transcript(tuple(self._opened.source.warnings))
+        return self._opened.transcription.transcript()

@@ -6,7 +6,9 @@ many CPUs as there shall be workers, and everything gets its full freedom back r
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from mwc.runtime.errors import OptionError
@@ -20,6 +22,8 @@ _TASKS = Path("/proc/self/task")
 _threads: int | None = None
 """Workers of this process, once the device has been opened."""
 
+_opening = Lock()
+
 
 def open_cpu(threads: int | None) -> "Device":
     """Open the CPU with this many workers; None for all CPUs that this process may use.
@@ -28,11 +32,16 @@ def open_cpu(threads: int | None) -> "Device":
         OptionError: fewer than 1 or more than the usable CPUs, or another number than the process
             already works with.
     """
+    with _opening:
+        return _open_cpu(threads)
+
+
+def _open_cpu(threads: int | None) -> "Device":
     global _threads
     usable = usable_cpus()
-    if threads is not None and not 1 <= threads <= usable:
+    if threads is not None and not (type(threads) is int and 1 <= threads <= usable):
         raise OptionError(
-            f"threads is {threads}; this process may use {usable} CPUs, so 1 to {usable} are "
+            f"threads is {threads!r}; this process may use {usable} CPUs, so 1 to {usable} are "
             "allowed."
         )
     if _threads is not None and threads not in (None, _threads):
@@ -44,14 +53,17 @@ def open_cpu(threads: int | None) -> "Device":
 
     if _threads is not None:
         return CPU()
-    _threads = threads or usable
+    wanted = threads or usable
     allowed = os.sched_getaffinity(0)
     before = {task.name for task in _TASKS.iterdir()}
-    os.sched_setaffinity(0, sorted(allowed)[:_threads])
+    os.sched_setaffinity(0, sorted(allowed)[:wanted])
     try:
-        return CPU()
+        cpu = CPU()
     finally:
         os.sched_setaffinity(0, allowed)
         for task in _TASKS.iterdir():
             if task.name not in before:
-                os.sched_setaffinity(int(task.name), allowed)
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setaffinity(int(task.name), allowed)
+    _threads = wanted
+    return cpu

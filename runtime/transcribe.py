@@ -8,6 +8,7 @@ Algorithm: openai/whisper `whisper/transcribe.py`, `transcribe`, and `decoding.p
 """
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from functools import partial
 
 from mwc.runtime.call import Call
@@ -71,7 +72,7 @@ class Transcription(Iterator[Segment]):
             speech: the file's speech; without it words keep the times that alignment gives them,
                 and there is no coverage.
             progress: told the seconds of audio done, stage "transcribe".
-            stop: asked before each call of the model; Cancelled is raised once it says True.
+            stop: asked between the calls of the model; Cancelled is raised once it says True.
 
         Raises:
             OptionError: an option does not suit the model.
@@ -79,6 +80,7 @@ class Transcription(Iterator[Segment]):
         """
         check_for_model(options, engine.spec)
         self._progress = progress
+        self._features = features
         self._call = Call(engine, options, n_lanes=options.batch_size, stop=stop)
         self._file = FileTranscript(
             self._call, engine.tokenizer, features, options, engine.spec, speech
@@ -102,13 +104,13 @@ class Transcription(Iterator[Segment]):
         """Stop here."""
         self._coming.close()
 
-    def transcript(self, warnings: tuple[str, ...] = ()) -> Transcript:
-        """The transcript of what has been given so far; `warnings` are the audio's."""
-        return self._file.transcript(warnings)
+    def transcript(self) -> Transcript:
+        """The transcript of what has been given so far."""
+        return self._file.transcript()
 
     def _in_order(self) -> Generator[Segment, None, None]:
         """The segments of all parts in order of time."""
-        with self._call as call:
+        with closing(self._features), self._call as call:
             for part in self._file.parts:
                 call.add(part)
             try:

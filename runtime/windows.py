@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from mwc.runtime.decode import WindowResult
 from mwc.runtime.hallucination import WindowPlace, judge
 from mwc.runtime.options import TranscribeOptions
+from mwc.runtime.prompt import hint_tokens
 from mwc.runtime.report import repetition
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.speech import Clip, Speech
@@ -251,9 +252,11 @@ class WindowLoop:
             return self._history[self._reset_since :]
         # The slices are openai/whisper's: an initial prompt that fills the room keeps no history
         # in it only by the cut that make_prompt does.
-        room = self._spec.model.n_text_ctx // 2 - 1 - len(self._initial)
+        hints = hint_tokens(self._spec, self._tokenizer, self._options)
+        room = self._spec.model.n_text_ctx // 2 - 1 - len(hints) - len(self._initial)
         since = max(len(self._initial), self._reset_since)
-        return self._initial + self._history[since:][-room:]
+        kept = self._history[since:][-room:] if room > 0 or not hints else []
+        return self._initial + kept
 
     def _why_silent(self, result: WindowResult) -> str:
         """The thresholds that made a window silent, in words."""

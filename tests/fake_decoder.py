@@ -261,8 +261,12 @@ class FakeFeatures:
         frames[0, 0] = seek
         return frames
 
-    def n_frames_at(self, seek: int) -> int:
-        return min(N_FRAMES, self.n_frames - seek)
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    def close(self) -> None:
+        pass
 
 
 def fake_model(n_vocab: int, n_text_ctx: int = 448) -> ModelSpec:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,10 @@ class Recording(FakeFeatures):
 
     key: int = 0
     fails_from: int = 1 << 30
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return (f"warned of {self.key}",)
 
     def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
         if seek >= self.fails_from:
@@ -51,9 +54,8 @@ def hear(key: object) -> HeardFile:
     probabilities = np.full(math.ceil(features.duration * 31.25), 0.99, np.float32)
     for second in range(5, math.ceil(features.duration), 5):
         probabilities[round(second * 31.25) : round((second + 0.5) * 31.25)] = 0.01
-    source: Any = SimpleNamespace(warnings=[f"warned of {key}"])
     given: Any = features
-    return HeardFile(source, given, Speech("fake", probabilities, features.n_samples))
+    return HeardFile(given, Speech("fake", probabilities, features.n_samples))
 
 
 def said(window: FakeWindow) -> Sequence[int]:

@@ -42,7 +42,12 @@ def audio_url(audio: str | Path, folder: str | Path, *, embed_bytes: int = EMBED
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         return f"data:{media_type(path)};base64,{data}"
     relative = os.path.relpath(path.resolve(), Path(folder).resolve())
-    return quote(relative, safe="/")
+    return quote(os.fsencode(relative), safe="/")
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be written: what of it is no UTF-8 becomes "?"."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def media_type(path: Path) -> str:

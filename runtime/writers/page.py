@@ -14,6 +14,7 @@ from typing import TextIO
 
 from mwc.runtime.languages import NAME_OF_LANGUAGE
 from mwc.runtime.transcript import Segment, Transcript, Word
+from mwc.runtime.writers.media import readable
 from mwc.runtime.writers.options import WriteOptions, require_words
 from mwc.runtime.writers.page_report import report, short_clock
 
@@ -41,7 +42,7 @@ def write_html(transcript: Transcript, file: TextIO, options: WriteOptions) -> N
         "default-src 'none'; base-uri 'none'; form-action 'none'; "
         f"media-src 'self' file: data:; style-src {_hash(style)}; script-src {_hash(script)}"
     )
-    title = escape(options.title)
+    title = escape(readable(options.title))
     language = escape(options.text_language or transcript.language)
     kind = "silent" if options.audio is None else "playable"
     file.write(

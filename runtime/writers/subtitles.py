@@ -4,6 +4,7 @@ Cues are cut as openai/whisper cuts them (`utils.py`, `SubtitlesWriter`): the sa
 times. A width is a number of characters, in every script.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TextIO
@@ -77,7 +78,7 @@ def cues(transcript: Transcript, options: WriteOptions) -> Iterator[Cue]:
             for cue in (_lit(block) if options.highlight_words else [_plain(block)])
         )
     for cue in found:
-        yield replace(cue, text=cue.text.replace("-->", "->"))
+        yield replace(cue, text=re.sub("-{2,}>", "->", cue.text))
 
 
 def _blocks(segments: Iterable[Segment], options: WriteOptions) -> Iterator[list[Word]]:

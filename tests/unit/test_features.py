@@ -48,7 +48,7 @@ def normalised(features: Features, seek: int) -> Float32:
     """A window's frames as the encoder graph normalises them."""
     window = np.maximum(features.window(seek), features.log_mel_max - 8.0)
     window = (window + 4.0) / 4.0
-    window[features.n_frames_at(seek) :] = 0.0
+    window[max(features.n_frames - seek, 0) :] = 0.0
     return window
 
 
@@ -218,7 +218,7 @@ def test_a_source_that_shrinks_between_readings_is_refused() -> None:
 
 
 def test_a_source_without_samples_is_refused() -> None:
-    with pytest.raises(AudioError, match="<cut> has no audio samples"):
+    with pytest.raises(AudioError, match="<cut> has less audio than one sample at 16 kHz"):
         Features(Cut(np.zeros(0, np.float32), 1), numpy_log_mel(80), 80)
 
 
@@ -242,3 +242,52 @@ def test_progress_counts_the_seconds_read() -> None:
     done = [e.done for e in events]
     assert done == sorted(done)
     assert done[-1] == 65.0
+
+
+class Warned(Cut):
+    """Says at its end that it is damaged, as often as it is read to it."""
+
+    def __init__(self, samples: Float32) -> None:
+        super().__init__(samples, 9999)
+        self.open = 0
+
+    def blocks(self) -> Iterator[Float32]:
+        self.warnings.clear()
+        self.open += 1
+        try:
+            yield from super().blocks()
+            self.warnings.append("it is damaged")
+        finally:
+            self.open -= 1
+
+
+def test_warnings_are_those_of_the_first_reading() -> None:
+    source = Warned(noise(16000 * 60))
+    features = Features(source, numpy_log_mel(80), 80, keep_seconds=10.0)
+    assert features.warnings == ("it is damaged",)
+    features.window(0)
+    assert source.warnings == []
+    assert features.warnings == ("it is damaged",)
+
+
+def test_a_closed_reading_lets_go_of_its_source_and_can_begin_again() -> None:
+    source = Warned(noise(16000 * 200))
+    features = Features(source, numpy_log_mel(80), 80, keep_seconds=10.0)
+    assert source.open == 0
+    window = features.window(1000)
+    assert source.open == 1
+    features.close()
+    assert source.open == 0
+    np.testing.assert_array_equal(features.window(1000), window)
+    features.close()
+
+
+def test_a_listener_that_fails_lets_go_of_the_source() -> None:
+    source = Warned(noise(16000 * 60))
+
+    def fail(block: Float32) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        Features(source, numpy_log_mel(80), 80, listener=fail)
+    assert source.open == 0, caught.value

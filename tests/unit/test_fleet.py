@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from mwc.runtime.errors import (
 )
 from mwc.runtime.fleet import Fleet, load_fleet
 from mwc.runtime.fleet_worker import Worker
+from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.worker import serve
 
 Said = Callable[[Any], Any]
+
+NAMES = [field.name for field in fields(TranscribeOptions)]
 
 
 class Gone(BaseException):
@@ -232,11 +236,61 @@ def test_what_can_be_sent() -> None:
     sent: list[Any] = [b"bytes", Path("a.wav"), (samples, 8000), io.BytesIO(b"file"), object()]
     with fleet_of(FakeModel(lambda audio: audio)) as fleet:
         found = list(fleet.transcribe_many(sent, skip_errors=True))
-    assert found[:2] == [b"bytes", Path("a.wav")]
+    assert found[:2] == [b"bytes", "a.wav"]
     got: Any = found[2]
     assert got[0].tolist() == [1, 1, 1]
     assert found[3] == b"file"
-    assert str(found[4]).startswith("audio is a object; several devices take paths")
+    assert str(found[4]).startswith("object is not audio; give a path, bytes")
+
+
+def test_a_file_is_sent_from_its_start_or_told_to_be_unreadable() -> None:
+    read, closed = io.BytesIO(b"file"), io.BytesIO(b"")
+    read.read()
+    closed.close()
+    files: list[Any] = [read, closed, io.StringIO("a.wav"), memoryview(b"view")]
+    with fleet_of(FakeModel(lambda audio: audio)) as fleet:
+        found = list(fleet.transcribe_many(files, skip_errors=True))
+    assert found[0] == b"file"
+    assert "cannot be read: I/O operation on closed file" in str(found[1])
+    assert "open as text; open it in binary mode" in str(found[2])
+    assert found[3] == b"view"
+
+
+def test_options_that_cannot_be_sent_as_they_are(tmp_path: Path) -> None:
+    given: list[Any] = []
+
+    class Keeps(FakeModel):
+        def transcribe_many(self, audios, **options) -> Iterator[Any]:
+            given.append(make_options(**{k: v for k, v in options.items() if k in NAMES}))
+            return super().transcribe_many(audios, **options)
+
+    asked: dict[str, Any] = {
+        "temperature": (t for t in (0.0, 0.4)), "vad_filter": True, "languages": iter(["German"]),
+        "vad_parameters": {"threshold": 0.4}, "suppress_tokens": iter([1, -1]),
+    }  # fmt: skip
+    with fleet_of(Keeps(shout)) as fleet:
+        assert list(fleet.transcribe_many(["a"], **asked)) == ["A"]
+    expected = make_options(
+        temperature=(0.0, 0.4), vad_filter=True, languages=["de"],
+        vad_parameters={"threshold": 0.4}, suppress_tokens="1,-1",
+    )  # fmt: skip
+    assert given == [expected]
+
+
+def test_a_fleet_that_is_closed_under_way_says_so() -> None:
+    with fleet_of(FakeModel(shout), FakeModel(shout)) as fleet:
+        found = fleet.transcribe_many([f"a{i}" for i in range(9)])
+        assert next(iter(found)) == "A0"
+    with pytest.raises(DeviceError, match="closed while it transcribed"):
+        list(found)
+
+
+def test_one_file_is_no_list_of_files() -> None:
+    with (
+        fleet_of(FakeModel(shout)) as fleet,
+        pytest.raises(AudioError, match="give a list of them"),
+    ):
+        fleet.transcribe_many("talk.mp3")
 
 
 def test_a_model_that_does_not_load() -> None:
@@ -266,8 +320,9 @@ def test_cpus_are_shared_out_by_node(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_devices_of_nothing(tmp_path: Path) -> None:
     write_small_artifact(tmp_path / "out")
-    for devices in ("", "cpu,", ()):
+    bad: Any
+    for bad in ("", "cpu,", (), None, 7, [None]):
         with pytest.raises(OptionError, match="takes all, or at least one device"):
-            load_fleet(tmp_path / "out", devices=devices)
+            load_fleet(tmp_path / "out", devices=bad)
     with pytest.raises(TargetError, match="holds no gpu target"):
         load_fleet(tmp_path / "out", devices="all")

@@ -356,3 +356,62 @@ def test_audio_warnings_reach_the_transcript(model: Model, tmp_path: Path) -> No
     transcript = model.transcribe(source, language="en", initial_prompt="a" * 300)
     assert transcript.warnings[0] == "it is damaged"
     assert transcript.warnings[1].startswith("initial_prompt is 301 tokens long")
+
+
+def test_warnings_of_the_audio_stay_with_what_was_done_by_then(model: Model) -> None:
+    from mwc.runtime.audio import open_audio
+
+    source, stop = open_audio(AUDIO), threading.Event()
+    blocks = source.blocks
+
+    def damaged() -> Iterator[Any]:
+        yield from blocks()
+        source.warnings.append("it is damaged")
+
+    source.blocks = damaged  # type: ignore[method-assign]
+    stream = model.stream(source, language="en", cancel=stop)
+    next(stream)
+    stop.set()
+    with pytest.raises(Cancelled) as caught:
+        list(stream)
+    assert caught.value.transcript is not None
+    assert caught.value.transcript.warnings == ("it is damaged",)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_options_that_can_be_read_once_hold_for_all_files(model: Model, batch_size: int) -> None:
+    once: Any = (second for second in (30.0, 60.0))
+    found = list(
+        model.transcribe_many(
+            [AUDIO] * 3, clip_timestamps=once, batch_size=batch_size, language="en"
+        )
+    )
+    starts = [[segment.start for segment in transcript.segments] for transcript in found]
+    assert starts[0][0] == 30.0
+    assert starts == [starts[0]] * 3
+
+
+@pytest.mark.parametrize("audios", ["talk.mp3", b"RIFF", Path("talk.mp3"), AUDIO, 7])
+def test_one_file_is_no_list_of_files(model: Model, audios: Any) -> None:
+    with pytest.raises(AudioError, match="give a list of them, also of one"):
+        model.transcribe_many(audios)
+
+
+def test_windows_of_a_call_that_was_cancelled_are_not_encoded(
+    model: Model, decoder: GatedDecoder
+) -> None:
+    """Asked between the windows of a batch, each of which may take long."""
+    stop = threading.Event()
+    encode, encoded = GatedDecoder.encode, []
+
+    def stopping(self: GatedDecoder, *arguments: Any) -> None:
+        encode(self, *arguments)
+        encoded.append(len(arguments[0]))
+        stop.set()
+
+    decoder.encoded_together = 2
+    decoder.encode = stopping.__get__(decoder)  # type: ignore[method-assign]
+    clips = ",".join(str(second) for second in range(0, 60, 5))
+    with pytest.raises(Cancelled):
+        model.transcribe(AUDIO, batch_size=6, clip_timestamps=clips, language="en", cancel=stop)
+    assert encoded == [2]

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -173,6 +174,15 @@ def test_small_audio_is_embedded_and_large_audio_linked(
     (player,) = Page(SAID.to_html(large)).all("audio")
     assert player["src"] == "a%3Ab.wav"
     assert SAID.to_html(large, folder="..").count(f'src="{tmp_path.name}/a%3Ab.wav"') == 1
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    audio = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    audio.write_bytes(b"RIFF")
+    assert audio_url(audio, tmp_path, embed_bytes=2) == "caf%E9.wav"
+    page = SAID.to_html(audio)
+    assert "<title>caf?.wav</title>" in page
+    page.encode("utf-8")
 
 
 def test_media_types() -> None:

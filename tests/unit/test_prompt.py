@@ -63,3 +63,13 @@ def test_what_is_cut_off_is_told(tokenizer: Tokenizer) -> None:
         "initial_prompt is 4 tokens long and the prompt has room for 0: its beginning, 4 tokens, "
         "is cut off ('bcd'); shorten it",
     )
+
+
+def test_a_prefix_that_gives_way_to_sample_len_is_told(tokenizer: Tokenizer) -> None:
+    options = make_options(prefix="a" * 59, sample_len=200)
+    prompt = make_prompt(SPEC, tokenizer, options, "en")
+    assert prompt.tokens[-25:] == (prompt.tokens[-25], *b"a" * 24)
+    assert prompt_notes(SPEC, tokenizer, options) == (
+        "prefix is 60 tokens long and the prompt has room for 24: its beginning, 36 tokens, is cut "
+        f"off ('{'a' * 35}'); shorten it",
+    )

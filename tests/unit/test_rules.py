@@ -178,7 +178,7 @@ def test_mask_rows() -> None:
     np.testing.assert_array_equal(suppress_mask(SPEC, suppress_blank=False)[1], mask[0])
 
 
-@pytest.mark.parametrize("value", ["a", "1,,2", "1.5", [None]])
+@pytest.mark.parametrize("value", ["a", "1,,2", "1.5", "-5", [None], [1.7], [-2], -1])
 def test_suppress_tokens_that_are_no_ids_are_refused(value: object) -> None:
     with pytest.raises(OptionError, match="separated by commas"):
         parse_suppress_tokens(value)  # type: ignore[arg-type]

@@ -159,6 +159,25 @@ def test_carried_initial_prompt_stands_before_every_window(tokenizer: Tokenizer)
     assert decoder.prompts[1] == (T.sot_prev, *b" Zero.", B, *b" One.", B + 100, *sequence)
 
 
+def test_carried_initial_prompt_keeps_its_place_behind_hotwords(tokenizer: Tokenizer) -> None:
+    """The history gives way to both: openai/whisper, which has no hotwords, says nothing of it."""
+    text = b" One." * 30
+    scripts = {0: [B, *text, B + 100, B + 100]}
+    _, decoder = run(
+        tokenizer, scripts, 2900, initial_prompt="Zero.", carry_initial_prompt=True,
+        hotwords="Vega",
+    )  # fmt: skip
+    sequence = tokenizer.sot_sequence("en", "transcribe", True)
+    start = (T.sot_prev, *b" Vega", *b" Zero.")
+    assert decoder.prompts[1][: len(start)] == start
+    assert len(decoder.prompts[1]) - len(sequence) <= SPEC.model.n_text_ctx // 2
+    _, decoder = run(
+        tokenizer, scripts, 2900, initial_prompt="Zero.",
+        carry_initial_prompt=True, hotwords="a" * 220,
+    )  # fmt: skip
+    assert decoder.prompts[1][1 : -len(sequence)] == (*b" " + b"a" * 220, *b"o.")
+
+
 def test_silent_windows_are_skipped_unless_the_text_is_sure(tokenizer: Tokenizer) -> None:
     scripts = {0: [B, *b" Hm.", B + 50]}
     doubtful = {"no_speech_prob": 0.9, "certainty": 8.0, "logprob_threshold": -0.1}

@@ -41,6 +41,13 @@ def test_vtt() -> None:
     )
 
 
+@pytest.mark.parametrize("arrow", ["-->", "--->", "------>"])
+def test_no_text_ends_a_cue(arrow: str) -> None:
+    said = transcript(segment(0, f" a {arrow} b", 0.0, 1.0))
+    assert said.to_srt().count("-->") == said.to_vtt().count("-->") == 1
+    assert "a -> b" in said.to_srt()
+
+
 def test_tsv() -> None:
     assert PLAIN.to_tsv() == (
         "start\tend\ttext\n0\t1500\tGröße,\n1500\t1500\t\n3600000\t7322050\ta b --> c\n"
