@@ -293,16 +293,21 @@ def write_ct2(
         dims = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
         return string(name) + dims + struct.pack("<BI", type_id, len(data)) + data
 
-    blobs = [
-        variable(k, v.shape, CT2_DTYPES[dtype], raw(v, dtype).tobytes())
-        for k, v in ct2_variables(weights).items()
-    ]
+    blobs = []
+    aliases = {"decoder/projection/weight": "decoder/embeddings/weight"}
+    stored: dict[tuple[tuple[int, ...], bytes], str] = {}
+    for name, value in sorted(ct2_variables(weights).items()):
+        data = raw(value, dtype).tobytes()
+        first = stored.setdefault((value.shape, data), name)
+        if first == name:
+            blobs.append(variable(name, value.shape, CT2_DTYPES[dtype], data))
+        else:
+            aliases[name] = first
     heads = struct.pack("<h", int(str(config["encoder_attention_heads"])))
     for stack in ("encoder", "decoder"):
         blobs.append(variable(f"{stack}/num_heads", (), 2, heads))
         blobs.append(variable(f"{stack}/pre_norm", (), 1, b"\1"))
         blobs.append(variable(f"{stack}/activation", (), 1, b"\3"))
-    aliases = {"decoder/projection/weight": "decoder/embeddings/weight"}
     head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(blobs))
     tail = struct.pack("<I", len(aliases)) + b"".join(
         string(a) + string(b) for a, b in aliases.items()

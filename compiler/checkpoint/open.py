@@ -1,5 +1,6 @@
 """Opening a checkpoint: which layout a source is, and putting what it holds together."""
 
+import os
 from pathlib import Path
 
 from mwc.compiler.checkpoint import hub, package
@@ -42,7 +43,9 @@ def open_checkpoint(
     """
     text, commit = str(source), None
     path = Path(source).expanduser()
-    is_hub = not text.startswith(package.PREFIX) and not _exists(path) and hub.is_hub_id(text)
+    is_hub = (
+        not text.startswith(package.PREFIX) and not os.path.exists(path) and hub.is_hub_id(text)
+    )
     if revision is not None and not is_hub:
         raise OptionError(
             f"a revision ({revision!r}) applies to a Hub id only, and {text} is not one."
@@ -52,9 +55,9 @@ def open_checkpoint(
     elif is_hub:
         snapshot = hub.fetch(text, revision, progress)
         contents, commit = read_huggingface(snapshot.folder), snapshot.commit
-    elif path.is_dir():
+    elif os.path.isdir(path):  # unlike Path's, also of names that no file could have
         contents = _read_folder(path)
-    elif path.is_file():
+    elif os.path.isfile(path):
         contents = _read_file(path)
     else:
         raise CheckpointError(
@@ -63,13 +66,6 @@ def open_checkpoint(
         )
     raw = contents.vocabulary() if tokenizer is None else vocabulary_from_path(Path(tokenizer))
     return _assemble(text, "hub" if is_hub else contents.kind, commit, contents, raw, progress)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # no name that a file could have
-        return False
 
 
 def _assemble(

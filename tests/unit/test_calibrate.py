@@ -62,6 +62,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(
         (["path\ttranscript", "a.wav\t"], ["no recording with a transcript"]),
         (["path\ttranscript", "c.wav\tyes", "a.wav\tno"], ["c.wav", "relative to the manifest"]),
         (["path\ttranscript", "c.wav\tyes", "d.wav\tno"], ["c.wav", "nor are 1 others"]),
+        (["path\ttranscript", "a.wav\t[music]", "b.wav\t… !"], ["no recording with a transcript"]),
+        (["transcript\tpath", "yes"], ["a transcript without a path"]),
     ],
 )
 def test_a_wrong_manifest_is_refused(
@@ -127,3 +129,13 @@ def test_errors_are_counted_by_language(said: dict[str, tuple[str, str]]) -> Non
 def test_a_recording_that_cannot_be_decoded_is_named(said: dict[str, tuple[str, str]]) -> None:
     with pytest.raises(OptionError, match=r"--calibrate, noise: noise holds no audio"):
         calibrate("artifact", (Recording(Path("noise"), "yes", None),))  # type: ignore[arg-type]
+
+
+def test_a_language_in_which_nothing_is_said_has_no_rate(
+    said: dict[str, tuple[str, str]],
+) -> None:
+    """English leaves out such words, which was not known before the language was detected."""
+    said |= {"a": ("Hmm.", "en"), "b": ("un", "fr")}
+    recordings = (Recording(Path("a"), "Hmm.", None), Recording(Path("b"), "un", None))
+    (only,) = calibrate("artifact", recordings)  # type: ignore[arg-type]
+    assert (only.language, only.rate) == ("fr", 0.0)

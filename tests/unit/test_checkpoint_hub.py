@@ -182,3 +182,49 @@ def test_model_without_readable_weights(client: Client, tmp_path: Path) -> None:
     result = client.open("someone/flax")
     assert result["error"] == "CheckpointError"
     assert "no weights that mwc reads" in result["message"]
+
+
+def test_index_that_names_a_shard_the_model_lacks(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    shutil.copytree(client.hub.models["someone/hf-safetensors-sharded"], folder)
+    shard = sorted(folder.glob("model-*.safetensors"))[0]
+    shard.unlink()
+    client.hub.models["someone/cut"] = folder
+    result = client.open("someone/cut")
+    assert result["error"] == "CheckpointError"
+    assert f"someone/cut lacks {shard.name}, which model.safetensors.index" in result["message"]
+
+
+def test_the_whole_is_fetched_and_not_the_shards_it_replaced(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "both"
+    shutil.copytree(client.hub.models["someone/hf-safetensors"], folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone"}}')
+    client.hub.models["someone/both"] = folder
+    assert "model.safetensors" in client.open("someone/both")["files"]
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
+    client: Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(client.hub.models["someone/hf-safetensors"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "wav2vec2"}))
+    client.hub.models["someone/other"] = folder
+    result = client.open("someone/other")
+    assert result["error"] == "UnsupportedModel"
+    assert (
+        "someone/other is no Whisper: its config.json has model_type 'wav2vec2'"
+        in (result["message"])
+    )
+    assert client.hub.downloads("model.safetensors") == 0
+
+
+@pytest.mark.parametrize("source", ["a--b/c", "a/b.git"])
+def test_what_cannot_be_an_id(client: Client, source: str) -> None:
+    for offline in ("0", "1"):
+        result = client.open(source, HF_HUB_OFFLINE=offline)
+        assert result["error"] == "CheckpointError"
+        assert f"{source} is no Hub id" in result["message"]

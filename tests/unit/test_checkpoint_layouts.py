@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tiny_vocabulary import tiny_vocabulary, token_bytes
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
 from mwc.compiler.checkpoint.package import PACKAGES
 from mwc.compiler.config import check_tensors, expected_tensors, read_spec
+from mwc.runtime.errors import CheckpointError
 from mwc.runtime.progress import ProgressEvent
 
 TORCH_LAYOUTS = ("hf-bin", "hf-bin-sharded", "openai")
@@ -247,3 +249,39 @@ def test_package_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ours.tensors.shapes == theirs.tensors.shapes
     for name in ours.tensors.shapes:
         np.testing.assert_array_equal(ours.tensors.read(name), theirs.tensors.read(name))
+
+
+@pytest.mark.parametrize("layout", ["hf-safetensors", "hf-bin"])
+def test_the_whole_is_read_and_not_the_shards_it_replaced(tmp_path: Path, layout: str) -> None:
+    """As transformers does: saving the whole over shards leaves their index behind."""
+    if layout == "hf-bin":
+        pytest.importorskip("torch")
+    path = write_tiny_checkpoint(tmp_path, layout=layout)
+    name = "model.safetensors" if layout == "hf-safetensors" else "pytorch_model.bin"
+    index = {"metadata": {}, "weight_map": {"encoder.conv1.bias": f"gone-{name}"}}
+    (path / f"{name}.index.json").write_text(json.dumps(index))
+    assert len(open_checkpoint(path).tensors.read("encoder.conv1.bias"))
+
+
+def test_tensors_that_ctranslate2_stores_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its converter keeps the first of equal ones, and names the others as its aliases."""
+
+    def zero_biases(*given: Any) -> Any:
+        return {
+            name: values * (not name.endswith("bias"))
+            for name, values in tiny_weights(*given).items()
+        }
+
+    monkeypatch.setattr("tiny_checkpoint.tiny_weights", zero_biases)
+    path = write_tiny_checkpoint(tmp_path, layout="ct2")
+    opened = open_checkpoint(path)
+    check_tensors(opened, read_spec(opened)[0])
+    assert not opened.tensors.read("decoder.layer_norm.bias").any()
+    model = path / "model.bin"
+    assert model.read_bytes().count(b"decoder/layer_norm/beta") == 1
+    before, _, after = model.read_bytes().rpartition(b"decoder/embeddings/weight\0")
+    model.write_bytes(before + b"x" * 25 + b"\0" + after)
+    with pytest.raises(CheckpointError, match=r"names x{25}, which it does not hold"):
+        open_checkpoint(path)

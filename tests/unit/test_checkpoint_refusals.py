@@ -22,6 +22,7 @@ from mwc.compiler.checkpoint import open_checkpoint
 from mwc.compiler.checkpoint.ctranslate2 import read_ctranslate2
 from mwc.compiler.checkpoint.ggml import read_ggml
 from mwc.compiler.checkpoint.safetensors_file import read_safetensors
+from mwc.compiler.checkpoint.torch_file import load_torch
 from mwc.compiler.config import check_tensors, read_spec
 from mwc.runtime.errors import (
     CheckpointError,
@@ -131,6 +132,8 @@ def test_quantised_folder(tmp_path: Path) -> None:
         path / "config.json", lambda c: c.update(quantization_config={"quant_method": "gptq"})
     )
     assert "quantised (gptq)" in refusal(path, UnsupportedModel)
+    edit_json(path / "config.json", lambda c: c.update(quantization_config=None))
+    assert open_checkpoint(path).tensors.shapes
 
 
 def test_config_that_is_not_json(tmp_path: Path) -> None:
@@ -149,6 +152,43 @@ def test_missing_tokenizer_names_the_option(tmp_path: Path) -> None:
     assert "--tokenizer" in refusal(path)
     opened = open_checkpoint(path, tokenizer=other)
     assert opened.vocabulary == open_checkpoint(other).vocabulary
+
+
+def test_a_named_tokenizer_replaces_a_broken_one(tmp_path: Path) -> None:
+    path = write_tiny_checkpoint(tmp_path / "x", **SMALL)
+    other = write_tiny_checkpoint(tmp_path / "y", **SMALL)
+    (path / "vocab.json").write_text("{")
+    assert "not valid JSON" in refusal(path)
+    assert open_checkpoint(path, tokenizer=other).vocabulary == open_checkpoint(other).vocabulary
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "words"),
+    [
+        ("tokenizer.json", "added_tokens", 7, "has added_tokens 7, not a list"),
+        ("tokenizer_config.json", "added_tokens_decoder", [1], "added_tokens_decoder [1], not a"),
+    ],
+)
+def test_tokenizer_files_of_another_form(
+    tmp_path: Path, name: str, key: str, value: object, words: str
+) -> None:
+    path = write_tiny_checkpoint(tmp_path, **SMALL)
+    if not (path / name).is_file():
+        (path / name).write_text("{}")
+    edit_json(path / name, lambda c: c.update({key: value}))
+    assert words in refusal(path)
+
+
+def test_a_model_card_in_another_encoding_states_no_licence(tmp_path: Path) -> None:
+    path = write_tiny_checkpoint(tmp_path, **SMALL)
+    (path / "README.md").write_bytes(b"---\nlicense: mit\n---\ncaf\xe9")
+    assert open_checkpoint(path).origin.licence is None
+
+
+@pytest.mark.parametrize("source", ["x" * 300, "someone/" + "x" * 300, "a\0b"])
+def test_names_that_no_file_could_have(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "no Hub id" in refusal(source)
 
 
 def test_tokenizer_of_another_model(tmp_path: Path) -> None:
@@ -222,7 +262,7 @@ def test_safetensors_header_that_lies(
     assert words in refusal(path)
 
 
-@pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "U8"])
+@pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "U8", "F64"])
 def test_quantised_safetensors(tmp_path: Path, dtype: str) -> None:
     path = write_tiny_checkpoint(tmp_path, **SMALL)
     edit_header(path / "model.safetensors", lambda h: h[FIRST].update(dtype=dtype))
@@ -331,6 +371,30 @@ def test_bin_that_is_no_torch_file(tmp_path: Path, content: bytes) -> None:
     path = write_tiny_checkpoint(tmp_path, layout="hf-bin", **SMALL)
     (path / "pytorch_model.bin").write_bytes(content)
     assert "pytorch_model.bin" in refusal(path)
+
+
+@pytest.mark.parametrize("layout", ["hf-bin", "openai"])
+def test_flipped_bytes_of_a_torch_file_are_never_more_than_refused(
+    tmp_path: Path, layout: str
+) -> None:
+    pytest.importorskip("torch")
+    whole = write_tiny_checkpoint(tmp_path / "whole", layout=layout, **SMALL)
+    path = whole if whole.is_file() else whole / "pytorch_model.bin"
+    data = path.read_bytes()
+    # What says where everything lies: the first member, and the directory at the end.
+    places = [*range(2000), *range(len(data) - 6000, len(data))]
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        flipped = bytearray(data)
+        for place in generator.choice(places, 3):
+            flipped[place] = generator.integers(256)
+        path.write_bytes(flipped)
+        try:
+            load_torch(path)
+        except CheckpointError:  # any other exception fails the test
+            refused += 1
+    assert refused > 10
 
 
 def test_truncated_bin(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mwc.compiler.compile import (
 )
 from mwc.compiler.compile_child import check_architecture, make_plan
 from mwc.compiler.target import parse_target
+from mwc.runtime.child import child_command
 from mwc.runtime.errors import CompileError
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.spec import GraphSignature, TensorSpec
@@ -202,3 +203,12 @@ def test_kernels_of_other_models_are_not_found_again(tmp_path: Path) -> None:
     assert child["MODULAR_MAX_CACHE_DIR"] == "/of-mwc/compiled"
     chosen = {"MODULAR_CACHE_DIR": "/mine"}
     assert child_environment(chosen, kernels) == {**chosen, "PYTHONUNBUFFERED": "1"}
+
+
+def test_a_module_of_the_current_folder_is_not_imported(tmp_path: Path) -> None:
+    for name in ("json", "numpy", "runpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('mine')")
+    line = child_command("mwc.compiler.compile_child")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "missing 2 required positional arguments" in done.stderr
+    assert "mine" not in done.stderr

@@ -137,6 +137,10 @@ def test_every_family_is_accepted(multilingual: Checkpoint, name: str) -> None:
         ({"d_model": ...}, "d_model is None"),
         ({"decoder_attention_heads": 4}, "heads of 32 of a d_model of 128"),
         ({"encoder_attention_heads": 3}, "heads of 42.6667"),
+        ({"encoder_ffn_dim": 250}, "encoder_ffn_dim is 250, no multiple of 64"),
+        ({"decoder_ffn_dim": 496}, "decoder_ffn_dim is 496, no multiple of 64"),
+        ({"architectures": 7}, "its architecture is 7, not WhisperForConditionalGeneration"),
+        ({"architectures": [["WhisperModel"]]}, "its architecture is [['WhisperModel']]"),
     ],
 )
 def test_what_is_no_whisper_is_refused(
@@ -224,6 +228,8 @@ def test_suppressed_tokens_of_older_configs(multilingual: Checkpoint) -> None:
         ({"alignment_heads": [[-1, 0]]}, "alignment_heads"),
         ({"alignment_heads": [[0, 0, 0]]}, "alignment_heads"),
         ({"max_initial_timestamp_index": "1.0"}, "max_initial_timestamp_index"),
+        ({"lang_to_id": ["<|en|>"]}, "lang_to_id ['<|en|>'], no table"),
+        ({"task_to_id": 7}, "task_to_id 7, no table"),
     ],
 )
 def test_lists_that_make_no_sense_are_refused(
@@ -244,6 +250,16 @@ def test_fewer_languages_are_noted(multilingual: Checkpoint) -> None:
     spec, notes = read_spec(with_generation(multilingual, lang_to_id=some))
     assert [code for code, _ in spec.tokens.languages] == ["en", "zh", "de"]
     assert "3 of the vocabulary's 99" in notes[0]
+
+
+def test_a_token_that_looks_like_a_language_is_none(multilingual: Checkpoint) -> None:
+    size = multilingual.config["vocab_size"]
+    special = {**multilingual.vocabulary.special_tokens, "<|pad|>": size, "<|foo|>": size + 1}
+    added = dataclasses.replace(
+        with_config(with_generation(multilingual, lang_to_id=...), vocab_size=size + 2),
+        vocabulary=dataclasses.replace(multilingual.vocabulary, special_tokens=special),
+    )
+    assert read_spec(added)[0].tokens.languages == read_spec(multilingual)[0].tokens.languages
 
 
 def test_padded_and_added_ids_are_noted(multilingual: Checkpoint) -> None:

@@ -293,6 +293,8 @@ def test_verify_compares_with_the_checkpoint_it_is_given(
     from tiny_checkpoint import write_tiny_checkpoint
 
     assert verify_artifact(random_artifact, random_checkpoint).ok
+    ggml = write_tiny_checkpoint(tmp_path / "ggml", layout="ggml")  # states no alignment heads
+    assert verify_artifact(random_artifact, ggml).ok
     other = write_tiny_checkpoint(tmp_path / "other", seed=1)
     assert not verify_artifact(random_artifact, other).ok
     deeper = write_tiny_checkpoint(tmp_path / "deeper", encoder_layers=3)
