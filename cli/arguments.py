@@ -105,10 +105,12 @@ FOREIGN = {
 """Options people know from another engine that mwc does not have: what to do instead."""
 
 
-def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
+def normalise(
+    argv: Sequence[str], with_value: Collection[str] = (), flags: Collection[str] = FLAGS
+) -> list[str]:
     """Spell options mwc's way: hyphens for underscores, `--flag`/`--no-flag` for `--flag True`.
 
-    Nothing after a bare `--` is touched, nor any value.
+    Nothing after a bare `--` is touched, nor what follows an option `with_value`.
     """
     result: list[str] = []
     rest = list(argv)
@@ -116,32 +118,37 @@ def normalise(argv: Sequence[str], flags: Collection[str] = FLAGS) -> list[str]:
         word = rest.pop(0)
         if word == "--":
             return [*result, word, *rest]
-        if not word.startswith("--"):
-            result.append(word)
-            continue
         name, equals, value = word.partition("=")
-        name = name.replace("_", "-")
-        if name not in flags:
-            result.append(f"{name}{equals}{value}")
-            continue
-        if not equals and rest and _truth(rest[0]) is not None:
-            value = rest.pop(0)
-        result.append(_flag(name, value, bool(equals)))
+        if word.startswith("--"):
+            name = name.replace("_", "-")
+            if name in flags:
+                if not equals and rest and _truth(rest[0]) is not None:
+                    value = rest.pop(0)
+                result.append(_flag(name, value, bool(equals)))
+                continue
+            word = f"{name}{equals}{value}"
+        result.append(word)
+        if word in with_value and rest:
+            result.append(rest.pop(0))
     return result
 
 
-def refuse_foreign(argv: Sequence[str]) -> None:
+def refuse_foreign(argv: Sequence[str], with_value: Collection[str] = ()) -> None:
     """Refuse an option that mwc does not have but another Whisper program does.
 
     Raises:
         OptionError: names the option and what to do instead.
     """
-    for word in argv:
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
         if word == "--":
             return
         name = word.partition("=")[0]
         if name in FOREIGN:
             raise OptionError(f"mwc has no {name}: {FOREIGN[name]}")
+        if word in with_value and rest:
+            rest.pop(0)
 
 
 def _truth(word: str) -> bool | None:

@@ -26,7 +26,10 @@ def command(
         typer.Argument(help="A clip to transcribe; one of 10 s if left out.", show_default=False),
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="How often the clip is transcribed.")] = 3,
-    device: options.Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option("--device", help="auto, cpu, gpu, gpu:1 or the name of a target."),
+    ] = "auto",
     threads: options.Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -103,8 +103,14 @@ def _is_usable(entry: Path) -> bool:
 def _convert_into(entry: Path, source: str, display: Display) -> None:
     from mwc.compiler import ConvertOptions, convert
 
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"converted checkpoints are kept in {entry.parent}, which cannot be made "
+            f"({error.strerror}); set MWC_CACHE to another folder, or use `mwc convert`"
+        ) from error
     display.note(f"converting {source} once into {entry}; later runs start from there")
-    entry.parent.mkdir(parents=True, exist_ok=True)
     try:
         result = convert(source, entry, ConvertOptions(force=entry.exists()), display)
     except ArtifactError:

@@ -3,6 +3,7 @@
 Results go to stdout and only there, so that `mwc run … > text.txt` holds the text alone.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from mwc.runtime.errors import readable
 from mwc.runtime.progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ MOST_GAPS = 5
 
 def say(text: str) -> None:
     """Write one line of the command's own words to stderr, as it is, without markup."""
-    print(f"mwc: {text}", file=sys.stderr, flush=True)
+    print(f"mwc: {readable(text)}", file=sys.stderr, flush=True)
 
 
 class Display:
@@ -162,7 +164,7 @@ def format_coverage(coverage: "Coverage") -> str:
         return f"{told}all of it with text"
     longest = sorted(coverage.uncovered, key=lambda gap: gap[0] - gap[1])[:MOST_GAPS]
     gaps = ", ".join(
-        f"{format_clock(start)} to {format_clock(end)}" for start, end in sorted(longest)
+        f"{format_clock(start)} to {format_clock(math.ceil(end))}" for start, end in sorted(longest)
     )
     more = len(coverage.uncovered) - len(longest)
     others = f" and {more} shorter ones" if more else ""

@@ -30,7 +30,8 @@ def command(
         with Display() as display:
             check_hashes(opened, display)
     if as_json:
-        print(json.dumps(describe_json(opened), ensure_ascii=False, indent=2))
+        checked = {"hashes_checked": True} if check else {}
+        print(json.dumps({**describe_json(opened), **checked}, ensure_ascii=False, indent=2))
     else:
         print(describe(opened))
         if check:

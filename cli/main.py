@@ -10,8 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from errno import ENOSPC
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,6 +70,8 @@ def versions() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (the process's own by default) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     debug = _take_debug(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # transcripts are in any script
@@ -79,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = words[0] if words and not words[0].startswith("-") else None
         help_line = f"mwc {asked} --help" if asked in COMMANDS else "mwc --help"
         told = error.format_message().rstrip(".")
+        if any(word.startswith("-") and os.path.isfile(word) for word in words):
+            told += " (a file whose name begins with - is written ./-)"
         return _failed(f"{told}; `{help_line}` tells what is allowed", error.exit_code, debug)
     except OptionError as error:
         return _failed(str(error), 2, debug)
@@ -101,14 +106,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     """Call typer; a command's own code arrives as typer.Exit, which typer returns as a number."""
-    words = normalise(words)
+    commands = typer.main.get_command(app)
+    with_value = _options_with_value(commands, words[0] if words else "")
+    words = normalise(words, with_value)
     if words[:1] == ["run"]:
-        refuse_foreign(words[1:])
-    code = app(words, prog_name="mwc", standalone_mode=False)
+        refuse_foreign(words[1:], with_value)
+    code = commands(words, prog_name="mwc", standalone_mode=False)
     sys.stdout.flush()
     if code == 130:
         say("interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _options_with_value(commands: Any, name: str) -> frozenset[str]:
+    """The options of a sub-command that the next word belongs to, whatever it looks like."""
+    command = commands.commands.get(name)
+    options = [p for p in command.params if p.param_type_name == "option"] if command else []
+    return frozenset(spelled for option in options if not option.is_flag for spelled in option.opts)
 
 
 def _take_debug(words: list[str]) -> bool:
@@ -129,6 +143,8 @@ def _failed(message: str, code: int, debug: bool) -> int:
 def _os_error(error: OSError) -> str:
     """An operating system's error as a sentence: "No space left on device: /tmp/x.json"."""
     reason = error.strerror or str(error) or type(error).__name__
+    if error.errno == ENOSPC and not error.filename:
+        return f"{reason}, where the output goes; make room there or write elsewhere"
     return f"{reason}: {error.filename}" if error.filename else reason
 
 

@@ -6,10 +6,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mwc.runtime.errors import OptionError, OutputError
+from mwc.runtime.errors import OptionError, OutputError, readable
 
 if TYPE_CHECKING:
     from mwc.runtime import Segment, Transcript
@@ -44,8 +45,6 @@ class Output:
     def begin(self, name: str) -> None:
         """Print which audio the lines that follow belong to, where there are several."""
         if self.several and self.streams:
-            from mwc.runtime.writers.media import readable
-
             print(f"==> {readable(name)} <==", flush=True)
 
     def print_segment(self, segment: "Segment") -> None:
@@ -80,13 +79,16 @@ class Output:
                 options = self._options_for(format_name, name, self.folder)
                 write_file(path, format_name, transcript, options)
         except OSError as error:
-            if error.filename == name:  # the page wants the audio, and it has gone
-                raise
             WRITERS["txt"](transcript, sys.stdout, WriteOptions())
             sys.stdout.flush()
+            reason, advice = error.strerror or str(error), "choose another --output-dir"
+            if error.filename == name:  # the page wants the audio, and it has gone
+                reason, advice = f"{reason}: {name}", "leave the audio there until it is done"
+            elif error.errno in (ENOSPC, EDQUOT):
+                advice = f"make room there, or {advice}"
             raise OutputError(
-                f"{path} cannot be written ({error.strerror or error}), so the text of {name} went "
-                "to standard output; make room there, or choose another --output-dir"
+                f"{path} cannot be written ({reason}), so the text of {name} went to standard "
+                f"output; {advice}"
             ) from error
 
     def _options_for(self, format_name: str, name: str, folder: Path) -> "WriteOptions":
@@ -110,7 +112,8 @@ def plan_output(
 
     Raises:
         OptionError: an unknown format; one that needs a folder, without one; a folder that cannot
-            be written to; two audios of one name; a subtitle option for a format without lines.
+            be written to; two audios of one name; an audio that a file would replace; standard
+            input twice; a subtitle option for a format without lines.
     """
     from mwc.runtime.writers import WRITERS, WriteOptions
 
@@ -126,10 +129,13 @@ def plan_output(
             f"--output-format {format_name} of several inputs needs --output-dir DIR, since stdout "
             f"can hold one; {' and '.join(ONE_AFTER_THE_OTHER)} can follow one another there"
         )
+    if audio.count("-") > 1:
+        raise OptionError("- is named twice, and standard input can be read once")
+    formats = tuple(WRITERS) if format_name == "all" else (format_name,)
     if folder is not None:
         _refuse_folder(folder)
         _refuse_same_names(audio)
-    formats = tuple(WRITERS) if format_name == "all" else (format_name,)
+        _refuse_inputs(audio, folder, formats)
     return Output(formats, folder, several=len(audio) > 1, options=options)
 
 
@@ -147,10 +153,23 @@ def _refuse_same_names(audio: Sequence[str]) -> None:
         )
 
 
+def _refuse_inputs(audio: Sequence[str], folder: Path, formats: Sequence[str]) -> None:
+    """Refuse to put a transcript in an input's place."""
+    inputs = [Path(name) for name in audio if name != "-" and os.path.isfile(name)]
+    for path in (folder / f"{stem(name)}.{kind}" for name in audio for kind in formats):
+        if path.exists() and any(path.samefile(given) for given in inputs):
+            raise OptionError(
+                f"{str(path)!r} is to be read, and a transcript would take its place; choose "
+                "another --output-dir"
+            )
+
+
 def _refuse_folder(folder: Path) -> None:
     """Refuse a folder that is a file, or that this process may not write to or make."""
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"--output-dir must be a folder, and {str(folder)!r} is a file")
+    if folder.is_symlink() and not folder.exists():
+        raise OptionError(f"--output-dir {str(folder)!r} is a link to nothing; name a folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise OptionError(

@@ -12,12 +12,12 @@ from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_coverage, format_speed
 from mwc.cli.output import Output, plan_output
 from mwc.cli.values import decoding_options, read_threads, writing_options
-from mwc.runtime.errors import AudioError, OptionError
+from mwc.runtime.errors import AudioError, OptionError, OutputError
 from mwc.runtime.options import make_options
 from mwc.runtime.writers.options import LAYOUT
 
 if TYPE_CHECKING:
-    from mwc.runtime import Coverage, Fleet, Model, Transcript
+    from mwc.runtime import Fleet, Model, Transcript
 
 STDIN = "-"
 MUCH = 2.0
@@ -93,6 +93,10 @@ def command(
         decoding.setdefault("word_timestamps", True)  # its words light up
     if output_format in TELL_COVERAGE:
         decoding.setdefault("coverage", True)
+    if coverage and quiet and output_format not in TELL_COVERAGE:
+        raise OptionError(
+            "--coverage tells on stderr, where --quiet says nothing; give one of them"
+        )
     given = {name: context.params[name] for name in LAYOUT}
     writing = writing_options(given, decoding)
     job = Job(tuple(audio), plan_output(audio, output_format, output_dir, writing), decoding)
@@ -136,11 +140,12 @@ class Job:
 def transcribe_all(model: "Model", job: Job, display: Display) -> int:
     """Transcribe every input and return how many could not be.
 
-    With one input its error is raised; with several it is told, and the others go on. With
+    With one input its error is raised; with several it is told, and the others go on, also where
+    a transcript cannot be written. With
     --batch-size several are decoded together; their texts come in order all the same.
 
     Raises:
-        AudioError: the only input cannot be used as audio.
+        AudioError, OutputError: the only input cannot be used as audio, or its text written.
         MwcError: something that would fail for every input alike.
     """
     if len(job.audio) > 1 and job.decoding.get("batch_size", 1) > 1:
@@ -149,7 +154,7 @@ def transcribe_all(model: "Model", job: Job, display: Display) -> int:
     for name in job.audio:
         try:
             _transcribe_one(model, name, job, display)
-        except AudioError as error:
+        except (AudioError, OutputError) as error:
             if len(job.audio) == 1:
                 raise
             failed += 1
@@ -164,17 +169,20 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
     display.clear()
     source = open_audio(_input(name), to_read=True)
     stream = model.stream(source, progress=display, **job.decoding)
-    if job.output.streams:
-        with display.aside():
-            job.output.begin(name)
+    begun = False
     for segment in stream:
         if job.output.streams:
             with display.aside():
+                if not begun:
+                    job.output.begin(name)
                 job.output.print_segment(segment)
+            begun = True
     transcript = stream.transcript()
-    if not job.output.streams:
-        with display.aside():
+    with display.aside():
+        if not job.output.streams:
             job.output.write(name, transcript)
+        elif not begun:
+            job.output.begin(name)
     _tell(name, transcript, job, display)
     speed = format_speed(transcript.duration, time.perf_counter() - started)
     display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
@@ -192,13 +200,19 @@ def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> 
             display.warn(str(transcript))
             continue
         seconds += transcript.duration
-        with display.aside():
-            if job.output.streams:
-                job.output.begin(name)
-                for segment in transcript.segments:
-                    job.output.print_segment(segment)
-            else:
-                job.output.write(name, transcript)
+        try:
+            with display.aside():
+                if job.output.streams:
+                    job.output.begin(name)
+                    for segment in transcript.segments:
+                        job.output.print_segment(segment)
+                else:
+                    job.output.write(name, transcript)
+        except OutputError as error:
+            if len(job.audio) == 1:
+                raise
+            failed += 1
+            display.warn(str(error))
         _tell(name, transcript, job, display)
     speed = format_speed(seconds, time.perf_counter() - started)
     display.note(speed if len(job.audio) == 1 else f"{len(job.audio) - failed} files: {speed}")
@@ -207,17 +221,12 @@ def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> 
 
 def _tell(name: str, transcript: "Transcript", job: Job, display: Display) -> None:
     """Say what there is to know of a transcript that is not in its text."""
+    whose = f"{name}: " if len(job.audio) > 1 else ""
     for warning in transcript.warnings:
-        display.warn(f"{name}: {warning}" if len(job.audio) > 1 else warning)
-    _tell_coverage(transcript.coverage, job, display)
-
-
-def _tell_coverage(coverage: "Coverage | None", job: Job, display: Display) -> None:
-    """Say which speech has no text, where that is asked for or there is much of it."""
-    if coverage is None:
-        return
-    if job.decoding.get("coverage") or coverage.uncovered_seconds >= MUCH:
-        display.note(format_coverage(coverage))
+        display.warn(whose + warning)
+    coverage = transcript.coverage
+    if coverage and (job.decoding.get("coverage") or coverage.uncovered_seconds >= MUCH):
+        display.note(whose + format_coverage(coverage))
 
 
 def _input(name: str) -> "str | BinaryIO":
@@ -225,6 +234,6 @@ def _input(name: str) -> "str | BinaryIO":
 
 
 def _stdin() -> BinaryIO:
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise OptionError("- reads audio from standard input, but nothing is piped into it")
     return sys.stdin.buffer

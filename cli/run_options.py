@@ -272,7 +272,9 @@ Threads = Annotated[
     ),
 ]
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and warnings.")
+]
 
 CarryInitialPrompt = Annotated[
     bool | None,

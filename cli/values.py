@@ -63,7 +63,10 @@ def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "temperature" in options or _INCREMENT in options:
         increment = options.pop(_INCREMENT, 0.2)
-        options["temperature"] = temperatures(options.get("temperature", 0.0), increment)
+        first = options.get("temperature", 0.0)
+        if first is None:
+            raise OptionError("--temperature takes a number from 0 to 2, not None")
+        options["temperature"] = temperatures(first, increment)
     detecting = [name for name in options if name.startswith("vad_") and name != "vad_filter"]
     if detecting:
         options["vad_parameters"] = {
@@ -72,7 +75,7 @@ def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def temperatures(first: float | None, increment: float | None) -> tuple[float | None, ...]:
+def temperatures(first: float, increment: float | None) -> tuple[float, ...]:
     """List the temperatures to try, from the first one up to 1 (openai/whisper `cli`).
 
     Without an increment (None or 0) the first is the only one; so is one that is not below 1.
@@ -85,7 +88,7 @@ def temperatures(first: float | None, increment: float | None) -> tuple[float | 
             f"--temperature-increment-on-fallback is {increment:g}; it takes a number from 0.01 "
             "to 1, or 0 or None for a single temperature"
         )
-    if first is None or not increment or not 0 <= first < 1:
+    if not increment or not 0 <= first < 1:
         return (first,)
     steps = range(int((1 + 1e-6 - first) / increment) + 1)
     return tuple(round(first + i * increment, 6) for i in steps)
@@ -127,8 +130,10 @@ def read_threads(word: str | None) -> int | None:
     """Read --threads: a whole number from 1, or None where it was not given."""
     if word is None:
         return None
-    if not word.lstrip("-").isdecimal():
-        raise OptionError(f"--threads takes a whole number, not {word!r}")
-    if int(word) < 1:
+    try:
+        threads = int(word)
+    except ValueError:
+        raise OptionError(f"--threads takes a whole number, not {word!r}") from None
+    if threads < 1:
         raise OptionError(f"--threads is at least 1, not {word}")
-    return int(word)
+    return threads

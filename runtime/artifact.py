@@ -169,7 +169,7 @@ def select_target(
     if not wanted:
         raise TargetError(
             f"{artifact.path} holds no {device} target, only {', '.join(names) or 'none at all'}; "
-            f"mwc convert {artifact.path} --add-target adds one."
+            f"mwc convert {artifact.path} --add-target {device} adds it."
         )
     present = frozenset(accelerators)
     obstacles = {target.name: _obstacle(target, present) for target in wanted}

@@ -31,8 +31,10 @@ FILTER = VadOptions()
 """How speech is detected that is to be heard: gaps of less than 2 s stay, 0.4 s around it too."""
 
 
-def requested_clips(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> list[Clip]:
-    """Return the clips of `clip_timestamps`, cut off at the end of the audio.
+def requested_clips(
+    options: TranscribeOptions, spec: WhisperSpec, n_frames: int, name: str
+) -> list[Clip]:
+    """Return the clips of `clip_timestamps`, cut off at the end of the audio of that name.
 
     Raises:
         AudioError: a clip starts beyond the audio.
@@ -45,7 +47,7 @@ def requested_clips(options: TranscribeOptions, spec: WhisperSpec, n_frames: int
     for start, _ in clips:
         if start and start >= n_frames:
             raise AudioError(
-                f"clip_timestamps has a clip that starts at {start / rate:g} s, but the audio ends "
+                f"clip_timestamps has a clip that starts at {start / rate:g} s, but {name} ends "
                 f"after {n_frames / rate:g} s; give times within it"
             )
     return [(start, min(end, n_frames)) for start, end in clips]

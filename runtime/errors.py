@@ -93,3 +93,8 @@ def first_line(error: BaseException) -> str:
     """What a library says of an error, without the trace that MAX adds; at worst its kind."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def readable(text: str) -> str:
+    """Text that can be written: what of a file's name is no UTF-8 becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")

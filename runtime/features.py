@@ -113,6 +113,7 @@ class Features:
     going back in a file longer than `keep_seconds` starts another reading, which is slow.
 
     Attributes:
+        name: the source's.
         n_samples: 16 kHz samples in the source.
         n_frames: frames that hold audio: n_samples // 160, as openai/whisper counts them.
         duration: seconds, n_samples / 16000.
@@ -143,6 +144,7 @@ class Features:
         Raises:
             AudioError: the source cannot be read, or has no samples.
         """
+        self.name = source.name
         self._source = source
         self._log_mel = log_mel
         self._n_mels = n_mels

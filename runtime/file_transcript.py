@@ -56,7 +56,7 @@ class FileTranscript:
         self._spec = spec
         self._n_frames = features.n_frames
         self.duration = features.duration
-        clips = self._requested = requested_clips(options, spec, features.n_frames)
+        clips = self._requested = requested_clips(options, spec, features.n_frames, features.name)
         self._notes = (
             *features.warnings,
             *clip_notes(options, spec, features.n_frames),

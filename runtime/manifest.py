@@ -205,7 +205,7 @@ def manifest_data(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{folder / MANIFEST_NAME} cannot be read: {error.strerror}."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{folder / MANIFEST_NAME} is not JSON, so it is cut short or damaged; "
             "copy the artifact again, or convert its checkpoint again."

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from mwc.runtime.artifact import Artifact, open_artifact
+from mwc.runtime.artifact import Artifact, check_hashes, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, check_several, open_audio
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import MOST_LANES, Engine
@@ -69,8 +69,7 @@ class Model:
         self._artifact = artifact
         # The tokenizer, and PyAV for the first file, are ready by the time the graphs are.
         with ThreadPoolExecutor(max_workers=1) as beside:
-            tokens = artifact.manifest.spec.tokens
-            tokenizer = beside.submit(Tokenizer, artifact.path / "tokenizer", tokens)
+            tokenizer = beside.submit(_open_tokenizer, artifact)
             beside.submit(import_module, "mwc.runtime.audio_file")
             self._session = Session(artifact, device=device, threads=threads)
             self._engine = Engine(self._session, tokenizer.result(), most_lanes=lanes)
@@ -319,6 +318,13 @@ class Model:
         entry = self._artifact.manifest.detector
         name = f"{entry.name} {entry.version}" if options.needs_speech else None
         return listen(self._engine, source, name, progress, stop)
+
+
+def _open_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The artifact's tokenizer; a damaged one would give other words, and no error."""
+    files = [file.path for file in artifact.manifest.files]
+    check_hashes(artifact, paths=[path for path in files if path.startswith("tokenizer/")])
+    return Tokenizer(artifact.path / "tokenizer", artifact.manifest.spec.tokens)
 
 
 def _used_up(stream: Stream) -> Transcript:

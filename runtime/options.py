@@ -126,6 +126,16 @@ class TranscribeOptions:
             raise OptionError(
                 f"patience is {self.patience}, which is for beam search; give beam_size too."
             )
+        if self.length_penalty is not None and self.beam_size == self.best_of == 1:
+            raise OptionError(
+                f"length_penalty is {self.length_penalty:g}, which ranks beams and samples; give "
+                "beam_size or best_of too."
+            )
+        if self.without_timestamps and self.max_initial_timestamp not in (None, 1.0):
+            raise OptionError(
+                f"max_initial_timestamp is {self.max_initial_timestamp:g}, but there are no "
+                "timestamps without_timestamps; leave one of them out."
+            )
         if self.carry_initial_prompt and self.initial_prompt is None:
             raise OptionError(
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."

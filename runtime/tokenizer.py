@@ -135,7 +135,7 @@ def _read_special_tokens(path: Path) -> dict[str, int]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(_unreadable(path, error)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or not all(isinstance(v, int) for v in data.values()):
         raise ArtifactError(f"{path} is damaged; convert the checkpoint again.")

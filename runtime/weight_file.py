@@ -143,7 +143,7 @@ def read_header(file: BinaryIO, path: Path) -> dict[str, Placed]:
         entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
         placed = {name: _placed(entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} has a safetensors header that cannot be read.") from error
     for name, entry in placed.items():
         if not 8 + length <= entry.start <= entry.end <= size or _declared(entry) is False:

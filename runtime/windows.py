@@ -224,7 +224,10 @@ class WindowLoop:
         threshold = options.hallucination_silence_threshold
         end = last_word_end(segments)
         is_left = self.seek >= request.seek + request.n_frames
-        if end is not None and end > place.start and not (cut.ends_on_single and is_left):
+        # Without timestamps a window's text is all of it, also where its last word ends early:
+        # openai/whisper goes back to that word, hears the rest alone, and makes words up for it.
+        is_whole = options.without_timestamps or (cut.ends_on_single and is_left)
+        if end is not None and end > place.start and not is_whole:
             if threshold is not None and place.full_end - end <= threshold:
                 self.seek = request.seek + request.n_frames
             else:

@@ -262,6 +262,10 @@ class FakeFeatures:
         return frames
 
     @property
+    def name(self) -> str:
+        return "<fake>"
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return ()
 

@@ -20,6 +20,6 @@ def fake_model(
     fake_tokenizer(tokenizer, decoder.spec)
     monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
     detector = SimpleNamespace(name="silero-vad", version="6.2")
-    manifest = SimpleNamespace(spec=decoder.spec, detector=detector)
+    manifest = SimpleNamespace(spec=decoder.spec, detector=detector, files=())
     artifact: Any = SimpleNamespace(path=folder, manifest=manifest)
     return Model(artifact, device="auto", threads=None, lanes=lanes)

@@ -4,6 +4,7 @@ import base64
 import mimetypes
 import os
 from pathlib import Path
+from stat import S_ISREG
 from urllib.parse import quote
 
 EMBED_BYTES = 8 << 20
@@ -25,8 +26,10 @@ TYPES = {
 """Media types of what browsers play, by file suffix, whatever the system's own table says."""
 
 
-def audio_url(audio: str | Path, folder: str | Path, *, embed_bytes: int = EMBED_BYTES) -> str:
-    """Make the URL of an audio file for a page in `folder`.
+def audio_url(
+    audio: str | Path, folder: str | Path, *, embed_bytes: int = EMBED_BYTES
+) -> str | None:
+    """Make the URL of an audio file for a page in `folder`; None for a pipe, which is read once.
 
     Args:
         audio: path of the file.
@@ -38,16 +41,14 @@ def audio_url(audio: str | Path, folder: str | Path, *, embed_bytes: int = EMBED
         OSError: the file cannot be read.
     """
     path = Path(audio)
-    if path.stat().st_size <= embed_bytes:
+    status = path.stat()
+    if not S_ISREG(status.st_mode):
+        return None
+    if status.st_size <= embed_bytes:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         return f"data:{media_type(path)};base64,{data}"
     relative = os.path.relpath(path.resolve(), Path(folder).resolve())
     return quote(os.fsencode(relative), safe="/")
-
-
-def readable(name: str) -> str:
-    """A file's name as text that can be written: what of it is no UTF-8 becomes "?"."""
-    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def media_type(path: Path) -> str:

@@ -12,9 +12,9 @@ from html import escape
 from pathlib import Path
 from typing import TextIO
 
+from mwc.runtime.errors import readable
 from mwc.runtime.languages import NAME_OF_LANGUAGE
 from mwc.runtime.transcript import Segment, Transcript, Word
-from mwc.runtime.writers.media import readable
 from mwc.runtime.writers.options import WriteOptions, require_words
 from mwc.runtime.writers.page_report import report, short_clock
 

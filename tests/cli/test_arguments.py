@@ -34,6 +34,14 @@ def test_spellings(typed: list[str], meant: list[str]) -> None:
     assert normalise(typed) == meant
 
 
+@pytest.mark.parametrize("value", ["-m", "--a_b", "--word_timestamps", "--"])
+def test_what_follows_an_option_is_its_value(value: str) -> None:
+    words = ["--hotwords", value, "--output_format", "json"]
+    meant = ["--hotwords", value, "--output-format", "json"]
+    assert normalise(words, {"--hotwords", "--output-format"}) == meant
+    refuse_foreign(meant, {"--hotwords", "--output-format"})
+
+
 @pytest.mark.parametrize("word", ["--word-timestamps=yes", "--vad_filter="])
 def test_a_flag_is_true_or_false(word: str) -> None:
     with pytest.raises(OptionError, match="True or False"):

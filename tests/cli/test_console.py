@@ -141,5 +141,5 @@ def test_coverage_for_people() -> None:
     gaps = ((1.0, 3.0), (64.2, 65.0), (70.0, 71.0), (80.0, 80.5), (90.0, 91.5), (100.0, 100.3))
     assert format_coverage(replace(found, uncovered=gaps)) == (
         "384.0 s of speech (silero-vad 6.2), 6.1 s of it without text: 0:01 to 0:03, "
-        "1:04 to 1:05, 1:10 to 1:11, 1:20 to 1:20, 1:30 to 1:31 and 1 shorter ones"
+        "1:04 to 1:05, 1:10 to 1:11, 1:20 to 1:21, 1:30 to 1:32 and 1 shorter ones"
     )

@@ -132,3 +132,52 @@ def test_a_reader_that_leaves_is_no_error_message(artifact: Path) -> None:
         _, err = run.communicate(timeout=30)
     assert run.returncode == 1
     assert err == b""
+
+
+def test_values_that_look_like_options(model: StandInModel, artifact: Path) -> None:
+    assert main(["run", str(artifact), "a.wav", "--hotwords", "--fp16_x"]) == 0
+    assert model.calls[0][1] == {"hotwords": "--fp16_x"}
+
+
+def test_a_file_whose_name_begins_with_a_hyphen(
+    model: StandInModel, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.wav").touch()
+    assert main(["run", str(artifact), "-dash.wav"]) == 2
+    assert "a file whose name begins with - is written ./-" in capsys.readouterr().err
+    assert main(["run", str(artifact), "./-dash.wav"]) == 0
+
+
+def test_closed_standard_output(artifact: Path) -> None:
+    code = CODE.replace("time.sleep(60)", "pass")
+    line = f"{sys.executable} -c '{code}' run {artifact} a.wav >&-"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_room_where_the_output_goes(artifact: Path) -> None:
+    code = CODE.replace("time.sleep(60)", "pass")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "run", str(artifact), "a.wav"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left on device, where the output goes; make room there" in done.stderr
+
+
+def test_ctrl_c_while_the_command_is_still_imported() -> None:
+    code = """
+import sys
+class Stop:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from mwc.cli.start import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "mwc: interrupted\n")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
         ("--seed -1", "whole number from 0"),
         ("--seed x", "whole number"),
         ("--temperature 3", "from 0 to 2"),
-        ("--temperature None", "it takes numbers"),
+        ("--temperature None", "takes a number from 0 to 2, not None"),
         ("--temperature_increment_on_fallback -0.2", "a number from 0.01 to 1"),
         ("--temperature_increment_on_fallback nan", "a number from 0.01 to 1"),
         ("--temperature nan", "it takes finite numbers"),
@@ -213,6 +214,43 @@ def test_two_audios_of_one_name_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("form", ["txt", "all"])
+def test_no_transcript_takes_the_place_of_its_audio(
+    form: str, model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    audio = tmp_path / "talk.txt"
+    audio.write_bytes(b"RIFF")
+    line = ["run", str(artifact), str(audio), "-f", form]
+    assert main([*line, "-o", str(tmp_path)]) == 2
+    assert f"{str(audio)!r} is to be read, and a transcript would" in capsys.readouterr().err
+    assert audio.read_bytes() == b"RIFF"
+    (tmp_path / "b.wav").symlink_to(audio)
+    line = ["run", str(artifact), str(tmp_path / "b.wav"), str(audio), "-f", form]
+    assert main([*line, "-o", str(tmp_path)]) == 2
+    assert not model.calls
+
+
+def test_output_dir_that_is_a_link_to_nothing(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert main(["run", str(artifact), "a.wav", "-o", str(tmp_path / "link")]) == 2
+    assert "is a link to nothing" in capsys.readouterr().err
+
+
+def test_standard_input_twice(model: StandInModel, artifact: Path, capsys: Captured) -> None:
+    assert main(["run", str(artifact), "-", "-"]) == 2
+    assert "standard input can be read once" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_closed(
+    model: StandInModel, artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["run", str(artifact), "-"]) == 2
+    assert "nothing is piped into it" in capsys.readouterr().err
+
+
 def test_output_dir_that_is_a_file(
     model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -285,7 +323,9 @@ def test_audio_that_has_gone_costs_the_page_only(
     folder = tmp_path / "out"
     audio = tmp_path / "gone.wav"
     assert main(["run", str(artifact), str(audio), "-f", "all", "-o", str(folder)]) == 1
-    assert capsys.readouterr().err == f"mwc: No such file or directory: {audio}\n"
+    told = capsys.readouterr()
+    assert f"gone.html cannot be written (No such file or directory: {audio}), so" in told.err
+    assert told.out == TRANSCRIPT.to_txt()
     names = {path.name for path in folder.iterdir()}
     assert names == {f"gone.{form}" for form in WRITERS if form != "html"}
 
@@ -316,6 +356,39 @@ def test_nothing_half_written_and_nothing_lost_when_a_writer_fails(
     assert f"mwc: {out}/a.srt cannot be written (No space left on device), so" in told.err
     assert told.out == TRANSCRIPT.to_txt()
     assert list(out.iterdir()) == []
+
+
+def test_a_page_of_a_pipe_plays_nothing(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """What came through it is gone: it must not be opened again, which would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["run", str(artifact), str(tmp_path / "pipe"), "-q", "-f", "html"]) == 0
+    assert capsys.readouterr().out == TRANSCRIPT.to_html(title="pipe")
+    assert TRANSCRIPT.to_html(tmp_path / "pipe") == TRANSCRIPT.to_html(title="pipe")
+
+
+@pytest.mark.parametrize("options", [[], ["--batch-size", "2"], ["--device", "cpu,cpu"]])
+def test_one_file_that_cannot_be_written_does_not_stop_the_others(
+    options: list[str], model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "a.txt").mkdir()
+    line = ["run", str(artifact), "a.wav", "b.wav", "-o", str(tmp_path), *options]
+    assert main(line) == 3
+    told = capsys.readouterr()
+    assert f"mwc: {tmp_path}/a.txt cannot be written (Is a directory), so the text" in told.err
+    assert "make room" not in told.err
+    assert told.out == TRANSCRIPT.to_txt()
+    assert (tmp_path / "b.txt").read_text(encoding="utf-8") == TRANSCRIPT.to_txt()
+
+
+def test_a_file_that_fails_has_no_heading(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    model.errors["a.wav"] = no_audio("a.wav")
+    name = os.fsdecode(b"caf\xe9.wav")
+    assert main(["run", str(artifact), "a.wav", name]) == 3
+    assert capsys.readouterr().out == f"==> caf?.wav <==\n{TRANSCRIPT.to_txt()}"
 
 
 def test_one_bad_file_does_not_stop_the_others(
@@ -458,3 +531,25 @@ def test_speech_without_text_is_told(
     model.transcript = replace(model.transcript, coverage=coverage)
     assert main(["run", str(artifact), "a.wav", *options]) == 0
     assert (f"{missing} s of it without text" in capsys.readouterr().err) is told
+
+
+def test_speech_without_text_is_told_of_each_file(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    coverage = Coverage("silero-vad 6.2", 4.0, ((0.0, 1.9),))
+    model.transcript = replace(model.transcript, coverage=coverage)
+    assert main(["run", str(artifact), "a.wav", "b.wav", "--coverage"]) == 0
+    err = capsys.readouterr().err
+    for name in ("a.wav", "b.wav"):
+        assert (
+            f"{name}: 4.0 s of speech (silero-vad 6.2), 1.9 s of it without text: 0:00 to 0:02"
+            in err
+        )
+
+
+def test_coverage_that_nothing_would_tell(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    assert main(["run", str(artifact), "a.wav", "--coverage", "--quiet"]) == 2
+    assert "--quiet says nothing" in capsys.readouterr().err
+    assert main(["run", str(artifact), "a.wav", "--coverage", "--quiet", "-f", "json"]) == 0

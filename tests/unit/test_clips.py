@@ -34,19 +34,21 @@ def speech(seconds: float, *stretches: tuple[float, float]) -> Speech:
 def heard(found: Speech, **options: Any) -> list[Clip]:
     chosen = make_options(**options)
     n_frames = found.n_samples // 160
-    return heard_clips(requested_clips(chosen, SPEC, n_frames), chosen, found)
+    return heard_clips(requested_clips(chosen, SPEC, n_frames, "a.wav"), chosen, found)
 
 
 def test_clips_as_asked_for() -> None:
-    assert requested_clips(make_options(), SPEC, 6500) == [(0, 6500)]
-    assert requested_clips(make_options(clip_timestamps="1,4.5,60"), SPEC, 6500) == [
+    assert requested_clips(make_options(), SPEC, 6500, "a.wav") == [(0, 6500)]
+    assert requested_clips(make_options(clip_timestamps="1,4.5,60"), SPEC, 6500, "a.wav") == [
         (100, 450),
         (6000, 6500),
     ]
-    assert requested_clips(make_options(clip_timestamps="60,99"), SPEC, 6500) == [(6000, 6500)]
-    with pytest.raises(AudioError, match=r"starts at 65 s, but the audio ends after 65 s"):
-        requested_clips(make_options(clip_timestamps="1,2,65"), SPEC, 6500)
-    assert requested_clips(make_options(), SPEC, 0) == [(0, 0)]
+    assert requested_clips(make_options(clip_timestamps="60,99"), SPEC, 6500, "a.wav") == [
+        (6000, 6500)
+    ]
+    with pytest.raises(AudioError, match=r"starts at 65 s, but a\.wav ends after 65 s"):
+        requested_clips(make_options(clip_timestamps="1,2,65"), SPEC, 6500, "a.wav")
+    assert requested_clips(make_options(), SPEC, 0, "a.wav") == [(0, 0)]
 
 
 def test_a_filter_hears_speech_with_what_is_around_it() -> None:

@@ -117,7 +117,7 @@ def cut_of(tokenizer: Tokenizer, given: dict[str, Any]) -> list[tuple[int, int]]
     from mwc.runtime.clips import heard_clips, requested_clips
 
     options = make_options(**{"language": "en", **given, "batch_size": 8})
-    return heard_clips(requested_clips(options, SPEC, SECONDS * 100), options, talk())
+    return heard_clips(requested_clips(options, SPEC, SECONDS * 100, "a.wav"), options, talk())
 
 
 def test_segments_are_in_order_and_numbered(tokenizer: Tokenizer) -> None:

@@ -32,7 +32,6 @@ from mwc.runtime.words import APPEND_PUNCTUATIONS
         ("best_of", None, 1),
         ("patience", None, 1.0),
         ("length_penalty", None, None),
-        ("length_penalty", 0, 0.0),
         ("seed", 2**40, 2**40),
         ("compression_ratio_threshold", 2, 2.0),
         ("no_speech_threshold", None, None),
@@ -58,6 +57,17 @@ from mwc.runtime.words import APPEND_PUNCTUATIONS
 )
 def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
     assert getattr(make_options(**{name: value}), name) == expected
+
+
+def test_a_length_penalty_of_beams() -> None:
+    assert make_options(length_penalty=0, beam_size=2).length_penalty == 0.0
+    assert make_options(length_penalty=1, best_of=2).length_penalty == 1.0
+
+
+def test_a_first_timestamp_needs_timestamps() -> None:
+    assert make_options(without_timestamps=True, max_initial_timestamp=None)
+    with pytest.raises(OptionError, match="no timestamps without_timestamps"):
+        make_options(without_timestamps=True, max_initial_timestamp=2)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,7 @@ def test_values_come_to_one_form(name: str, value: Any, expected: Any) -> None:
         ("patience", 0, "above 0, up to 10"),
         ("patience", 11, "above 0, up to 10"),
         ("length_penalty", 1.5, "from 0 to 1, or None"),
+        ("length_penalty", 0, "length_penalty is 0, which ranks beams and samples"),
         ("seed", -1, "seed is -1; it takes a whole number from 0"),
         ("seed", 1.0, "whole number from 0"),
         ("seed", None, "whole number from 0"),

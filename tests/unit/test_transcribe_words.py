@@ -113,6 +113,19 @@ def test_the_next_window_starts_where_the_last_word_ends(tokenizer: Tokenizer) -
     assert [window.start for window in decoder.encoded[:2]] == [0, round(end * 100)]
 
 
+def test_without_timestamps_the_next_window_follows_this_one(tokenizer: Tokenizer) -> None:
+    """Its text is all of it; what comes after the last word is not decoded again by itself."""
+    transcript, decoder = run(
+        tokenizer,
+        {0: [*b" a"], 3000: [*b" b"]},
+        {0: [100, 150], 3000: [10, 20]},
+        4000,
+        without_timestamps=True,
+    )
+    assert transcript.segments[0].words[-1].end < 4.0  # type: ignore[index]
+    assert [window.start for window in decoder.encoded] == [0, 3000]
+
+
 def test_a_single_timestamp_at_the_end_still_ends_the_window(tokenizer: Tokenizer) -> None:
     first = [B, *b" a", B + 100, B + 100, *b" b", B + 500]
     places = {0: [100, 150, 200, 220, 220]}
@@ -250,7 +263,6 @@ def chatter(seed: int, sureness: float) -> Logits:
         {"hallucination_silence_threshold": 2.0},
         {"hallucination_silence_threshold": 0.2, "condition_on_previous_text": False},
         {"hallucination_silence_threshold": 8.0, "initial_prompt": "Names: Ada, Bo."},
-        {"without_timestamps": True},
         {"language": "de", "task": "translate", "prepend_punctuations": "(", "prefix": "a"},
         {"clip_timestamps": "1,4.5,10,35,50", "append_punctuations": ".,"},
     ],
