@@ -14,7 +14,7 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from mwc.compiler.graphs import layers, layers_int8, vad
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
-from mwc.compiler.quantize import pack_halves, pack_int8, quantize_int8
+from mwc.compiler.quantize import pack_halves, pack_int8, quantize_int8, sieve_bounds
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.compiler.weights import CACHES, weight_specs
 from mwc.runtime.artifact import open_artifact
@@ -213,7 +213,7 @@ class Cases:
         x = matrix[self._rng.integers(0, self._tokens.eot, m)] * PEAK + self._values(m, k)
         ones, zeros = np.ones(k, np.float32), np.zeros(k, np.float32)
         stored = [pack_halves(values), scale, ones]
-        asked = [np.ones(m, np.int32), np.zeros((2, n), np.float32)]
+        asked = [sieve_bounds(values), np.ones(m, np.int32), np.zeros((2, n), np.float32)]
         asked += [np.ones((m, RULE_STATE_SIZE), np.int32), np.array([self._tokens.eot], np.int32)]
 
         def build(plan: Plan, x: Any, gamma: Any, beta: Any, *rest: Any) -> Any:

@@ -13,6 +13,9 @@ BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
 INT8_LIMIT = 127
 """Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
 
+OF_ZEROS = 1e-30
+"""The scale of a row of zeros: whatever is made of its values comes to nothing."""
+
 BYTE_LIMIT = 220
 """The largest 8-bit activation on a CPU without VNNI; see kernels/quantized.mojo."""
 
@@ -27,7 +30,7 @@ def quantize_int8(value: Float32, *, fits: bool = False) -> tuple[npt.NDArray[np
     that share a 16-bit sum add up to more than FOUR_LIMIT.
     """
     largest = np.abs(value).max(axis=1)
-    scale: Float32 = np.where(largest > 0, largest / INT8_LIMIT, 1).astype(np.float32)
+    scale: Float32 = np.where(largest > 0, largest / INT8_LIMIT, OF_ZEROS).astype(np.float32)
     if fits:  # rounding adds half a unit to each of the four at most
         scale = np.maximum(scale, sums_of_four(value).max(axis=1) / np.float32(FOUR_LIMIT - 2))
     return np.rint(value / scale[:, None]).astype(np.int8), scale
@@ -70,3 +73,21 @@ def pack_halves(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     blocks, steps, *block = packed.shape
     first, second = np.moveaxis(packed.reshape(blocks, steps // 2, 2, *block), 2, 0)
     return np.stack([(first >> 4) | (second & 0xF0), (first & 15) | (second << 4)])
+
+
+def sieve_bounds(values: npt.NDArray[np.int8]) -> Float32:
+    """float32 [3]: what the sieve of a token embedding [n, k] leaves out at most.
+
+    See kernels/sieve.mojo. The largest over all tokens, but for those of zeros: the mean square of
+    the lower halves less their middle 7.5; of the bytes; and how far the mean of those halves is
+    from 7.5.
+    """
+    rows = values[values.any(axis=1)]
+    if not len(rows):
+        return np.zeros(3, np.float32)
+    terms = rows.shape[1]
+    halves = (rows & 15).astype(np.int32)
+    middle, square = halves.sum(axis=1) / terms, np.square(halves).sum(axis=1) / terms
+    bytes_square = np.square(rows.astype(np.int32)).sum(axis=1) / terms
+    bounds = ((square - 15 * middle + 7.5**2).max(), bytes_square.max(), np.abs(middle - 7.5).max())
+    return np.array(bounds, np.float32)

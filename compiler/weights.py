@@ -22,6 +22,7 @@ from mwc.compiler.quantize import (
     pack_halves,
     pack_int8,
     quantize_int8,
+    sieve_bounds,
 )
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.errors import WeightMismatch
@@ -65,9 +66,9 @@ class Rule:
         make: source arrays (float32) -> the tensor, float32.
         is_matrix: whether it takes the artifact's precision; others are stored as float32.
         is_embedding: whether it is the token embedding, whose int8 values are stored as halves
-            (kernels/half_bytes.mojo) and have a scale per column too: a few of its columns are
-            many times the others, and its rounding is what the logits show most (tiny.en: root
-            mean square error 0.026 with, 0.154 without).
+            (kernels/half_bytes.mojo), with their `sieve_bounds`, and have a scale per column too: a
+            few of its columns are many times the others, and its rounding is what the logits show
+            most (tiny.en: root mean square error 0.026 with, 0.154 without).
         fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
             VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
     """
@@ -177,13 +178,14 @@ def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
     if rule.is_embedding:
         halves = (2, blocks, k // (2 * BLOCK_TERMS), BLOCK_COLUMNS, BLOCK_TERMS)
         columns = TensorSpec(scale_name(name, "column_scale"), "float32", (k,))
-        return (TensorSpec(name, "uint8", halves), scale, columns)
+        bounds = TensorSpec(scale_name(name, "sieve_bounds"), "float32", (3,))
+        return (TensorSpec(name, "uint8", halves), scale, columns, bounds)
     packed = (blocks, k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS)
     return (TensorSpec(name, "int8", packed), scale)
 
 
 def scale_name(name: str, kind: str = "scale") -> str:
-    """The name under which an int8 matrix's scales ("scale" or "column_scale") are stored."""
+    """The name under which an int8 matrix's scales are stored, or the embedding's other facts."""
     return f"{name.removesuffix('.weight')}.{kind}"
 
 
@@ -266,6 +268,8 @@ def _maker(
                 return columns
             value = value / columns
         values, scale = quantize_int8(value, fits=fits)
+        if spec.name == scale_name(name, "sieve_bounds"):
+            return sieve_bounds(values)
         if spec.name != name:
             return scale
         return pack_halves(values) if rule.is_embedding else pack_int8(values)

@@ -184,9 +184,9 @@ class Kernels:
             return layers.norm_logits(plan, x, (g, b), Matrix(w, s, c))
 
         def likely_logits(
-            plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any, *rules: Any
+            plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any, *bounds_and_rules: Any
         ) -> Any:
-            return layers_int8.likely_logits(plan, x, (g, b), Matrix(w, s, c), *rules)
+            return layers_int8.likely_logits(plan, x, (g, b), Matrix(w, s, c), *bounds_and_rules)
 
         def embed(plan: Plan, t: Any, p: Any, w: Any, s: Any, c: Any, table: Any) -> Any:
             return layers.embed(plan, t, p, Matrix(w, s, c), table)
@@ -224,7 +224,7 @@ class Kernels:
         head = (few[0], *halves, column, column, column)
         rules = ("float32", 2, "n"), ("int32", "m", RULE_STATE_SIZE), ("int32", 1)
         self._add("norm_logits.int8", norm_logits, *head)
-        self._add("likely_logits.int8", likely_logits, *head, ids, *rules)
+        self._add("likely_logits.int8", likely_logits, *head, ("float32", 3), ids, *rules)
         self._add("embed.int8", embed, ids, ids, *halves, column, ("float32", "rows", "k"))
         self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
         self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)

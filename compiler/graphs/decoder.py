@@ -164,7 +164,10 @@ def _step_logits(scope: Scope, x: TensorValue, values: dict[str, Value]) -> Tens
         values[name].tensor for name in ("wanted", "suppress", "rule_states")
     )
     eot = scope.constant_ids([scope.plan.spec.tokens.eot])
-    return layers_int8.likely_logits(scope.plan, x, *_head(scope), wanted, suppress, states, eot)
+    bounds = scope.weight("decoder.embed_tokens.sieve_bounds")
+    return layers_int8.likely_logits(
+        scope.plan, x, *_head(scope), bounds, wanted, suppress, states, eot
+    )
 
 
 def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:

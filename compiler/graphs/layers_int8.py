@@ -58,6 +58,7 @@ def likely_logits(
     x: TensorValue,
     norm: Norm,
     embedding: Matrix,
+    bounds: TensorValue,
     wanted: TensorValue,
     suppress: TensorValue,
     rule_states: TensorValue,
@@ -65,11 +66,11 @@ def likely_logits(
 ) -> TensorValue:
     """As `layers.norm_logits`, exact for the best `wanted` [n] that may be chosen.
 
-    All from `eot` [1] on are exact too, the others near what they are; see
-    kernels/sieve.mojo.
+    All from `eot` [1] on are exact too, the others near what they are; `bounds` [3] say how near
+    (`quantize.sieve_bounds`). See kernels/sieve.mojo.
     """
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
-    inputs = [x, *norm, *embedding.parts(), wanted, suppress, rule_states, eot]
+    inputs = [x, *norm, *embedding.parts(), bounds, wanted, suppress, rule_states, eot]
     return custom("mwc_norm_likely_logits_int8", plan, inputs, output)
 
 

@@ -70,6 +70,7 @@ struct NormLogitsInt8:
 struct NormLikelyLogitsInt8:
     """y[m, n] as of mwc_norm_logits_int8, through the sieve.
 
+    `bounds` f32 [3]: what the sieve leaves out at most (compiler/quantize.py, `sieve_bounds`).
     `wanted` int32 [m]: how many of a row's best logits are asked for; with 0 all are computed in
     full. `suppress` f32 [2, n] and `states` int32 [m, 6] are as for mwc_choose: what is suppressed
     is not among the best. From `eot` int32 [1] on all are computed in full. 32 divides k.
@@ -84,6 +85,7 @@ struct NormLikelyLogitsInt8:
         w: InputTensor[dtype=U8, rank=5, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
         column_scale: InputTensor[dtype=F32, rank=1, ...],
+        bounds: InputTensor[dtype=F32, rank=1, ...],
         wanted: InputTensor[dtype=I32, rank=1, ...],
         suppress: InputTensor[dtype=F32, rank=2, ...],
         states: InputTensor[dtype=I32, rank=2, ...],
@@ -99,9 +101,9 @@ struct NormLikelyLogitsInt8:
             x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), column_scale.unsafe_ptr(), m, k
         )
         likely_logits(
-            y.unsafe_ptr(), normed.unsafe_ptr(), high, low, scale.unsafe_ptr(), wanted.unsafe_ptr(),
-            suppress.unsafe_ptr(), states.unsafe_ptr(), Int(eot.unsafe_ptr()[unsafe_offset=0]),
-            m, n, k,
+            y.unsafe_ptr(), normed.unsafe_ptr(), high, low, scale.unsafe_ptr(), bounds.unsafe_ptr(),
+            wanted.unsafe_ptr(), suppress.unsafe_ptr(), states.unsafe_ptr(),
+            Int(eot.unsafe_ptr()[unsafe_offset=0]), m, n, k,
         )
         _ = normed^
 

@@ -2,7 +2,8 @@
 
 The sieve takes the upper halves alone (half_bytes.mojo), the lower ones as their middle 7.5, and
 activations in 8 bits. What that leaves out is the sum of as many roundings as there are terms, so it
-is known how far a logit can be off: SPREAD standard deviations. The blocks that promise the best
+is known how far a logit can be off: SPREAD standard deviations of the token whose bytes allow most,
+and what the mean of its lower halves adds to all terms alike. The blocks that promise the best
 `wanted` logits that may be chosen are then multiplied in full, then those that may hold better
 ones, as are all from eot on, which the rules compare with each other. So every logit that can be
 chosen is the one that the whole product gives, and half of the bytes are not read. The others are
@@ -33,11 +34,13 @@ comptime WITH_ONE = 4 if VNNI else 1
 comptime BYTE_TOP = 127
 comptime SPREAD = Float32(6)
 """Standard deviations that a sieved logit may be off by: one of a thousand million is more."""
-comptime HALF_VARIANCE = Float32(25.5)
-"""Mean square of a token's lower halves less 7.5: 21.25 where all are as likely, and no more than
-25.2 for any token of tiny.en and base."""
-comptime MOST_SQUARE = Float32(80 * 80)
-"""Mean square of a token's bytes: no more than 70² for any of tiny.en and base."""
+comptime HALF_VARIANCE = 0
+"""Which of the bounds is the most that any token has as mean square of its lower halves less 7.5:
+21.25 where all are as likely, 25.2 in tiny.en and base."""
+comptime BYTE_SQUARE = 1
+"""Which is the most mean square of a token's bytes: 52² in tiny.en, 70² in base."""
+comptime HALF_MEAN = 2
+"""Which is the farthest that the mean of a token's lower halves is from 7.5: 1.1 and 0.9."""
 comptime SHARES = 16
 """Parts of the vocabulary for each thread."""
 comptime GROUP = 32
@@ -55,21 +58,26 @@ struct Sieve(Copyable, Movable):
 
 
 @always_inline
-def sieve_row(y: Pointer[mut=True, Int8, _], x: Pointer[Float32, _], k: Int) -> Sieve:
+def sieve_row(
+    y: Pointer[mut=True, Int8, _], x: Pointer[Float32, _], bounds: Pointer[Float32, _], k: Int
+) -> Sieve:
     """Round a row of k values to 8 bits."""
     var unit = largest_magnitude(x, k) / BYTE_TOP
     var inverse = 1 / unit if unit > 0 else Float32(0)
     var totals = SIMD[I32, WIDTH](0)
     var squares = SIMD[F32, WIDTH](0)
+    var sums = SIMD[F32, WIDTH](0)
     for c in range(0, k, WIDTH):
         var values = x.unsafe_load[width=WIDTH](c)
         var units = round(values * inverse).cast[I32]()
         totals += units
         squares = values.fma(values, squares)
+        sums += values
         y.unsafe_store(c, units.cast[I8]())
-    var rounding = Float32(k) * MOST_SQUARE / 12 * unit * unit
-    var variance = HALF_VARIANCE.fma(squares.reduce_add(), rounding)
-    return Sieve(unit, totals.reduce_add(), SPREAD * sqrt(variance))
+    var rounding = Float32(k) * bounds[unsafe_offset=BYTE_SQUARE] / 12 * unit * unit
+    var variance = bounds[unsafe_offset=HALF_VARIANCE].fma(squares.reduce_add(), rounding)
+    var shift = bounds[unsafe_offset=HALF_MEAN] * abs(sums.reduce_add())
+    return Sieve(unit, totals.reduce_add(), SPREAD.fma(sqrt(variance), shift))
 
 
 @always_inline
@@ -134,6 +142,7 @@ def likely_logits(
     high: Pointer[UInt8, _],
     low: Pointer[UInt8, _],
     scale: Pointer[mut=False, Float32, _],
+    bounds: Pointer[Float32, _],
     wanted: Pointer[Int32, _],
     suppress: Pointer[Float32, _],
     states: Pointer[Int32, _],
@@ -158,7 +167,7 @@ def likely_logits(
     var sieve_list = List[Sieve](capacity=m)
     for i in range(m):
         var row = x.unsafe_offset(i * k)
-        sieve_list.append(sieve_row(byte_list.unsafe_ptr().unsafe_offset(i * k), row, k))
+        sieve_list.append(sieve_row(byte_list.unsafe_ptr().unsafe_offset(i * k), row, bounds, k))
         unit_list[i] = quantize_words(word_list.unsafe_ptr().unsafe_offset(i * k), row, k, 1)
     var threads = 1 if m * n * k < SERIAL_WORK_INT8 else parallelism_level()
     var parts = min(SHARES * threads, blocks)

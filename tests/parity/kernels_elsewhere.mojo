@@ -85,7 +85,7 @@ def of_bytes() raises:
     )
     likely_logits(
         y.unsafe_ptr(), x.unsafe_ptr(), bytes.unsafe_ptr(), entries.unsafe_ptr(), scale.unsafe_ptr(),
-        wanted.unsafe_ptr(), bias.unsafe_ptr(), states.unsafe_ptr(), 90, 5, 100, 64,
+        beta.unsafe_ptr(), wanted.unsafe_ptr(), bias.unsafe_ptr(), states.unsafe_ptr(), 90, 5, 100, 64,
     )
     attend_windows_int8(y.unsafe_ptr(), x.unsafe_ptr(), 1, 17, 64)
     attend_bytes[4](

@@ -8,7 +8,7 @@ import pytest
 from kernel_graphs import Kernels
 from numpy_layers import normal
 
-from mwc.compiler.quantize import pack_halves, quantize_int8
+from mwc.compiler.quantize import pack_halves, quantize_int8, sieve_bounds
 from mwc.runtime.decoder import RULE_STATE_SIZE
 from mwc.runtime.rules import RuleState
 
@@ -24,18 +24,30 @@ class Head:
     """A random LM head, its inputs for rows that are each near some token's weights."""
 
     def __init__(
-        self, kernels: Kernels, rows: int, *, peak: float = 0.7, seed: int = 1, tails: bool = False
+        self,
+        kernels: Kernels,
+        rows: int,
+        *,
+        peak: float = 0.7,
+        seed: int = 1,
+        tails: bool = False,
+        sparse: slice | None = None,
+        mean: float = 0.0,
     ) -> None:
         rng = np.random.default_rng(seed)
         matrix = normal(N, K, seed=seed)
         if tails:
             matrix = rng.standard_t(3, (N, K)).astype(np.float32)
+        if sparse:
+            matrix[sparse] = normal(N, K, seed=seed + 4)[sparse] / 1000
+            matrix[sparse, 0] = 60 * np.sign(mean)
         self.values, self.scale = quantize_int8(matrix)
+        self.bounds = sieve_bounds(self.values)
         self.near = rng.integers(0, SIEVED, rows)
         x = matrix[self.near] * peak + normal(rows, K, seed=seed + 1)
         self.x = (x - x.mean(-1, keepdims=True)).astype(np.float32)
         self.columns = np.exp(normal(K, seed=seed + 2) / 4)
-        self.gamma, self.beta = 1 + normal(K, seed=seed + 3) / 8, np.zeros(K, np.float32)
+        self.gamma, self.beta = 1 + normal(K, seed=seed + 3) / 8, np.full(K, mean, np.float32)
         self.suppress = np.zeros((2, N), np.float32)
         self.states = np.zeros((rows, RULE_STATE_SIZE), np.int32)
         self.states[:, N_SAMPLED] = 3
@@ -52,7 +64,7 @@ class Head:
     def likely(self, wanted: Any, rows: slice = slice(None)) -> Array:
         """Logits through the sieve."""
         return self._kernels.run(
-            "likely_logits.int8", *self._given(rows), np.array(wanted, np.int32)[rows],
+            "likely_logits.int8", *self._given(rows), self.bounds, np.array(wanted, np.int32)[rows],
             self.suppress, self.states[rows], np.array([EOT]),
         )  # fmt: skip
 
@@ -68,6 +80,22 @@ def test_the_best_logits_are_exact(kernels: Kernels, wanted: int, peak: float, t
         assert np.array_equal(likely[row, best], full[row, best])
         assert np.array_equal(np.argsort(-likely[row, :SIEVED], kind="stable")[:wanted], best)
         assert np.array_equal(likely[row, SIEVED:], full[row, SIEVED:])
+
+
+@pytest.mark.parametrize("mean", [2.0, -2.0])
+def test_tokens_of_little_but_zeros_are_exact_too(kernels: Kernels, mean: float) -> None:
+    """Their lower halves are all alike, so that what they leave out adds up instead of cancelling.
+
+    As of a row with one value far above the others; here it is among the best.
+    """
+    head = Head(kernels, 8, peak=0.3, sparse=slice(100, 140), mean=mean)
+    assert head.bounds[2] > 7
+    full, likely = head.full(), head.likely([4] * 8)
+    best = np.argsort(-full[:, :SIEVED], kind="stable", axis=-1)[:, :4]
+    assert np.isin(best, range(100, 140)).mean() > 0.4
+    rows = np.arange(8)[:, None]
+    assert np.array_equal(likely[rows, best], full[rows, best])
+    assert np.array_equal(np.argsort(-likely[:, :SIEVED], kind="stable", axis=-1)[:, :4], best)
 
 
 def test_the_others_are_as_near_as_is_said(kernels: Kernels) -> None:

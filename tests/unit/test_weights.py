@@ -16,6 +16,7 @@ from mwc.compiler.quantize import (
     pack_halves,
     pack_int8,
     quantize_int8,
+    sieve_bounds,
     sums_of_four,
 )
 from mwc.compiler.vad_weights import DETECTOR_RULES
@@ -200,7 +201,7 @@ def test_int8_rows_reach_to_127_and_round_to_the_nearest() -> None:
     rows = np.array([[0.5, -2.54, 0.03], [0.0, 0.0, 0.0], [-1e-3, 2e-3, 4e-3]], np.float32)
     values, scale = quantize_int8(rows)
     assert values.tolist() == [[25, -127, 2], [0, 0, 0], [-32, 64, 127]]
-    np.testing.assert_allclose(scale, [0.02, 1, 4e-3 / 127], rtol=1e-6)
+    np.testing.assert_allclose(scale, [0.02, 1e-30, 4e-3 / 127], rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -295,6 +296,20 @@ def test_halves_hold_every_value() -> None:
     values = np.arange(-128, 128).astype(np.int8)[np.random.default_rng(4).permutation(256)]
     values = np.tile(values, 3).reshape(24, 32)
     assert np.array_equal(unpack_halves(pack_halves(values), 24), values)
+
+
+def test_sieve_bounds_are_the_most_that_any_token_leaves_out() -> None:
+    values = np.random.default_rng(5).integers(-127, 128, (40, 64)).astype(np.int8)
+    values[3] = 0  # says nothing: its scale makes its logit 0
+    values[7, 1:] = 0  # lower halves of nothing but 0
+    values[9] = np.resize([127, -127], 64)
+    left = values.astype(float) - 16 * np.floor(values / 16.0) - 7.5
+    told = np.delete(left, 3, axis=0)
+    expected = [(told**2).mean(1).max(), 127.0**2, np.abs(told.mean(1)).max()]
+    np.testing.assert_allclose(sieve_bounds(values), expected, rtol=1e-6)
+    assert expected[0] > 55
+    assert expected[2] > 7.3
+    assert sieve_bounds(np.zeros((2, 8), np.int8)).tolist() == [0, 0, 0]
 
 
 def test_an_int8_file_holds_the_model_within_half_a_unit(
