@@ -56,7 +56,8 @@ def make_plan(job: CompileJob) -> "Plan":
     """The dtypes and device that the graphs are built for.
 
     A CPU computes in float32 whatever the weights' precision; a GPU in the weights' own. Caches
-    hold what the weights hold, with int8 weights float16.
+    have the precision's dtype; with int8 those of self-attention float16, and those of
+    cross-attention bytes.
     """
     from max.graph import DeviceRef
 

@@ -8,12 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mwc.compiler.checkpoint.names import check_tensors, expected_tensors
 from mwc.compiler.checkpoint.types import Checkpoint
 from mwc.compiler.config_tokens import read_tokens, refuse, vocabulary_problems
 from mwc.runtime.spec import AudioSpec, ModelSpec, WhisperSpec
-
-__all__ = ["check_tensors", "expected_tensors", "read_spec"]
 
 HEAD_SIZE = 64
 """Width of one attention head in every Whisper (openai/whisper, paper table 1)."""

@@ -16,8 +16,9 @@ import numpy as np
 
 from mwc.compiler.calibrate import Recording, calibrate, read_recordings
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
+from mwc.compiler.checkpoint_tensors import check_tensors
 from mwc.compiler.compile import CompileJob, compile_target
-from mwc.compiler.config import check_tensors, read_spec
+from mwc.compiler.config import read_spec
 from mwc.compiler.convert_options import DEFAULTS, ConvertOptions, check_options, check_precision
 from mwc.compiler.parity import ParityReport, merge_reports
 from mwc.compiler.reference import Reference, open_reference

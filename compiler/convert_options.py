@@ -14,8 +14,9 @@ class ConvertOptions:
     """How to convert.
 
     Attributes:
-        precision: "f32", "bf16" or "f16": dtype of the stored matrices and the caches; or "int8",
-            for CPUs: int8 matrices and cross-attention caches, 16- and 8-bit activations.
+        precision: "f32", "bf16" or "f16": dtype of the caches and of the stored matrices (where
+            those of f32 lose nothing by it, float16); or "int8", for CPUs: int8 matrices and
+            cross-attention caches, 16- and 8-bit activations.
         targets: what to compile for, as `target.parse_target` reads them.
         revision: branch, tag or commit of a Hub id.
         tokenizer: where the vocabulary is, for checkpoints that hold none.

@@ -36,7 +36,8 @@ class TranscribeOptions:
         patience: beam search ends with round(beam_size * patience) finished transcripts; None is 1.
         length_penalty: 0 to 1, alpha of Google NMT's length penalty; None divides by the length.
         seed: of the samples; equal seeds give equal transcripts.
-        without_timestamps: sample text only; every window of 30 s becomes one segment.
+        without_timestamps: sample text only; every window of 30 s becomes one segment, also with
+            `word_timestamps`, where openai/whisper goes on from the last word.
         initial_prompt: text that the first window takes as what was said before it.
         carry_initial_prompt: put `initial_prompt` before the previous text of every window.
         prefix: text that every window's transcript begins with.

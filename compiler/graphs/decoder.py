@@ -7,6 +7,7 @@ token, `steps` one after the other, `prefill` a prompt, `logits` and `align` a w
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from max.dtype import DType
 from max.graph import BufferValue, Graph, TensorType, TensorValue, Value, ops
@@ -50,16 +51,8 @@ LAYER_WEIGHTS = (
 
 def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and choose each row's next token."""
-    x, _ = _run_layers(scope, values)
+    x = run_layers(scope, values).x
     return _choose(scope, _step_logits(scope, x, values), values)
-
-
-def run_layers(
-    scope: Scope, values: dict[str, Value], layer_graph: Graph | None = None
-) -> tuple[TensorValue, Graph | None]:
-    """Embed and run every layer: last hidden states; the subgraph of a layer is made, or given."""
-    x, _, layer_graph = _run_layers_of(scope, values, layer_graph)
-    return x, layer_graph
 
 
 def step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list[TensorValue]:
@@ -85,7 +78,7 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     chosen, logprobs = [], []
     layer_graph = None
     for _ in range(STEPS_AHEAD):
-        x, layer_graph = run_layers(scope, values, layer_graph)
+        x, _, layer_graph = run_layers(scope, values, layer_graph)
         token, logprob = step_choice(scope, x, values)
         chosen.append(token)
         logprobs.append(logprob)
@@ -117,13 +110,13 @@ def build_copy_rows(scope: Scope, values: dict[str, Value]) -> list[TensorValue]
 
 def build_logits(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and return the raw logits of every token."""
-    x, _ = _run_layers(scope, values)
+    x = run_layers(scope, values).x
     return [_logits(scope, x)]
 
 
 def build_align(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and return the alignment heads' scores, and the logits."""
-    x, queries = _run_layers(scope, values)
+    x, queries, _ = run_layers(scope, values)
     windows = values["windows"].tensor
     cross_k = values["cross_k"].buffer
     wanted = scope.plan.spec.tokens.alignment_heads
@@ -170,22 +163,27 @@ def _step_logits(scope: Scope, x: TensorValue, values: dict[str, Value]) -> Tens
     )
 
 
-def _run_layers(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, list[TensorValue]]:
-    """Embed and run every layer: last hidden states, and each layer's cross-attention queries."""
-    return _run_layers_of(scope, values, None)[:2]
+class Ran(NamedTuple):
+    """What comes of running layers.
+
+    Attributes:
+        x: the last hidden states.
+        queries: of each layer's cross-attention.
+        layer_graph: the subgraph of a layer, for those who run them again.
+    """
+
+    x: TensorValue
+    queries: list[TensorValue]
+    layer_graph: Graph | None
 
 
-def _run_layers_of(
+def run_layers(
     scope: Scope,
     values: dict[str, Value],
-    layer_graph: Graph | None,
-    *,
+    layer_graph: Graph | None = None,
     n_layers: int | None = None,
-) -> tuple[TensorValue, list[TensorValue], Graph | None]:
-    """As `_run_layers`; the subgraph of a layer is made, or given, and returned.
-
-    `n_layers`: how many of the layers to run; all, if not given.
-    """
+) -> Ran:
+    """Embed tokens and run the first `n_layers`, or all; a layer's subgraph is made or given."""
     tokens, rows, positions, windows = (
         values[spec.name].tensor for spec in signatures.TOKEN_INPUTS
     )
@@ -205,7 +203,7 @@ def _run_layers_of(
         called = ops.call(layer_graph, x, rows, positions, windows, layer, *caches, *weights)
         x, query = outputs_of(called)
         queries.append(query)
-    return x, queries, layer_graph
+    return Ran(x, queries, layer_graph)
 
 
 def _run_prompts(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, TensorValue]:
@@ -215,7 +213,7 @@ def _run_prompts(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, T
     does not wait for the arithmetic of a prompt, runs all of it.
     """
     if scope.plan.on_gpu:
-        ends = ops.gather(_run_layers(scope, values)[0], values["ends"].tensor, 0)
+        ends = ops.gather(run_layers(scope, values).x, values["ends"].tensor, 0)
     else:
         ends = _run_to_ends(scope, values)
     return ops.gather(ends, values["sot"].tensor, 0), ops.gather(ends, values["last"].tensor, 0)
@@ -225,7 +223,7 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
     """The last hidden states of the tokens `ends` [ends, state]."""
     plan, ends = scope.plan, values["ends"].tensor
     i = plan.model.n_text_layer - 1
-    x, _, _ = _run_layers_of(scope, values, None, n_layers=i)
+    x = run_layers(scope, values, n_layers=i).x
     prefix = f"decoder.layers.{i}"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
     w = LayerWeights(names, scope.layer_weights(prefix, names))

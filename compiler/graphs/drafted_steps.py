@@ -45,7 +45,7 @@ def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     together = {name: _together(name, fed) for name in ("tokens", "positions", "rule_states")}
     for name in ("rows", "windows", "temperatures", "uniforms"):
         together[name] = _together(name, [values] * DRAFTED_STEPS)
-    x, _ = decoder.run_layers(scope, {**values, **together})
+    x = decoder.run_layers(scope, {**values, **together}).x
     chosen, logprobs = decoder.step_choice(scope, x, {**values, **together})
     shape = [values["tokens"].tensor.shape[0], DRAFTED_STEPS]
     return [
@@ -62,7 +62,7 @@ def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
     steps = [values]
     layer_graph = None
     while len(steps) < DRAFTED_STEPS:
-        x, layer_graph = decoder.run_layers(scope, steps[-1], layer_graph)
+        x, _, layer_graph = decoder.run_layers(scope, steps[-1], layer_graph)
         token, _ = decoder.step_choice(scope, x, steps[-1])
         steps.append(decoder.fed(scope, token, steps[-1]))
     return steps

@@ -103,7 +103,7 @@ class Plan:
         device: where the graphs run.
         weights: name to TensorSpec of every tensor in the weight file.
         activations: dtype between layers: float32 on CPU, the weights' dtype on GPU.
-        cache: dtype of the attention caches.
+        cache: dtype of the attention caches; with int8 of self-attention's, the others are bytes.
         kernels: the Mojo package of custom ops, precompiled or as source.
         tensor_cores: whether products of these activations run on the GPU's tensor cores.
         flash_attention: whether it has flash attention of them there.

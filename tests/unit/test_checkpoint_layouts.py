@@ -15,7 +15,8 @@ from tiny_vocabulary import tiny_vocabulary, token_bytes
 
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
 from mwc.compiler.checkpoint.package import PACKAGES
-from mwc.compiler.config import check_tensors, expected_tensors, read_spec
+from mwc.compiler.checkpoint_tensors import check_tensors, expected_tensors
+from mwc.compiler.config import read_spec
 from mwc.runtime.errors import CheckpointError
 from mwc.runtime.progress import ProgressEvent
 

@@ -23,7 +23,8 @@ from mwc.compiler.checkpoint.ctranslate2 import read_ctranslate2
 from mwc.compiler.checkpoint.ggml import read_ggml
 from mwc.compiler.checkpoint.safetensors_file import read_safetensors
 from mwc.compiler.checkpoint.torch_file import load_torch
-from mwc.compiler.config import check_tensors, read_spec
+from mwc.compiler.checkpoint_tensors import check_tensors
+from mwc.compiler.config import read_spec
 from mwc.runtime.errors import (
     CheckpointError,
     MwcError,

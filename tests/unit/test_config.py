@@ -9,7 +9,8 @@ from tiny_checkpoint import tiny_weights, write_tiny_checkpoint
 from tiny_vocabulary import tiny_vocabulary
 
 from mwc.compiler.checkpoint import Checkpoint, open_checkpoint
-from mwc.compiler.config import check_tensors, expected_tensors, read_spec
+from mwc.compiler.checkpoint_tensors import check_tensors, expected_tensors
+from mwc.compiler.config import read_spec
 from mwc.runtime.errors import UnsupportedModel, WeightMismatch
 from mwc.runtime.spec import ModelSpec, WhisperSpec, from_json, to_json
 

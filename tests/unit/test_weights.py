@@ -8,7 +8,7 @@ from families import FAMILIES, real_spec
 from tiny_layouts import to_bfloat16
 from tiny_model import MemoryTensors, TinyModel, tiny_model
 
-from mwc.compiler.checkpoint.names import expected_tensors
+from mwc.compiler.checkpoint_tensors import expected_tensors
 from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     FOUR_LIMIT,
