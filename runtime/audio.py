@@ -20,14 +20,12 @@ import numpy.typing as npt
 
 from mwc.runtime.errors import AudioError
 from mwc.runtime.read_ahead import read_ahead
+from mwc.runtime.spec import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from mwc.runtime.audio_file import OpenRecording
 
 Float32 = npt.NDArray[np.float32]
-
-SAMPLE_RATE = 16000
-"""Hz; `AudioSpec.sample_rate` of every Whisper."""
 
 SAMPLE_RATES = (1000, 768000)
 """The lowest and highest rate in Hz that samples may be given at."""

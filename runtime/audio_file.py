@@ -22,12 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.runtime.errors import AudioError
+from mwc.runtime.spec import SAMPLE_RATE
 
 Float32 = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
-
-SAMPLE_RATE = 16000
-"""Hz; `AudioSpec.sample_rate` of every Whisper."""
 
 BLOCK_SAMPLES = 10 * SAMPLE_RATE
 """Decoded frames are gathered to blocks of about this length: 10 s, 640 kB."""
@@ -284,11 +282,8 @@ def _stated_seconds(opened: OpenRecording) -> float | None:
         container_name == "mp3" and _has_frame_count(opened.file)
     ):
         return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return float(container.duration) / 1e6
-    return None
+    is_streams = stream.duration is not None and stream.time_base is not None
+    return opened.seconds if is_streams or len(container.streams) == 1 else None
 
 
 def _has_frame_count(file: BinaryIO) -> bool:

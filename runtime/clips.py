@@ -9,9 +9,9 @@ import numpy as np
 
 from mwc.runtime.decoder import VAD_FRAME
 from mwc.runtime.errors import AudioError
-from mwc.runtime.features import HOP_LENGTH, SAMPLE_RATE, WINDOW_FRAMES
+from mwc.runtime.features import WINDOW_FRAMES
 from mwc.runtime.options import TranscribeOptions
-from mwc.runtime.spec import WhisperSpec
+from mwc.runtime.spec import HOP_LENGTH, SAMPLE_RATE, WhisperSpec
 from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.vad import VadOptions
 

@@ -18,6 +18,7 @@ from mwc.runtime.audio import AudioSource
 from mwc.runtime.decoder import PIECE_FRAMES, PIECE_SAMPLES
 from mwc.runtime.errors import AudioError
 from mwc.runtime.progress import Progress, ProgressEvent, silent
+from mwc.runtime.spec import HOP_LENGTH, SAMPLE_RATE
 
 Float32 = npt.NDArray[np.float32]
 
@@ -26,10 +27,6 @@ LogMel = Callable[[Float32], Float32]
 
 Listener = Callable[[Float32], None]
 """What is given blocks of samples, float32 [n], as they are read."""
-
-SAMPLE_RATE = 16000
-HOP_LENGTH = 160
-"""Samples from one frame to the next, 10 ms (`AudioSpec.hop_length`)."""
 
 HALF_FFT = 200
 """Samples that a frame reaches back from its hop: torch.stft centres its 400-sample frames."""

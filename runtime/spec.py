@@ -56,6 +56,13 @@ class ModelSpec:
         return exact_div(self.n_audio_state, self.n_audio_head)
 
 
+SAMPLE_RATE = 16000
+"""Samples per second, mono, that every Whisper hears (openai/whisper `audio.py`)."""
+
+HOP_LENGTH = 160
+"""Samples from one log-mel frame to the next, 10 ms (openai/whisper `audio.py`)."""
+
+
 @dataclass(frozen=True)
 class AudioSpec:
     """How samples become log-mel frames (openai/whisper `audio.py`).
@@ -71,9 +78,9 @@ class AudioSpec:
             openai/whisper's `transcribe` does (normalised log-mel 0.0), not silent samples.
     """
 
-    sample_rate: int = 16000
+    sample_rate: int = SAMPLE_RATE
     n_fft: int = 400
-    hop_length: int = 160
+    hop_length: int = HOP_LENGTH
     chunk_length: int = 30
     log_mel_max: str = "file"
     padding: str = "log_mel_zero"

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.runtime.decoder import VAD_FRAME
-from mwc.runtime.features import HOP_LENGTH, SAMPLE_RATE
 from mwc.runtime.report import Range
+from mwc.runtime.spec import HOP_LENGTH, SAMPLE_RATE
 from mwc.runtime.transcript import Word
 from mwc.runtime.vad import VadOptions, speech_segments
 

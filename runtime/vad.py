@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from mwc.runtime.decoder import VAD_CONTEXT, VAD_FRAME, VAD_STATE_SHAPE
 from mwc.runtime.errors import OptionError
+from mwc.runtime.spec import SAMPLE_RATE
 
 Float32 = npt.NDArray[np.float32]
 
 Vad = Callable[[Float32, Float32], tuple[Float32, Float32]]
 """`Decoder.vad`: float32 [frames, 576] and state [2, 128] -> probabilities [frames] and state."""
 
-SAMPLE_RATE = 16000
 FRAMES_PER_CALL = 512
 """Frames computed in one call while more audio follows: 16 s."""
 
