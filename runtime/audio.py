@@ -238,7 +238,8 @@ def check_several(audios: object) -> None:
         AudioError: it is no iterable of inputs.
     """
     single = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray)
-    if isinstance(audios, single) or not isinstance(audios, Iterable):
+    is_single = isinstance(audios, single) or hasattr(audios, "read")
+    if is_single or not isinstance(audios, Iterable):
         raise AudioError(
             f"the files are given as a {type(audios).__name__}; give a list of them, also of one"
         )

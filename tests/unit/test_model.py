@@ -1,6 +1,7 @@
 """A loaded model as applications use it: from several threads, streams, several files, errors."""
 
 import gc
+import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -391,7 +392,7 @@ def test_options_that_can_be_read_once_hold_for_all_files(model: Model, batch_si
     assert starts == [starts[0]] * 3
 
 
-@pytest.mark.parametrize("audios", ["talk.mp3", b"RIFF", Path("talk.mp3"), AUDIO, 7])
+@pytest.mark.parametrize("audios", ["talk.mp3", b"RIFF", Path("talk.mp3"), io.BytesIO(), AUDIO, 7])
 def test_one_file_is_no_list_of_files(model: Model, audios: Any) -> None:
     with pytest.raises(AudioError, match="give a list of them, also of one"):
         model.transcribe_many(audios)
