@@ -15,8 +15,6 @@ from pathlib import Path
 from engines import ENGINES, GREEDY
 from machine import memory
 
-from mwc.compiler.word_errors import word_errors
-
 
 @dataclass(frozen=True)
 class Job:
@@ -117,6 +115,8 @@ def measure(job: Job) -> Measured:
     result = engine.transcribe(Path(job.audio), *how, long, options)
     end = time.monotonic()
     peak, anonymous, mapped = (memory(name) for name in ("VmHWM", "RssAnon", "RssFile"))
+    from mwc.compiler.word_errors import word_errors  # not before: no engine is to pay for it
+
     errors = word_errors([job.transcript], [result.text], job.language) if job.transcript else None
     begin_clips = time.monotonic()
     texts = [engine.transcribe(Path(clip), *how, options=options).text for clip in job.clips]

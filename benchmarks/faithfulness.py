@@ -35,7 +35,7 @@ from machine import machine
 from segment_parity import Explain, compare_segments
 from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from text_parity import Float32, first_difference, our_samples
-from weights import CACHE, artifact_of, ctranslate2_folder, openai_file
+from weights import artifact_of, cache_of, ctranslate2_folder, openai_file
 from word_parity import Part, read_parts, word_places, word_times
 
 from mwc.compiler.word_errors import WordErrors, word_errors
@@ -96,7 +96,7 @@ def main() -> None:
         name: transcribe_all(mwc, MODES[name], name, clips, samples) for name in arguments.modes
     }
     openai.load(arguments.openai or openai_file(arguments.source), arguments.threads)
-    keep = CACHE / arguments.source.removeprefix("pkg:") / "transcripts"
+    keep = cache_of(str(arguments.openai or arguments.source)) / "transcripts"
     theirs = {run: transcribe_kept(OPENAI, openai, keep, run, clips, samples) for run in RUNS}
     fastest = ENGINES[FASTER]()
     fastest.load(arguments.ctranslate2 or ctranslate2_folder(arguments.source), arguments.threads)
@@ -106,7 +106,14 @@ def main() -> None:
         parts=read_parts((arguments.corpus / COMPOSED).with_suffix(".segments.json")),
         openai=openai,
         theirs=theirs,
-        faster=transcribe_kept(FASTER, fastest, keep, "beam", clips, samples),
+        faster=transcribe_kept(
+            FASTER,
+            fastest,
+            cache_of(str(arguments.ctranslate2 or arguments.source)) / "transcripts",
+            "beam",
+            clips,
+            samples,
+        ),
     )
     report = FaithfulnessReport(
         name=arguments.name,

@@ -23,6 +23,8 @@ class Report:
     seconds: float
     threads: int
     beam_size: int
+    timestamps: bool
+    started: str
     clips: int
     engines: dict[str, list[Measured]]
     start: dict[str, list[float]]
@@ -105,7 +107,8 @@ def engine_lines(report: Report) -> list[str]:
         *table(head, rows),
         "",
         f"{rounds}, the engines in turn, each time in a process of its own kept on "
-        f"{report.threads} CPUs. {search(report).capitalize()}, temperature 0, with timestamps, "
+        f"{report.threads} CPUs. {search(report).capitalize()}, temperature 0, "
+        f"{'with' if report.timestamps else 'without'} timestamps, "
         "the language given, each engine from the file. Batch 8: eight windows at once, which "
         "faster-whisper cuts with its own speech detector. Ratios are to mwc in the same mode, "
         "batched or not; above 1, mwc is faster. "
@@ -164,8 +167,9 @@ def start_lines(report: Report) -> list[str]:
         "",
         *table(["what", "median", "fastest to slowest"], rows),
         "",
-        f"Fresh processes; the short clip is {report.short}, the long file {report.audio}. The "
-        "artifact is ready and its files are in the page cache.",
+        f"Fresh processes, {report.started}, the options at their defaults but for the language; "
+        f"the short clip is {report.short}, the long file {report.audio}. The artifact is ready "
+        "and its files are in the page cache.",
         "",
     ]
 

@@ -142,9 +142,17 @@ def measure_engines(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
     return found
 
 
+def started_precision(arguments: argparse.Namespace) -> str:
+    """The precision whose start is timed: of the first engine that is mwc, else float32."""
+    first = next((name for name in arguments.engines if name.startswith("mwc")), "mwc")
+    return "int8" if first.startswith("mwc int8") else "f32"
+
+
 def measure_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Time importing mwc.runtime, and `mwc run` on the short clip and the long file."""
-    artifact = arguments.artifact or artifact_of(arguments.source)
+    precision = started_precision(arguments)
+    given = arguments.artifact_int8 if precision == "int8" else arguments.artifact
+    artifact = given or artifact_of(arguments.source, precision)
     found: dict[str, list[float]] = {
         "import mwc.runtime": [],
         "mwc run, short clip, to the first word": [],
@@ -153,8 +161,9 @@ def measure_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
     }
     for number in range(max(arguments.rounds, 3)):
         say(f"start, {number + 1}")
-        first, whole = command_seconds(artifact, arguments.short, arguments.threads)
-        long_first, _ = command_seconds(artifact, arguments.audio, arguments.threads)
+        how = arguments.threads, arguments.language
+        first, whole = command_seconds(artifact, arguments.short, *how)
+        long_first, _ = command_seconds(artifact, arguments.audio, *how)
         values = (import_seconds(), first, whole, long_first)
         for times, value in zip(found.values(), values, strict=True):
             times.append(value)
@@ -186,6 +195,8 @@ def main() -> None:
         seconds=duration(arguments.audio),
         threads=arguments.threads,
         beam_size=arguments.beam_size,
+        timestamps=not arguments.without_timestamps,
+        started=started_precision(arguments),
         clips=len(short_clips(arguments.clips, arguments.language)),
         engines=measure_engines(arguments) if "engines" in parts else {},
         start=measure_start(arguments) if "start" in parts else {},

@@ -41,10 +41,12 @@ def import_seconds() -> float:
     return float(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
 
 
-def command_seconds(artifact: Path, audio: Path, threads: int) -> tuple[float, float]:
+def command_seconds(
+    artifact: Path, audio: Path, threads: int, language: str
+) -> tuple[float, float]:
     """Run `mwc run` on an audio file: seconds to the first byte on stdout, and to its exit."""
     line = [sys.executable, "-m", "mwc.cli.main", "run", str(artifact), str(audio)]
-    line += ["--threads", str(threads), "--quiet"]
+    line += ["--threads", str(threads), "--language", language, "--quiet"]
     begin = time.monotonic()
     with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

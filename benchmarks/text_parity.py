@@ -95,7 +95,7 @@ def cause_of(same_text: bool, first: FirstDifference | None) -> str:
     """Name the cause; `same_text` and `first` are of the same samples."""
     if same_text:
         return "samples"
-    return "margin" if first is not None and first.margin < MARGIN else "unexplained"
+    return "margin" if first is not None and abs(first.margin) < MARGIN else "unexplained"
 
 
 def our_samples(path: Path) -> Float32:

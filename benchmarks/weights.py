@@ -5,7 +5,9 @@ folder that faster-whisper opens. The `.pt` file for openai-whisper and the GGML
 whisper.cpp (matrices as float16) are written from the tensors.
 """
 
+import hashlib
 import importlib.util
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -25,6 +27,14 @@ CACHE = Path(__file__).resolve().parent.parent / ".bench"
 """Where what is made here, and the artifacts, are kept between runs."""
 
 
+def cache_of(source: str) -> Path:
+    """The folder of what is made of a source: of a path too one inside CACHE."""
+    name = source.removeprefix("pkg:")
+    if re.fullmatch(r"[\w.-]+", name):
+        return CACHE / name
+    return CACHE / f"{Path(name).name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 @cache
 def artifact_of(source: str, precision: str = "f32") -> Path:
     """Convert a checkpoint for this machine's CPU, anew in each run: the compiler may have changed.
@@ -34,13 +44,13 @@ def artifact_of(source: str, precision: str = "f32") -> Path:
     from mwc.compiler import ConvertOptions, convert
 
     name = "artifact" if precision == "f32" else f"artifact-{precision}"
-    folder = CACHE / source.removeprefix("pkg:") / name
+    folder = cache_of(source) / name
     return convert(source, folder, ConvertOptions(precision=precision, force=True)).artifact
 
 
 def openai_file(source: str) -> Path:
     """Write a checkpoint's tensors as openai-whisper's `.pt`, once."""
-    path = CACHE / source.removeprefix("pkg:") / "openai.pt"
+    path = cache_of(source) / "openai.pt"
     return path if path.is_file() else write_openai_file(source, path)
 
 
@@ -64,7 +74,7 @@ def write_openai_file(source: str, path: Path) -> Path:
 
 def ggml_file(source: str) -> Path:
     """Write a checkpoint as whisper.cpp's GGML file with float16 matrices, once."""
-    path = CACHE / source.removeprefix("pkg:") / "ggml.bin"
+    path = cache_of(source) / "ggml.bin"
     return path if path.is_file() else write_ggml_file(source, path)
 
 
@@ -121,7 +131,7 @@ def ctranslate2_folder(source: str) -> Path:
     """Put the files of a `pkg:` source together as one CTranslate2 folder, once."""
     from mwc.compiler.checkpoint.package import weight_package
 
-    folder = CACHE / source.removeprefix("pkg:") / "ctranslate2"
+    folder = cache_of(source) / "ctranslate2"
     if (folder / "model.bin").is_file():
         return folder
     parts = []

@@ -39,6 +39,17 @@ def test_standard_input_says_the_same(tiny_en_artifact: Path) -> None:
     assert done.stderr == b""
 
 
+def test_the_demo(
+    tiny_en_artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("mwc.cli.demo.artifact_for", lambda source, display: tiny_en_artifact)
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    lines = [line.partition("] ")[2] for line in out.splitlines() if line.startswith("[")]
+    assert " ".join(lines) == TEXT
+    assert f"mwc run {tiny_en_artifact} FILE" in out
+
+
 def test_json_has_whispers_fields(tiny_en_artifact: Path, tmp_path: Path) -> None:
     line = ["run", str(tiny_en_artifact), str(SAMPLE), "-f", "json", "-o", str(tmp_path)]
     assert main(line) == 0

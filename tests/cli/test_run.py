@@ -3,18 +3,19 @@
 import io
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, no_audio
+from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, StandInStream, no_audio
 
 from mwc.cli.main import main
 from mwc.cli.values import temperatures
 from mwc.runtime.errors import ArtifactError, BusyError
 from mwc.runtime.report import Coverage
-from mwc.runtime.transcript import Word
+from mwc.runtime.transcript import Segment, Word
 from mwc.runtime.writers import WRITERS
 
 Captured = pytest.CaptureFixture[str]
@@ -29,6 +30,22 @@ def test_text_goes_to_stdout_and_nothing_else(
     assert err.startswith("mwc: 4.0 s of audio in ")
     assert model.calls == [("a.wav", {})]
     assert model.loads == [(artifact, {"device": "auto", "threads": None})]
+
+
+def test_a_segment_is_printed_before_the_next_is_decoded(
+    model: StandInModel, artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    seen = []
+
+    class Stream(StandInStream):
+        def __iter__(self) -> Iterator[Segment]:
+            for segment in self.transcribe().segments:
+                seen.append(capsys.readouterr().out)
+                yield segment
+
+    monkeypatch.setattr("stand_ins.StandInStream", Stream)
+    assert main(["run", str(artifact), "a.wav"]) == 0
+    assert seen == ["", "Grüße,\n"]
 
 
 def test_what_was_wrong_with_the_audio_is_told(

@@ -22,11 +22,21 @@ def test_as_one_model(random_artifact: Path, random_model: Model, batch_size: in
     options = {**OPTIONS, "batch_size": batch_size}
     expected = list(random_model.transcribe_many(FILES, **options))
     with load_fleet(random_artifact, devices=["cpu", "cpu"], threads=1) as fleet:
+        processes = [worker.process for worker in fleet._workers]
+        shares = [os.sched_getaffinity(process.pid) for process in processes if process]
+        assert set.union(*shares) == os.sched_getaffinity(0)
+        assert not set.intersection(*shares)
         assert fleet.targets == (random_model.target,) * 2
         assert list(fleet.transcribe_many(FILES, **options)) == expected
         found = list(fleet.transcribe_many(["missing.wav", FILES[0]], skip_errors=True, **OPTIONS))
         assert isinstance(found[0], AudioError)
         assert "missing.wav" in str(found[0])
+    assert all(process is not None and process.poll() is not None for process in processes)
+
+
+def test_threads_of_a_process(random_artifact: Path) -> None:
+    with pytest.raises(OptionError, match="threads is 1000"):
+        load_fleet(random_artifact, devices="cpu", threads=1000)
 
 
 def test_a_process_that_dies(random_artifact: Path) -> None:

@@ -197,10 +197,10 @@ def test_silence_is_audio() -> None:
 def test_a_named_pipe_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    writer = threading.Thread(target=lambda: path.write_bytes(wav(tone(2.0))))
+    writer = threading.Thread(target=lambda: path.write_bytes(wav(tone(2.0))), daemon=True)
     writer.start()
     source = open_audio(path)
-    writer.join()
+    writer.join(20)
     for _ in range(2):
         np.testing.assert_array_equal(read(source), tone(2.0) / np.float32(32768))
 

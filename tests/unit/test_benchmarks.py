@@ -89,7 +89,8 @@ def test_a_text_is_explained_by_its_samples_or_a_near_tie() -> None:
     tie = FirstDifference(seek=0, position=1, ours="a", theirs="b", margin=5e-4)
     assert cause_of(True, None) == "samples"
     assert cause_of(False, tie) == "margin"
-    assert cause_of(False, replace(tie, margin=0.01)) == "unexplained"
+    for margin in (0.01, -1.0):
+        assert cause_of(False, replace(tie, margin=margin)) == "unexplained"
     assert cause_of(False, None) == "unexplained"
 
 
@@ -108,6 +109,8 @@ def test_speed_is_told_as_medians_and_ratios(tmp_path: Path) -> None:
         seconds=100.0,
         threads=2,
         beam_size=1,
+        timestamps=True,
+        started="f32",
         clips=20,
         engines={
             "mwc": [measured(2.0), measured(9.0), measured(4.0)],

@@ -4,6 +4,7 @@ Each gets what it gets by itself; none is lost, and none waits for ever.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -418,11 +419,14 @@ def test_a_call_waits_for_its_turn_among_threads(tokenizer: Tokenizer) -> None:
     found: list[Any] = []
     other = threading.Thread(target=lambda: found.extend(file_of(engine, SHORT, 0)), daemon=True)
     other.start()
-    other.join(0.1)
-    assert other.is_alive()  # the model is in a call
+    until = time.monotonic() + 20
+    while not engine._turns._waiting:  # the model is in a call
+        assert time.monotonic() < until
+        time.sleep(0.001)
     device.on_encode = lambda: None
     done.set()
     worker.join(20)
     other.join(20)
     assert found
     assert engine.is_idle
+    assert device.most_together == 2  # its window was taken with the long file's next one
