@@ -20,8 +20,9 @@ from kernel_cases import cases_of
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.bench_cases import prefill_call, step_call
 from mwc.runtime.decoder import PIECE_SAMPLES
+from mwc.runtime.floor import encode_work
 from mwc.runtime.session import Session
-from mwc.runtime.spec import ITEM_BYTES, ModelSpec
+from mwc.runtime.spec import ITEM_BYTES
 from mwc.runtime.threads import open_cpu
 from mwc.runtime.weight_file import tensor_bytes
 
@@ -45,15 +46,6 @@ class Line:
     kind: str = "f32"
 
 
-def encoder_operations(model: ModelSpec) -> float:
-    """Operations of encoding a window: convolutions, layers, the decoder's keys and values."""
-    t, d = model.n_audio_ctx, model.n_audio_state
-    conv = 2 * t * 3 * model.n_mels * d + t * 3 * d * d
-    layer = t * (4 * d * d + 2 * d * model.n_audio_mlp) + 2 * t * t * d
-    cross = 2 * t * d * model.n_text_state
-    return 2.0 * (conv + model.n_audio_layer * layer + model.n_text_layer * cross)
-
-
 def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
     """Time the entry points of one artifact."""
     artifact = open_artifact(path)
@@ -71,7 +63,7 @@ def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
         Line(
             "encode, 1 window",
             *best_seconds(lambda: session.encode(log_mel, top, frames, slot)),
-            operations=encoder_operations(model),
+            operations=encode_work(model, 0.0, 0.0).operations,
             kind=ENCODER_KIND[precision],
         ),
     ]
