@@ -116,6 +116,17 @@ def test_run_converts_a_checkpoint_once(
     assert first.is_relative_to(cache.cache_folder())
 
 
+def test_a_cache_that_cannot_be_made(
+    model: StandInModel, compiler: StandInCompiler, checkpoint: Path, capsys: Captured
+) -> None:
+    (checkpoint.parent / "cache").write_text("a file")
+    assert main(["run", str(checkpoint), "a.wav"]) == 1
+    err = capsys.readouterr().err
+    assert "set MWC_CACHE to another folder" in err
+    assert "converting" not in err
+    assert compiler.calls == []
+
+
 def test_a_changed_checkpoint_is_converted_again(
     model: StandInModel, compiler: StandInCompiler, checkpoint: Path
 ) -> None:

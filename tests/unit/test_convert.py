@@ -367,3 +367,21 @@ def test_a_flipped_bit_in_compiled_code_is_told_before_it_runs(
     mef.write_bytes(bytes(data))
     with pytest.raises(ArtifactError, match=r"SHA-256.*convert"):
         load(copy)
+
+
+def test_a_damaged_tokenizer_is_told_when_it_is_loaded(
+    random_artifact: Path, tmp_path: Path
+) -> None:
+    """Of the same size and as good to read: it would only give other words."""
+    import shutil
+
+    from mwc.runtime import load
+
+    copy = tmp_path / "copy"
+    shutil.copytree(random_artifact, copy)
+    vocabulary = copy / "tokenizer" / "vocab.tiktoken"
+    first, second, *rest = (line.split() for line in vocabulary.read_text().splitlines())
+    swapped = [[second[0], first[1]], [first[0], second[1]], *rest]
+    vocabulary.write_text("".join(f"{token} {rank}\n" for token, rank in swapped))
+    with pytest.raises(ArtifactError, match=r"vocab\.tiktoken does not have the SHA-256"):
+        load(copy)

@@ -105,3 +105,25 @@ def test_the_first_number_holds_for_the_process() -> None:
         assert workers() == 1
         """
     )
+
+
+def test_threads_of_the_program_may_end_meanwhile() -> None:
+    run("""
+        import threading
+        from mwc.runtime import threads
+        set_affinity = os.sched_setaffinity
+        def gone(pid, cpus):
+            if pid != 0:
+                raise ProcessLookupError  # as where it ended after it was listed
+            set_affinity(pid, cpus)
+        os.sched_setaffinity = gone
+        assert open_cpu(1)
+        os.sched_setaffinity = set_affinity
+    """)
+
+
+@pytest.mark.parametrize("threads", ["2", 1.0, True])
+def test_a_number_of_threads_is_whole(threads: object) -> None:
+    run(f"""
+        assert "threads is" in refusal({threads!r})
+    """)
