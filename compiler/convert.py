@@ -102,7 +102,8 @@ def convert(
             package is not installed.
         CompileError: MAX could not compile it.
         VerificationError: it does not compute what the checkpoint computes.
-        ArtifactError: `out` cannot be written.
+        TargetError: it is for a GPU, and the driver of this machine's does not answer.
+        ArtifactError: `out` cannot be written, or somebody else is writing it.
     """
     targets = check_options(options)
     recordings = () if options.calibrate is None else read_recordings(options.calibrate)

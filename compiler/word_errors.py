@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from mwc.runtime.words import LANGUAGES_WITHOUT_SPACES
 
@@ -45,6 +46,7 @@ def word_errors(
     )
 
 
+@cache
 def normaliser(language: str) -> Callable[[str], str]:
     """What makes texts comparable; without spaces between words it sets one after each letter."""
     if language == "en":

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage, detect_languages
-from mwc.runtime.encoding import EncodedWindow, encode_windows
+from mwc.runtime.encoding import EncodedWindow, encode_window
 from mwc.runtime.engine import Engine
 from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions
@@ -97,7 +97,8 @@ class Call:
 
         def listen(decoder: Decoder, slot: int, row: int) -> DetectedLanguage:
             window = first(slot)
-            encode_windows(decoder, [] if window is None else [window])
+            if window is not None:
+                encode_window(decoder, window)
             return detect_languages(decoder, [(slot, row)], self._options.languages)[0]
 
         return self._run(Errand(listen, leaves=first))

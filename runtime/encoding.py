@@ -25,9 +25,9 @@ class EncodedWindow:
     ends_in_silence: bool = False
 
 
-def encode_windows(decoder: Decoder, windows: Sequence[EncodedWindow]) -> None:
-    """Read and encode windows."""
-    encode_read(decoder, [(window, read_window(window)) for window in windows])
+def encode_window(decoder: Decoder, window: EncodedWindow) -> None:
+    """Read and encode a window."""
+    encode_read(decoder, [(window, read_window(window))])
 
 
 def read_window(window: EncodedWindow, still_wanted: Sequence[int] = ()) -> Float32:
@@ -43,16 +43,16 @@ def read_window(window: EncodedWindow, still_wanted: Sequence[int] = ()) -> Floa
 
 
 def encode_read(decoder: Decoder, read: Sequence[tuple[EncodedWindow, Float32]]) -> None:
-    """Encode windows whose frames are read, as many at a time as the decoder wants."""
-    at_once = decoder.encoded_together
-    for first in range(0, len(read), at_once):
-        windows, log_mels = zip(*read[first : first + at_once], strict=True)
-        decoder.encode(
-            np.stack(log_mels),
-            np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
-            np.array([_n_frames(window) for window in windows], dtype=np.int32),
-            np.array([window.slot for window in windows], dtype=np.int32),
-        )
+    """Encode windows whose frames are read, in one call of the decoder; none if there are none."""
+    if not read:
+        return
+    windows, log_mels = zip(*read, strict=True)
+    decoder.encode(
+        np.stack(log_mels),
+        np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
+        np.array([_n_frames(window) for window in windows], dtype=np.int32),
+        np.array([window.slot for window in windows], dtype=np.int32),
+    )
 
 
 def _n_frames(window: EncodedWindow) -> int:

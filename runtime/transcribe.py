@@ -14,7 +14,7 @@ from functools import partial
 from mwc.runtime.call import Call
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage
-from mwc.runtime.encoding import EncodedWindow, encode_windows
+from mwc.runtime.encoding import EncodedWindow, encode_window
 from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, Cancelled
 from mwc.runtime.features import Features
@@ -152,7 +152,7 @@ def align(
     tokens = tokenizer.encode(separator + " ".join(text.split())) if text.split() else []
 
     def find(decoder: Decoder, slot: int, row: int) -> list[WordTiming]:
-        encode_windows(decoder, [EncodedWindow(slot, features, 0, features.n_frames)])
+        encode_window(decoder, EncodedWindow(slot, features, 0, features.n_frames))
         aligner = Aligner(decoder, tokenizer, language)
         return aligner.align(tokens, slot, features.n_frames, row)
 
