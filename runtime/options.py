@@ -123,15 +123,7 @@ class TranscribeOptions:
     def __post_init__(self) -> None:
         for name, read in READERS.items():
             object.__setattr__(self, name, read(name, getattr(self, name)))
-        if self.patience != 1.0 and self.beam_size == 1:
-            raise OptionError(
-                f"patience is {self.patience}, which is for beam search; give beam_size too."
-            )
-        if self.length_penalty is not None and self.beam_size == self.best_of == 1:
-            raise OptionError(
-                f"length_penalty is {self.length_penalty:g}, which ranks beams and samples; give "
-                "beam_size or best_of too."
-            )
+        self._check_search()
         if self.without_timestamps and self.max_initial_timestamp not in (None, 1.0):
             raise OptionError(
                 f"max_initial_timestamp is {self.max_initial_timestamp:g}, but there are no "
@@ -152,6 +144,29 @@ class TranscribeOptions:
                 raise OptionError(
                     f"{name} is {value!r}, but it works on words; give word_timestamps=True too."
                 )
+
+    def _check_search(self) -> None:
+        """Beams are for temperature 0, samples for those above, and each has options of its own."""
+        if self.patience != 1.0 and self.beam_size == 1:
+            raise OptionError(
+                f"patience is {self.patience}, which is for beam search; give beam_size too."
+            )
+        if self.length_penalty is not None and self.beam_size == self.best_of == 1:
+            raise OptionError(
+                f"length_penalty is {self.length_penalty:g}, which ranks beams and samples; give "
+                "beam_size or best_of too."
+            )
+        temperatures = ", ".join(f"{value:g}" for value in self.temperature)
+        if self.beam_size > 1 and 0.0 not in self.temperature:
+            raise OptionError(
+                f"beam_size is {self.beam_size}, which is for temperature 0, and temperature is "
+                f"{temperatures}; give 0 as well, or leave beam_size out."
+            )
+        if self.best_of > 1 and not any(self.temperature):
+            raise OptionError(
+                f"best_of is {self.best_of}, which is for temperatures above 0, and temperature "
+                "is 0; give one above 0, or leave best_of out."
+            )
 
     def _check_languages(self) -> None:
         """Options on detecting the language mean nothing where it is given."""

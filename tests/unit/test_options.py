@@ -141,6 +141,28 @@ def test_what_cannot_be_done_is_said(name: str, value: Any, message: str) -> Non
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"beam_size": 5, "temperature": (0.2, 0.4)},
+            "beam_size is 5, which is for temperature 0, and temperature is 0.2, 0.4; give 0 as "
+            "well, or leave beam_size out.",
+        ),
+        (
+            {"best_of": 5, "temperature": 0},
+            "best_of is 5, which is for temperatures above 0, and temperature is 0; give one "
+            "above 0, or leave best_of out.",
+        ),
+    ],
+)
+def test_a_search_that_no_temperature_uses_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        make_options(**given)
+    assert str(caught.value) == message
+    assert make_options(**given | {"temperature": (0.0, 0.2)}).temperature == (0.0, 0.2)
+
+
 def test_options_made_directly_are_checked_too() -> None:
     assert TranscribeOptions(language="French").language == "fr"
     with pytest.raises(OptionError):
