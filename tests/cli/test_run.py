@@ -68,7 +68,7 @@ def test_options_arrive_as_openai_whisper_names_them(model: StandInModel, artifa
         "--condition_on_previous_text False --no_speech_threshold None --logprob-threshold=-2 "
         "--clip_timestamps 0,2 --suppress_tokens -1 --sample-len 8 --beam_size 3 --best-of 2 "
         "--patience 1.5 --length_penalty 0.6 --seed 7 --word_timestamps False "
-        "--temperature 0 --temperature_increment_on_fallback None"
+        "--temperature 0 --temperature_increment_on_fallback 0.5"
     )
     assert main(["run", str(artifact), *line.split()]) == 0
     assert model.calls[0][1] == {
@@ -88,7 +88,7 @@ def test_options_arrive_as_openai_whisper_names_them(model: StandInModel, artifa
         "length_penalty": 0.6,
         "seed": 7,
         "word_timestamps": False,
-        "temperature": (0.0,),
+        "temperature": (0.0, 0.5, 1.0),
     }
 
 
