@@ -6,8 +6,10 @@ its file to its last segment.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,14 +21,16 @@ from mwc.runtime.bench_cases import (
     LOG_MEL,
     PREFILL,
     ROWS,
+    Case,
     cases_of,
     fill_windows,
     step_name,
 )
 from mwc.runtime.floor import Rates, measure_rates
-from mwc.runtime.model import load
+from mwc.runtime.model import Model, load
 from mwc.runtime.platform import cpu_model, usable_cpus
 from mwc.runtime.progress import Progress, ProgressEvent, silent
+from mwc.runtime.session import Session
 from mwc.runtime.transcript import Transcript
 
 STAGE_SECONDS = 1.0
@@ -162,41 +166,13 @@ def bench(
     target = model.session.target
     n_threads = threads or usable_cpus()
     cases = tuple(cases_of(model.session))
-    total = len(cases) + rounds + 2
-    done = 0
-
-    def step(what: str) -> None:
-        nonlocal done
-        progress(ProgressEvent(f"measure {what}", done, total, "stages"))
-        done += 1
-
-    step("transcribing")
-    transcripts, clip_seconds = [model.transcribe(audio, temperature=0.0)], []
-    for _ in range(rounds):
-        step("transcribing")
-        begin = time.perf_counter()
-        transcripts.append(model.transcribe(audio, temperature=0.0))
-        clip_seconds.append(time.perf_counter() - begin)
-    timed = []
-    model.session.reserve(max(ROWS), max(ROWS))
-    fill_windows(model.session)
-    for case in cases:
-        step(case.name)
-        timed.append((case, _times(case.run)))
+    step = _counter(progress, len(cases) + rounds + 2)
+    transcript, clip_seconds = _time_clip(model, audio, rounds, step)
+    seconds = _time_cases(model.session, cases, step)
     memory = memory_mib()
     step("this machine")
     rates = measure_rates(n_threads) if target.device == "cpu" else None
-    stages = tuple(
-        Stage(
-            case.name,
-            median(seconds),
-            float(np.percentile(seconds, 95)),
-            len(seconds),
-            rates.seconds(case.work, case.speedup) if rates and case.work else None,
-            case.tokens,
-        )
-        for case, seconds in timed
-    )
+    stages = tuple(map(partial(_stage, rates), cases, seconds))
     return BenchReport(
         artifact=str(path),
         target=target.name,
@@ -207,8 +183,58 @@ def bench(
         load_seconds=load_seconds,
         rates=rates,
         stages=stages,
-        clip=_clip_time(str(audio), transcripts[-1], clip_seconds, stages),
+        clip=_clip_time(str(audio), transcript, clip_seconds, stages),
         memory=memory,
+    )
+
+
+def _counter(progress: Progress, total: int) -> Callable[[str], None]:
+    """Returns what tells `progress` that the next of `total` stages begins, by its name."""
+    numbers = count()
+
+    def step(what: str) -> None:
+        progress(ProgressEvent(f"measure {what}", next(numbers), total, "stages"))
+
+    return step
+
+
+def _time_clip(
+    model: Model, audio: str | Path, rounds: int, step: Callable[[str], None]
+) -> tuple[Transcript, list[float]]:
+    """Transcribe a clip once more than `rounds`: what was said, and the seconds of each round."""
+    step("transcribing")
+    transcript = model.transcribe(audio, temperature=0.0)
+    seconds: list[float] = []
+    for _ in range(rounds):
+        step("transcribing")
+        begin = time.perf_counter()
+        transcript = model.transcribe(audio, temperature=0.0)
+        seconds.append(time.perf_counter() - begin)
+    return transcript, seconds
+
+
+def _time_cases(
+    session: Session, cases: Sequence[Case], step: Callable[[str], None]
+) -> list[list[float]]:
+    """The seconds of each run of every case."""
+    session.reserve(max(ROWS), max(ROWS))
+    fill_windows(session)
+    seconds: list[list[float]] = []
+    for case in cases:
+        step(case.name)
+        seconds.append(_times(case.run))
+    return seconds
+
+
+def _stage(rates: Rates | None, case: Case, seconds: list[float]) -> Stage:
+    """What a case's runs took, and what they would take at least."""
+    return Stage(
+        case.name,
+        median(seconds),
+        float(np.percentile(seconds, 95)),
+        len(seconds),
+        rates.seconds(case.work, case.speedup) if rates and case.work else None,
+        case.tokens,
     )
 
 
