@@ -47,7 +47,7 @@ FOREIGN = {
     "--print-progress": "progress is shown on stderr by itself: leave it out",
     "--no-prints": "use --quiet",
     "--pretty-json": "pipe --output-format json through a formatter",
-    "--device-index": "mwc 0.1 uses the first device of a kind: leave it out",
+    "--device-index": "use --device gpu:1 for the second GPU, and so on",
     "--no-gpu": "use --device cpu",
     "--processors": "use --threads",
     "--batched": "use --batch-size with a number above 1",

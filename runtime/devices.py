@@ -48,6 +48,18 @@ def parse_device(device: str) -> tuple[str, int | None]:
     return kind, int(index)
 
 
+def the_one(present: dict[int, tuple[str, str]], index: int) -> dict[int, tuple[str, str]]:
+    """Of the accelerators at hand the one of this number.
+
+    Raises:
+        OptionError: there are others, and not this one.
+    """
+    if present and index not in present:
+        names = ", ".join(f"gpu:{i}" for i in present)
+        raise OptionError(f"device is 'gpu:{index}', which is not here; there is {names}.")
+    return {i: accelerator for i, accelerator in present.items() if i == index}
+
+
 def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
     """The names, from "gpu:0" on, of the accelerators that the artifact has code for.
 

@@ -11,7 +11,7 @@ from mwc.runtime.artifact import TargetEntry
 from mwc.runtime.checks import check_shapes
 from mwc.runtime.errors import DeviceError, first_line
 from mwc.runtime.platform import free_memory
-from mwc.runtime.slot_memory import Sizes, cache_bytes
+from mwc.runtime.slot_memory import Sizes
 from mwc.runtime.spec import GraphSignature, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class GraphCaller:
         }
 
     def held_bytes(self) -> int:
-        """Bytes that the caches take now."""
-        signatures = [signature for signature, _ in self.graphs.values()]
-        return cache_bytes(signatures, self.sizes) if self._caches else 0
+        """Bytes of the caches that have been made."""
+        return sum(cache.num_elements * cache.element_size for cache in self._caches.values())
 
     def free_memory(self) -> int | None:
         """Bytes that the device has left; None if nobody knows."""

@@ -31,7 +31,7 @@ from mwc.runtime.decoder import (
     StepBatch,
 )
 from mwc.runtime.device_graph import DeviceGraph
-from mwc.runtime.devices import accelerators, open_device, parse_device
+from mwc.runtime.devices import accelerators, open_device, parse_device, the_one
 from mwc.runtime.errors import OptionError
 from mwc.runtime.graph_caller import GraphCaller
 from mwc.runtime.graph_files import load_graphs, load_weights
@@ -76,7 +76,7 @@ class Session:
         device, index = parse_device(device)
         present = accelerators(artifact.manifest.targets, device)
         if index is not None:
-            present = {i: accelerator for i, accelerator in present.items() if i == index}
+            present = the_one(present, index)
         self._target = select_target(artifact, device, present.values())
         where = open_device(self._target, present, threads)
         # MAX reads the weights where they are, so they are held as long as the graphs.

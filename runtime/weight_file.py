@@ -30,6 +30,7 @@ ALIGNMENT = 64
 _CHUNK = 1 << 24
 _HEADER_LIMIT = 100_000_000  # bytes; the limit the safetensors package sets
 _PAD = "__pad__"
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 # TensorSpec dtype: (safetensors name, numpy type that carries it). numpy has no bfloat16: its bits.
 _DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -143,7 +144,7 @@ def read_header(file: BinaryIO, path: Path) -> dict[str, Placed]:
         entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
         placed = {name: _placed(entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise ArtifactError(f"{path} has a safetensors header that cannot be read.") from error
     for name, entry in placed.items():
         if not 8 + length <= entry.start <= entry.end <= size or _declared(entry) is False:

@@ -72,6 +72,7 @@ def _range(name: str, entry: Any, path: Path) -> tuple[int, int, str]:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        sound = sound and isinstance(dtype, str)
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:

@@ -375,6 +375,21 @@ def test_steps_from_copies_of_their_inputs(
     assert moved is not kept  # the caches are others
 
 
+def test_memory_that_caches_hold(random_artifact: Path) -> None:
+    """Those that have been made, and no more: what is not there yet has to fit."""
+    caller = Session(open_artifact(random_artifact), n_windows=2, n_rows=3).caller
+    assert caller.held_bytes() == 0
+    specs = [spec for signature, _ in caller.graphs.values() for spec in signature.inputs]
+    of_windows = next(spec for spec in specs if spec.mutable and "windows" in spec.shape)
+    of_rows = next(spec for spec in specs if spec.mutable and "row_slots" in spec.shape)
+    n_bytes = caller.cache(of_windows).to_numpy().nbytes
+    assert caller.held_bytes() == n_bytes
+    caller.cache(of_rows)
+    assert caller.held_bytes() > n_bytes
+    caller.resize({"windows": 2, "row_slots": 30})
+    assert caller.held_bytes() == n_bytes
+
+
 def test_slots_that_do_not_fit_are_refused(
     random_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ FIRST = "model.encoder.conv1.weight"
         (lambda h: h[FIRST].update(shape=[2**62, 2**62]), "its header is damaged"),
         (lambda h: h[FIRST].update(shape="big"), "without dtype, shape or place"),
         (lambda h: h[FIRST].pop("dtype"), "without dtype, shape or place"),
+        (lambda h: h[FIRST].update(dtype=["F32"]), "without dtype, shape or place"),
         (lambda h: h.update({FIRST: []}), "without dtype, shape or place"),
         (lambda h: h.pop(FIRST), "its header is damaged"),
         (lambda h: h.update(more={**h[FIRST]}), "its header is damaged"),
@@ -326,13 +327,33 @@ def test_flipped_header_bytes_are_never_more_than_refused(
     assert contents.tensors
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(key=st.sampled_from(["dtype", "shape", "data_offsets"]), value=VALUES)
+def test_any_value_in_a_safetensors_header_is_never_more_than_refused(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    path = tmp_path_factory.mktemp("values") / "model.safetensors"
+    path.write_bytes(_binary("hf-safetensors", tmp_path_factory))
+    edit_header(path, lambda h: h[FIRST].update({key: value}))
+    with suppress(CheckpointError, UnsupportedModel):
+        read_safetensors(path)
+
+
 _BINARIES: dict[str, bytes] = {}
 
 
 def _binary(layout: str, factory: pytest.TempPathFactory) -> bytes:
     if layout not in _BINARIES:
         path = write_tiny_checkpoint(factory.mktemp(layout), layout=layout, **SMALL)
-        _BINARIES[layout] = (path if path.is_file() else path / "model.bin").read_bytes()
+        name = "model.safetensors" if layout == "hf-safetensors" else "model.bin"
+        _BINARIES[layout] = (path if path.is_file() else path / name).read_bytes()
     return _BINARIES[layout]
 
 

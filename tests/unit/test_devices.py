@@ -10,7 +10,13 @@ from small_artifact import target, write_small_artifact
 
 from mwc.runtime import graph_files
 from mwc.runtime.artifact import Artifact, open_artifact, select_target
-from mwc.runtime.devices import accelerator_names, accelerators, open_device, parse_device
+from mwc.runtime.devices import (
+    accelerator_names,
+    accelerators,
+    open_device,
+    parse_device,
+    the_one,
+)
 from mwc.runtime.errors import MemoryShortage, OptionError, TargetError
 from mwc.runtime.graph_files import load_weights
 
@@ -114,6 +120,15 @@ def test_names_of_devices() -> None:
     for device in ("gpu:", "gpu:one", "gpu:-1"):
         with pytest.raises(OptionError, match="the first GPU is gpu:0"):
             parse_device(device)
+
+
+def test_one_of_several_by_its_number() -> None:
+    present = {0: ("cuda", "sm_80"), 1: ("cuda", "sm_90")}
+    assert the_one(present, 1) == {1: ("cuda", "sm_90")}
+    assert the_one({}, 1) == {}  # what the artifact needs is told then
+    with pytest.raises(OptionError) as caught:
+        the_one(present, 2)
+    assert str(caught.value) == "device is 'gpu:2', which is not here; there is gpu:0, gpu:1."
 
 
 def test_weights_that_do_not_fit(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,7 @@ LIES: dict[str, Callable[[Header], None]] = {
     "left over": lambda h: h.update(more={**h[NAME]}),
     "no offsets": lambda h: h[NAME].pop("data_offsets"),
     "not an object": lambda h: h.update({NAME: 3}),
+    "a size without end": lambda h: h[NAME].update(shape=[math.inf]),
 }
 
 
