@@ -6,7 +6,6 @@ tiktoken's, so that texts and ids are those of openai/whisper `whisper/tokenizer
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -116,17 +115,24 @@ def _read_vocabulary(path: Path) -> dict[bytes, int]:
     try:
         for line in path.read_bytes().splitlines():
             token, rank = line.rsplit(b" ", 1)
-            # The multilingual vocabulary holds one empty token, written "" or, by openai, "=".
-            digits = token.rstrip(b"=")
-            padding = b"=" * (-len(digits) % 4)
-            ranks[base64.b64decode(digits + padding, validate=True)] = int(rank)
+            ranks[decode_token(token)] = int(rank)
     except OSError as error:
         raise ArtifactError(_unreadable(path, error)) from None
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise ArtifactError(f"{path} is damaged; convert the checkpoint again.") from None
     if not all(bytes([b]) in ranks for b in range(256)) or len(set(ranks.values())) != len(ranks):
         raise ArtifactError(f"{path} is damaged; convert the checkpoint again.")
     return ranks
+
+
+def decode_token(written: bytes) -> bytes:
+    """The bytes of a token that a `.tiktoken` file has in base64; the empty one is "" or "=".
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    digits = written.rstrip(b"=")
+    return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
 
 
 def _read_special_tokens(path: Path) -> dict[str, int]:

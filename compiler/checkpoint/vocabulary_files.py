@@ -6,8 +6,6 @@ CTranslate2: `vocabulary.json` or `.txt`, all tokens by line. openai/whisper and
 artifacts: `*.tiktoken`, base64 and rank by line.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from mwc.compiler.checkpoint.contents import RawVocabulary, named_files
 from mwc.compiler.checkpoint.files import read_json, read_json_value, read_text
 from mwc.compiler.vocabulary import EOT
 from mwc.runtime.errors import CheckpointError
+from mwc.runtime.tokenizer import decode_token
 
 _SPECIAL = re.compile(r"<\|[^|]+\|>")
 
@@ -194,8 +193,8 @@ def _tiktoken_tokens(lines: Iterable[str], path: Path) -> Iterator[bytes]:
     for expected, line in enumerate(lines):
         digits, _, rank = line.rpartition(" ")
         try:
-            token = base64.b64decode(digits.rstrip("=") + "=" * (-len(digits.rstrip("=")) % 4))
-        except (ValueError, binascii.Error):
+            token = decode_token(digits.encode())
+        except ValueError:
             token = None
         if token is None or rank != str(expected):
             raise CheckpointError(

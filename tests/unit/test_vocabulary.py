@@ -185,6 +185,7 @@ def test_tiktoken_file_of_another_model_is_refused(tmp_path: Path) -> None:
         ("vocabulary.json", "{}", "not a list"),
         ("vocabulary.txt", "a\nb\n", "no <|endoftext|>"),
         ("x.tiktoken", "IQ== 0\nIg== 2\n", "line 2"),
+        ("x.tiktoken", "IQ== 0\nI*g== 1\n", "line 2"),
         ("x.tiktoken", "what is this\n", "line 1"),
         ("notes.md", "# Notes", "no tokenizer"),
     ],
