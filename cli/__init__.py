@@ -1,1 +1,1 @@
-"""The command line: `mwc convert`, `run`, `inspect`, `verify`, `demo`."""
+"""The command line: `mwc convert`, `run`, `inspect`, `verify`, `bench`, `demo`."""

@@ -141,8 +141,8 @@ def transcribe_all(model: "Model", job: Job, display: Display) -> int:
     """Transcribe every input and return how many could not be.
 
     With one input its error is raised; with several it is told, and the others go on, also where
-    a transcript cannot be written. With
-    --batch-size several are decoded together; their texts come in order all the same.
+    a transcript cannot be written. With --batch-size several are decoded together; their texts
+    come in order all the same.
 
     Raises:
         AudioError, OutputError: the only input cannot be used as audio, or its text written.

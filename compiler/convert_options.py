@@ -69,7 +69,11 @@ def check_options(options: ConvertOptions) -> tuple[Target, ...]:
 
 
 def check_precision(target: Target, precision: str) -> None:
-    """Refuse int8 on a GPU, which has no kernels for it."""
+    """Refuse int8 on a GPU, which has no kernels for it.
+
+    Raises:
+        OptionError: that is what is asked for.
+    """
     if precision == "int8" and target.device != "cpu":
         raise OptionError(
             f"precision int8 is for CPUs, and {target.name} is not one; "

@@ -278,7 +278,11 @@ def _maker(
 
 
 def cast_weight(value: Float32, spec: TensorSpec) -> Array:
-    """float32 -> the stored dtype; bfloat16 as uint16 bit patterns, rounded to nearest even."""
+    """float32 -> the stored dtype; bfloat16 as uint16 bit patterns, rounded to nearest even.
+
+    Raises:
+        WeightMismatch: a value is too large for float16.
+    """
     if spec.dtype == "bfloat16":
         bits = np.ascontiguousarray(value, np.float32).view(np.uint32)
         rounding = ((bits >> 16) & 1) + np.uint32(0x7FFF)

@@ -38,7 +38,7 @@ def load_fleet(
         threads: CPU threads of each process; None for all of its CPUs.
 
     Raises:
-        ArtifactError, TargetError, OptionError: as for `load`.
+        ArtifactError, TargetError, OptionError, MemoryShortage: as for `load`.
         DeviceError: a process ended while it loaded.
     """
     artifact = open_artifact(path)

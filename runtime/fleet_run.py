@@ -48,7 +48,13 @@ class FleetRun:
         self._next = 0
 
     def results(self, options: dict[str, Any]) -> Generator[Found, None, None]:
-        """Work, and give what is next in order as soon as it is there."""
+        """Work, and give what is next in order as soon as it is there.
+
+        Raises:
+            BusyError: workers are at the files of another run.
+            Cancelled: the caller wants no more.
+            DeviceError: no worker is left, or the fleet was closed.
+        """
         if any(worker.busy for worker in self._workers):
             raise BusyError(
                 "the fleet is still transcribing; take all of its transcripts or close their "

@@ -100,7 +100,11 @@ class GraphCaller:
     def call(
         self, name: str, run: "Callable[..., Sequence[Buffer]]", arguments: "Sequence[Buffer]" = ()
     ) -> "Sequence[Buffer]":
-        """Have MAX run an entry point; what it says of a failure becomes one sentence."""
+        """Have MAX run an entry point.
+
+        Raises:
+            DeviceError: it failed; what MAX says of it becomes one sentence.
+        """
         try:
             return scheduling.call(run, arguments)
         except (RuntimeError, ValueError) as error:

@@ -35,7 +35,7 @@ def load(
     Args:
         path: the folder `mwc convert` wrote.
         device: "auto" (a GPU when the artifact has code for one that is here, else the CPU),
-            "cpu", "gpu", or the name of one of the artifact's targets.
+            "cpu", "gpu", "gpu:1" for the second, or the name of one of the artifact's targets.
         threads: CPU threads; None for all that this process may use.
         lanes: windows that calls from several threads may have decoded at the same time; a call's
             own `batch_size` may be more. Memory for them is taken when they are needed.
@@ -44,6 +44,7 @@ def load(
         ArtifactError: it is missing, damaged, or of another format or MAX version.
         TargetError: it holds nothing that this machine can run.
         OptionError: an argument is not allowed.
+        MemoryShortage: its weights do not fit on the GPU.
     """
     return Model(open_artifact(path), device=device, threads=threads, lanes=lanes)
 
@@ -256,7 +257,8 @@ class Model:
 
         Raises:
             OptionError: the model knows English only, or lacks one of `languages`.
-            AudioError, BusyError: as for `transcribe`.
+            AudioError: the audio cannot be used.
+            BusyError: the audio calls the model that waits for it.
         """
         options = make_options(languages=languages)
         check_for_model(options, self.spec)
@@ -280,7 +282,7 @@ class Model:
             AudioError: the audio cannot be used, or is too short or too long.
             OptionError: the text has more tokens than the model's context holds, or names a
                 special token; the language is unknown to the model, or not text.
-            BusyError: the audio or `cancel` calls the model that waits for it.
+            BusyError: the audio calls the model that waits for it.
         """
         if not isinstance(text, str):
             raise OptionError(f"text is {text!r}; it takes text.")

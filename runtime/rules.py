@@ -252,7 +252,11 @@ def _sample(row: Float32, temperature: float, uniform: float) -> int:
 def filter_logits(
     logits: Float32, suppress: Float32, rule_states: Int32, spec: WhisperSpec
 ) -> Float32:
-    """Return a copy of the logits, float32 [rows, n_vocab], with -inf where a rule forbids."""
+    """Return a copy of the logits, float32 [rows, n_vocab], with -inf where a rule forbids.
+
+    Raises:
+        ValueError: there are not as many rows of `rule_states`.
+    """
     if rule_states.shape != (len(logits), RULE_STATE_SIZE):
         raise ValueError(f"rule_states is {rule_states.shape} for {len(logits)} rows of logits")
     filtered = np.empty(logits.shape, dtype=np.float32)

@@ -58,6 +58,7 @@ class Session:
             cannot have that many `threads`.
         TargetError: no target of the artifact can run here.
         ArtifactError: its files do not fit each other.
+        MemoryShortage: its weights do not fit on the GPU.
     """
 
     def __init__(
