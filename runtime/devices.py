@@ -48,18 +48,6 @@ def parse_device(device: str) -> tuple[str, int | None]:
     return kind, int(index)
 
 
-def the_one(present: dict[int, tuple[str, str]], index: int) -> dict[int, tuple[str, str]]:
-    """Of the accelerators at hand the one of this number.
-
-    Raises:
-        OptionError: there are others, and not this one.
-    """
-    if present and index not in present:
-        names = ", ".join(f"gpu:{i}" for i in present)
-        raise OptionError(f"device is 'gpu:{index}', which is not here; there is {names}.")
-    return {i: accelerator for i, accelerator in present.items() if i == index}
-
-
 def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
     """The names, from "gpu:0" on, of the accelerators that the artifact has code for.
 
@@ -76,13 +64,15 @@ def accelerator_names(artifact: Artifact) -> tuple[str, ...]:
 
 
 def accelerators(
-    targets: Sequence[TargetEntry], device: str = "auto"
+    targets: Sequence[TargetEntry], device: str = "auto", index: int | None = None
 ) -> dict[int, tuple[str, str]]:
     """(API, architecture) of the accelerators at hand by their numbers.
 
-    They are not asked for where no target needs one, or `device` is a CPU.
+    They are not asked for where no target needs one, or `device` is a CPU; with an `index` only
+    that one is, as asking takes some of its memory.
 
     Raises:
+        OptionError: there are accelerators, but none of that `index`.
         TargetError: their driver does not answer.
     """
     wanted = [target for target in targets if device in ("auto", "gpu", target.name)]
@@ -92,12 +82,23 @@ def accelerators(
 
     try:
         api, count = accelerator_api(), accelerator_count()
-        return {i: (api, Accelerator(i).architecture_name) for i in range(count)}
+        numbers = [i for i in range(count) if index in (None, i)]
+        found = {i: (api, Accelerator(i).architecture_name) for i in numbers}
     except (RuntimeError, ValueError) as error:
         raise TargetError(
             f"the GPUs of this machine do not answer: {first_line(error)}; update their driver, or "
             "use the CPU (--device cpu)."
         ) from error
+    if count and not found:
+        names = ", ".join(f"gpu:{i}" for i in range(count))
+        raise OptionError(f"device is 'gpu:{index}', which is not here; there is {names}.")
+    return found
+
+
+def device_memory(device: "Device") -> int:
+    """Bytes that a GPU has left; those of all its memory where it does not tell."""
+    stats = device.stats
+    return int(stats["free_memory"]) or int(stats["total_memory"])
 
 
 def open_device(

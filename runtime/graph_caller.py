@@ -1,6 +1,7 @@
 """Calls of compiled entry points: numpy in, numpy out, and the attention caches between them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from mwc.runtime import scheduling
 from mwc.runtime.artifact import TargetEntry
 from mwc.runtime.checks import check_shapes
+from mwc.runtime.devices import device_memory
 from mwc.runtime.errors import DeviceError, first_line
 from mwc.runtime.platform import free_memory
 from mwc.runtime.slot_memory import Sizes
@@ -62,7 +64,7 @@ class GraphCaller:
         """Bytes that the device has left; None if nobody knows."""
         if self._target.device == "cpu":
             return free_memory()
-        return int(self.device.stats["free_memory"])
+        return device_memory(self.device)
 
     def run(
         self, name: str, inputs: Mapping[str, Array], *, fetch: tuple[str, ...] | None = None
@@ -73,17 +75,18 @@ class GraphCaller:
         """
         signature, graph = self.graphs[name]
         check_shapes(signature, inputs)
-        buffers = {
-            spec.name: self.upload(spec, inputs[spec.name])
-            for spec in signature.inputs
-            if not spec.mutable
-        }
-        results = self.call(name, graph.execute, self.arguments(signature, buffers))
-        return {
-            spec.name: result.to_numpy()
-            for spec, result in zip(signature.outputs, results, strict=True)
-            if fetch is None or spec.name in fetch
-        }
+        with self.reporting(name):
+            buffers = {
+                spec.name: self.upload(spec, inputs[spec.name])
+                for spec in signature.inputs
+                if not spec.mutable
+            }
+            results = scheduling.call(graph.execute, self.arguments(signature, buffers))
+            return {
+                spec.name: result.to_numpy()
+                for spec, result in zip(signature.outputs, results, strict=True)
+                if fetch is None or spec.name in fetch
+            }
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was told."""
@@ -97,16 +100,18 @@ class GraphCaller:
             self.cache(spec) if spec.mutable else buffers[spec.name] for spec in signature.inputs
         ]
 
-    def call(
-        self, name: str, run: "Callable[..., Sequence[Buffer]]", arguments: "Sequence[Buffer]" = ()
-    ) -> "Sequence[Buffer]":
-        """Have MAX run an entry point.
+    @contextmanager
+    def reporting(self, name: str) -> Iterator[None]:
+        """Have what MAX says while an entry point runs told in one sentence.
+
+        A GPU works on behind its caller, so a failure may come out where results are fetched, or
+        with the next call.
 
         Raises:
-            DeviceError: it failed; what MAX says of it becomes one sentence.
+            DeviceError: MAX failed.
         """
         try:
-            return scheduling.call(run, arguments)
+            yield
         except (RuntimeError, ValueError) as error:
             elsewhere = "" if self._target.device == "cpu" else ", on the CPU if it fails again"
             raise DeviceError(

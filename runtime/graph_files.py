@@ -9,6 +9,7 @@ from mwc.runtime.artifact import (
     map_weights,
     stored_weights,
 )
+from mwc.runtime.devices import device_memory
 from mwc.runtime.errors import ArtifactError, MemoryShortage, first_line
 from mwc.runtime.spec import GraphSignature
 
@@ -75,7 +76,7 @@ def load_graphs(
 
 def _check_memory(needed: int, target: TargetEntry, device: "Device") -> None:
     """Refuse weights that the device has no room for."""
-    free = int(device.stats["free_memory"])
+    free = device_memory(device)
     if needed > free:
         raise MemoryShortage(
             f"the {target.precision} weights need {needed / 2**30:.1f} GiB on {target.name}, where "

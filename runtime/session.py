@@ -31,10 +31,11 @@ from mwc.runtime.decoder import (
     StepBatch,
 )
 from mwc.runtime.device_graph import DeviceGraph
-from mwc.runtime.devices import accelerators, open_device, parse_device, the_one
+from mwc.runtime.devices import accelerators, open_device, parse_device
 from mwc.runtime.errors import OptionError
 from mwc.runtime.graph_caller import GraphCaller
 from mwc.runtime.graph_files import load_graphs, load_weights
+from mwc.runtime.prefill_groups import PROMPT_TOKENS, in_groups, joined
 from mwc.runtime.slot_memory import cache_bytes, check_memory, work_bytes
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.step_calls import StepCalls
@@ -75,9 +76,7 @@ class Session:
                 raise OptionError(f"{name} is {value}; it must be at least 1.")
         self._artifact = artifact
         device, index = parse_device(device)
-        present = accelerators(artifact.manifest.targets, device)
-        if index is not None:
-            present = the_one(present, index)
+        present = accelerators(artifact.manifest.targets, device, index)
         self._target = select_target(artifact, device, present.values())
         where = open_device(self._target, present, threads)
         # MAX reads the weights where they are, so they are held as long as the graphs.
@@ -168,12 +167,22 @@ class Session:
         work = work_bytes(self.spec.model, min(sizes["windows"], self.encoded_together))
         needed = cache_bytes(signatures, sizes) - self._caller.held_bytes() + work
         check_memory(needed, self._caller.free_memory(), sizes, self._target.name)
+        self._steps.forget()
         self._caller.resize(sizes)
 
     def prefill(
         self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1
     ) -> PrefillResult:
         """Run prompts and choose each row's first token; see `Decoder.prefill`."""
+        check_distinct(np.array([row.row for row in rows]))
+        found = [
+            self._prefill(group, suppress, n_candidates) for group in in_groups(rows, PROMPT_TOKENS)
+        ]
+        return found[0] if len(found) == 1 else joined(found)
+
+    def _prefill(
+        self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int
+    ) -> PrefillResult:
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths[:-1]])
         last = starts + np.array(lengths) - 1

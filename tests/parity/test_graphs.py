@@ -1,6 +1,6 @@
 """The entry points together: prompts and steps, rows and windows, padding, alignment, refusals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -336,6 +336,36 @@ def test_copies_that_cannot_be_made_are_refused(session: Session) -> None:
         session.copy_rows(ints(0), ints(1, 2), ints(5))
 
 
+def test_many_prompts_run_in_groups(random_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(open_artifact(random_artifact), n_windows=2, n_rows=4)
+    encode(session, window_of(session, 0), 0)
+    encode(session, window_of(session, 1), 1)
+    given = [
+        PrefillRow(
+            tuple(prompt), slot, slot % 2, 0, Row(session, prompt, slot, slot % 2, True).state
+        )
+        for slot, prompt in enumerate(prompts(session))
+    ]
+    at_once = session.prefill(given, mask(session), 2)
+    calls: list[int] = []
+    run = session.caller.run
+
+    def counted(name: str, inputs: dict[str, Any], **options: Any) -> Any:
+        calls.append(len(inputs["tokens"]))
+        return run(name, inputs, **options)
+
+    monkeypatch.setattr(session.caller, "run", counted)
+    monkeypatch.setattr("mwc.runtime.session.PROMPT_TOKENS", 20)
+    in_groups = session.prefill(given, mask(session), 2)
+    assert calls == [7, 18, 43]  # of 3, 4, 18 and 43 tokens
+    assert np.array_equal(in_groups.choice.candidates, at_once.choice.candidates)
+    for attribute in ("no_speech_probs", "language_probs"):
+        assert np.array_equal(getattr(in_groups, attribute), getattr(at_once, attribute))
+    assert np.array_equal(in_groups.choice.candidate_logprobs, at_once.choice.candidate_logprobs)
+    with pytest.raises(ValueError, match="distinct"):
+        session.prefill([given[0], given[0]], mask(session))
+
+
 def test_more_slots_can_be_had(random_artifact: Path, session: Session) -> None:
     small = Session(open_artifact(random_artifact))
     encode(small, window_of(small, 0), 0)
@@ -390,6 +420,32 @@ def test_memory_that_caches_hold(random_artifact: Path) -> None:
     assert caller.held_bytes() == n_bytes
 
 
+def test_device_graphs_are_let_go(random_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those used longest ago when there are too many, all of them before their caches go."""
+    released: list[DeviceGraph] = []
+    monkeypatch.setattr(DeviceGraph, "run", DeviceGraph._execute)
+    monkeypatch.setattr(DeviceGraph, "release", lambda graph: released.append(graph))
+    monkeypatch.setattr("mwc.runtime.step_calls.ROWS_KEPT", 3)
+    copying = Session(open_artifact(random_artifact), n_rows=3)
+    copying._steps = StepCalls(copying.caller, replays=True)
+    encode(copying, window_of(copying, 0), 0)
+    rows = [Row(copying, prompts(copying)[1], slot, 0, True) for slot in range(3)]
+    prefill(rows)
+    for n in (1, 2, 1):
+        step(rows[:n])
+    assert [key[1] for key in copying.device_graphs] == [2, 1]
+    one, two = copying.device_graphs.values()
+    step(rows)
+    assert released == [one, two]
+    assert [key[1] for key in copying.device_graphs] == [3]
+    copying.reserve(n_windows=1, n_rows=3)  # there are as many
+    assert copying.device_graphs
+    (three,) = copying.device_graphs.values()
+    copying.reserve(n_windows=1, n_rows=4)
+    assert released == [one, two, three]
+    assert not copying.device_graphs
+
+
 def test_slots_that_do_not_fit_are_refused(
     random_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,17 +461,37 @@ def test_slots_that_do_not_fit_are_refused(
     assert small.n_rows == 2
 
 
-def test_a_device_that_fails(random_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Session(open_artifact(random_artifact))
+class Lost:
+    """A result that a GPU did not get to."""
 
-    def fail(execute: object, arguments: object) -> None:
+    def to_numpy(self) -> None:
         raise RuntimeError("the bus is off\nmore of it")
 
-    monkeypatch.setattr(graph_caller.scheduling, "call", fail)
-    with pytest.raises(
-        DeviceError, match="failed in log_mel: the bus is off; load the model again"
-    ):
-        window_of(small, 0)
+
+@pytest.mark.parametrize("late", [False, True], ids=["when called", "when fetched"])
+def test_a_device_that_fails(
+    random_artifact: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    small = Session(open_artifact(random_artifact))
+    encode(small, window_of(small, 0), 0)
+    row = alone(small, prompts(small)[1], 0, 2)
+
+    runs: dict[str, Callable[[], object]] = {
+        "log_mel": lambda: window_of(small, 0),
+        "step": lambda: step([row]),
+    }
+    for name, run in runs.items():
+        results = [Lost() for _ in small.caller.graphs[name][0].outputs]
+
+        def fail(execute: object, arguments: object, results: list[Lost] = results) -> list[Lost]:
+            if not late:
+                results[0].to_numpy()
+            return results
+
+        with monkeypatch.context() as patch:
+            patch.setattr(graph_caller.scheduling, "call", fail)
+            with pytest.raises(DeviceError, match=f"failed in {name}: the bus is off; load the"):
+                run()
 
 
 def test_prompts_together_are_as_prompts_alone(session: Session) -> None:

@@ -13,9 +13,9 @@ from mwc.runtime.artifact import Artifact, open_artifact, select_target
 from mwc.runtime.devices import (
     accelerator_names,
     accelerators,
+    device_memory,
     open_device,
     parse_device,
-    the_one,
 )
 from mwc.runtime.errors import MemoryShortage, OptionError, TargetError
 from mwc.runtime.graph_files import load_weights
@@ -122,13 +122,22 @@ def test_names_of_devices() -> None:
             parse_device(device)
 
 
-def test_one_of_several_by_its_number() -> None:
-    present = {0: ("cuda", "sm_80"), 1: ("cuda", "sm_90")}
-    assert the_one(present, 1) == {1: ("cuda", "sm_90")}
-    assert the_one({}, 1) == {}  # what the artifact needs is told then
+def test_one_of_several_by_its_number(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = install(FakeDriver("sm_80", "sm_90"), monkeypatch)
+    targets = artifact.manifest.targets
+    assert accelerators(targets, "gpu", 1) == {1: ("cuda", "sm_90")}
+    assert driver.opened == [1]
     with pytest.raises(OptionError) as caught:
-        the_one(present, 2)
+        accelerators(targets, "gpu", 2)
     assert str(caught.value) == "device is 'gpu:2', which is not here; there is gpu:0, gpu:1."
+    install(FakeDriver(), monkeypatch)
+    assert accelerators(targets, "gpu", 1) == {}  # what the artifact needs is told then
+
+
+def test_memory_of_a_driver_that_does_not_tell() -> None:
+    told: Any = SimpleNamespace(stats={"free_memory": 3, "total_memory": 8})
+    silent: Any = SimpleNamespace(stats={"free_memory": 0, "total_memory": 8})
+    assert (device_memory(told), device_memory(silent)) == (3, 8)
 
 
 def test_weights_that_do_not_fit(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
