@@ -81,7 +81,7 @@ def attached_gpu() -> str:
 
     try:
         if accelerator_count():
-            return f"{accelerator_api()}:{Accelerator(0).architecture_name}"
+            return _as_known(accelerator_api(), Accelerator(0).architecture_name)
         reason = "there is no GPU in this machine"
     except (RuntimeError, ValueError) as error:
         reason = f"the GPU of this machine does not answer ({first_line(error)})"
@@ -89,6 +89,13 @@ def attached_gpu() -> str:
         f"target 'gpu' is this machine's own and {reason}; name the one to compile for, such as "
         "cuda:sm_90a."
     )
+
+
+def _as_known(api: str, arch: str) -> str:
+    """A GPU by the name in GPU_ARCHS: drivers may say sm_120a where code for sm_120 is meant."""
+    names = {name.removesuffix("a"): name for name in GPU_ARCHS.get(api, ())}
+    known = arch in GPU_ARCHS.get(api, ())
+    return f"{api}:{arch if known else names.get(arch.removesuffix('a'), arch)}"
 
 
 def has_vnni(target: Target) -> bool:

@@ -139,7 +139,7 @@ def copy_rows_gpu[KV: DType, //](
     """One block per head, layer and copy; one thread per axis of the head."""
 
     @parameter
-    def copy(n: Int32):
+    def copy():
         var head = Int(block_idx.x)
         var layer = Int(block_idx.y)
         var i = Int(block_idx.z)
@@ -159,7 +159,6 @@ def copy_rows_gpu[KV: DType, //](
             )
 
     ctx.enqueue_function[copy](
-        Int32(sources.dim_size(0)),
         grid_dim=(self_k.dim_size(2), self_k.dim_size(0), sources.dim_size(0)),
         block_dim=HEAD,
     )

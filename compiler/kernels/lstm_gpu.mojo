@@ -17,8 +17,9 @@ from .vad import GATES, HALF, PANEL
 
 comptime F32 = DType.float32
 comptime UNITS = GATES // 4
-comptime KEPT = 96
-"""Weights of a gate in registers; the other 32 are 64 KiB for all gates."""
+comptime KEPT = 96 if WARP_SIZE == 32 else 112
+"""Weights of a gate in registers; the other 32 are 64 KiB for all gates. AMD's multiprocessors have
+twice the registers, and 64 KiB of shared memory for everything."""
 comptime REST = UNITS - KEPT
 comptime WIDTH = 4
 """Of the state read at once."""

@@ -58,11 +58,17 @@ def test_a_gpu_need_not_be_here(text: str) -> None:
     assert (target.cpu_features, target.cpu_model) == ((), None)
 
 
-def test_gpu_is_the_first_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [("sm_89", "sm_89"), ("sm_90a", "sm_90a"), ("sm_100", "sm_100a"), ("sm_120a", "sm_120")],
+)
+def test_gpu_is_the_first_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, told: str, meant: str
+) -> None:
     monkeypatch.setattr(driver, "accelerator_count", lambda: 2)
     monkeypatch.setattr(driver, "accelerator_api", lambda: "cuda")
-    monkeypatch.setattr(driver, "Accelerator", lambda i: SimpleNamespace(architecture_name="sm_89"))
-    assert parse_target("gpu") == parse_target("cuda:sm_89")
+    monkeypatch.setattr(driver, "Accelerator", lambda i: SimpleNamespace(architecture_name=told))
+    assert parse_target("gpu") == parse_target(f"cuda:{meant}")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
