@@ -35,21 +35,40 @@ SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 """In the order of what is wanted first."""
 
+PACKAGES = ("max", "mwc", "numpy", "torch", "transformers")
+
 RESULTS = Path(__file__).resolve().parent / "results"
 SAMPLE = Path(__file__).resolve().parent.parent / "compiler" / "data" / "sample.flac"
 
 
 def measure(run: Run, sections: list[str], path: Path, found: dict[str, Any]) -> None:
-    """Run the sections; what there is so far is in the files after each."""
+    """Run the sections; what there is so far is in the files after each.
+
+    One that fails leaves what was measured of it before.
+    """
     for name in sections:
         print(f"== {name}", flush=True)
+        where = machine(PACKAGES) | {"gpu": gpu_name(run.device)}
+        failed = found.setdefault("failed", {})
+        failed.pop(name, None)
         try:
             found[name] = SECTIONS[name](run)
+            found.setdefault("measured", {})[name] = where
         except Exception as error:
             traceback.print_exc()
-            found[name] = {"failed": f"{type(error).__name__}: {error}"}
+            failed[name] = f"{type(error).__name__}: {error}"
         path.write_text(json.dumps(found, indent=1, default=str) + "\n")
         path.with_suffix(".md").write_text(markdown(found, path.stem))
+
+
+def gpu_name(device: str) -> str | None:
+    """The model of the GPU that is measured; None where it is a CPU."""
+    if device == "cpu":
+        return None
+    from max.driver import Accelerator
+
+    _, _, index = device.partition(":")
+    return str(Accelerator(int(index) if index.isdecimal() else 0).model_name)
 
 
 def clips_in(folder: Path) -> tuple[Path, ...]:
@@ -71,16 +90,28 @@ def table(found: dict[str, Any], sections: list[str]) -> str:
     """A line for each measurement."""
     lines = []
     for section in sections:
-        lines += [f"{section:12} {what}: {told(v)}" for what, v in found[section].items()]
-    return "\n".join(lines)
+        measured = found.get(section, {}).items()
+        lines += [f"{section:12} {what}: {told(values)}" for what, values in measured]
+    return "\n".join([*lines, *failures(found)])
+
+
+def failures(found: dict[str, Any]) -> list[str]:
+    """A line for each section that failed."""
+    return [f"{section} failed: {why}" for section, why in found.get("failed", {}).items()]
 
 
 def markdown(found: dict[str, Any], name: str) -> str:
-    """The machine and a table for each section."""
-    lines = [f"# On a GPU: {name}", "", *machine_lines(found)]
+    """Each section's machine and table."""
+    lines = [f"# On a GPU: {name}"]
     for section in (section for section in SECTIONS if section in found):
-        lines += ["", f"## {section}", "", "| what | measured |", "|---|---|"]
+        # Results of before this was told of each section tell it once for all.
+        where = found.get("measured", {}).get(section, found)
+        lines += ["", f"## {section}", "", *machine_lines(where)]
+        if where.get("gpu"):
+            lines += ["", f"GPU: {where['gpu']}."]
+        lines += ["", "| what | measured |", "|---|---|"]
         lines += [f"| {what} | {told(values)} |" for what, values in found[section].items()]
+    lines += [line for why in failures(found) for line in ("", why)]
     return "\n".join(lines) + "\n"
 
 
@@ -120,7 +151,6 @@ def main() -> None:
     )
     path = RESULTS / f"{given.name}.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
-    found |= machine(["max", "mwc", "numpy", "torch", "transformers"])
     measure(run, given.sections, path, found)
     print(table(found, given.sections))
 

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,7 @@ import numpy as np
 from mwc.runtime import load
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.bench_cases import POSITION
-from mwc.runtime.decoder import PIECE_SAMPLES, STEPS_AHEAD
+from mwc.runtime.decoder import DRAFTED_STEPS, PIECE_SAMPLES, STEPS_AHEAD
 from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.floor import Rates, Work, decode_work, encode_work, log_mel_work
 from mwc.runtime.rules import rule_state, suppress_mask
@@ -69,6 +69,8 @@ def probe(run: Run) -> dict[str, Any]:
             "load seconds": round(loaded, 3),
             "text": model.transcribe(run.audio, temperature=0.0).text,
         }
+        del model, device
+        gc.collect()
     return found
 
 
@@ -93,49 +95,57 @@ def parity(run: Run) -> dict[str, Any]:
 
 def encoder(run: Run) -> dict[str, Any]:
     """Log-mel, and the encoder with cross-attention keys and values: executed and replayed."""
+    return _each(run, _encoder)
+
+
+def _encoder(run: Run, name: str, session: Session) -> dict[str, Any]:
+    model = session.spec.model
+    item, cache = _item_bytes(session)
     found = {}
-    for path, session in _sessions(run):
-        model = session.spec.model
-        for rows in run.rows:
-            session.reserve(rows, rows)
-            item, cache = _item_bytes(session)
-            mel = _times(session, "log_mel", _mel_inputs(session, rows))
-            work = _repeat(log_mel_work(model), rows)
-            found[f"{path.name}, log-mel, {rows} windows"] = _told(run, mel, work, "executed ms")
-            encoded = _times(session, "encode", _encode_inputs(session, rows))
-            one = encode_work(model, item, cache)
-            more = encode_work(model, 0.0, cache)  # weights are read once for all windows
-            work = one + _repeat(more, rows - 1)
-            found[f"{path.name}, encode, {rows} windows"] = _told(run, encoded, work, "executed ms")
+    for rows in run.rows:
+        session.reserve(rows, rows)
+        mel = _times(session, "log_mel", _mel_inputs(session, rows))
+        work = _repeat(log_mel_work(model), rows)
+        found[f"{name}, log-mel, {rows} windows"] = _told(run, mel, work, "executed ms")
+        encoded = _times(session, "encode", _encode_inputs(session, rows))
+        one = encode_work(model, item, cache)
+        more = encode_work(model, 0.0, cache)  # weights are read once for all windows
+        work = one + _repeat(more, rows - 1)
+        found[f"{name}, encode, {rows} windows"] = _told(run, encoded, work, "executed ms")
     return found
 
 
 def step(run: Run) -> dict[str, Any]:
-    """Greedy steps, four to a call, each row with a window of its own."""
+    """Greedy steps, several to a call, each row with a window of its own."""
+    return _each(run, _step)
+
+
+def _step(run: Run, name: str, session: Session) -> dict[str, Any]:
+    item, cache = _item_bytes(session)
+    ahead = DRAFTED_STEPS if session.drafts else STEPS_AHEAD
     found = {}
-    for path, session in _sessions(run):
-        item, cache = _item_bytes(session)
-        for rows in run.rows:
-            session.reserve(rows, rows)
-            session.caller.run("encode", _encode_inputs(session, rows), fetch=())
-            times = _times(session, "steps", _step_inputs(session, rows))
-            works = [
-                decode_work(session.spec.model, item, cache, rows=rows, new=1, past=POSITION + i)
-                for i in range(STEPS_AHEAD)
-            ]
-            told = _told(run, times, sum(works, Work(0, 0)))
-            told["ms of one step"] = round(told["ms"] / STEPS_AHEAD, 4)
-            found[f"{path.name}, {STEPS_AHEAD} steps, {rows} rows"] = told
+    for rows in run.rows:
+        session.reserve(rows, rows)
+        session.caller.run("encode", _encode_inputs(session, rows), fetch=())
+        times = _times(session, "steps", _step_inputs(session, rows))
+        works = [
+            decode_work(session.spec.model, item, cache, rows=rows, new=1, past=POSITION + i)
+            for i in range(ahead)
+        ]
+        # What drafting has to read at least is not worked out.
+        told = _told(run, times, None if session.drafts else sum(works, Work(0, 0)))
+        told["ms of one step"] = round(told["ms"] / ahead, 4)
+        found[f"{name}, {ahead} steps, {rows} rows"] = told
     return found
 
 
-def _sessions(run: Run) -> Iterator[tuple[Path, Session]]:
-    """Each artifact's session, one after the other."""
+def _each(run: Run, measured: Callable[[Run, str, Session], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured of each artifact's session, one after the other, nothing kept between."""
+    found: dict[str, Any] = {}
     for path in run.artifacts:
-        session = Session(open_artifact(path), device=run.device)
-        yield path, session
-        del session
+        found |= measured(run, path.name, Session(open_artifact(path), device=run.device))
         gc.collect()
+    return found
 
 
 def _item_bytes(session: Session) -> tuple[float, float]:
@@ -177,6 +187,7 @@ def _step_inputs(session: Session, rows: int) -> dict[str, Any]:
         "rule_states": np.repeat(state[None], rows, axis=0),
         "temperatures": np.zeros(rows, np.float32),
         "uniforms": np.zeros(rows, np.float32),
+        "wanted": np.ones(rows, np.int32),
     }
 
 
@@ -208,7 +219,7 @@ def _times(session: Session, name: str, inputs: dict[str, Any]) -> dict[str, Any
     return found
 
 
-def _told(run: Run, times: dict[str, Any], work: Work, counts: str = "ms") -> dict[str, Any]:
+def _told(run: Run, times: dict[str, Any], work: Work | None, counts: str = "ms") -> dict[str, Any]:
     """The time that counts, beside the least that the device's rates allow.
 
     That is the shorter one, as of steps, which transcribing replays where that is shorter; or the
@@ -216,7 +227,7 @@ def _told(run: Run, times: dict[str, Any], work: Work, counts: str = "ms") -> di
     """
     best = min(value for name, value in times.items() if name.endswith(counts))
     told = {"ms": best, **times}
-    if run.rates is not None:
+    if run.rates is not None and work is not None:
         floor = 1e3 * run.rates.seconds(work)
         told |= {"floor ms": round(floor, 4), "ratio": round(best / floor, 2)}
     return told

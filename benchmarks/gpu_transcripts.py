@@ -36,13 +36,14 @@ def windows(run: Run) -> dict[str, Any]:
             tokens = sum(len(s.tokens) for transcript in transcripts for s in transcript.segments)
             found[f"{path.name}, {rows} at a time"] = {
                 "ms": round(1e3 * seconds, 1),
-                "real-time factor": round(30 * n_windows / seconds, 1),
+                "real-time factor": round(30 * rows / seconds, 1),
+                "windows": n_windows,
                 "tokens a window": round(tokens / n_windows, 1),
                 "texts": len({transcript.text for transcript in transcripts}),
             }
         refused = {str(k): g.refusal for k, g in model.session.device_graphs.items() if g.refusal}
         found[f"{path.name}, steps that are not replayed"] = refused
-        del model
+        del model, many
         gc.collect()
     return found
 

@@ -47,8 +47,10 @@ def transformers(run: Run) -> dict[str, Any]:
                 "real-time factor": round(30 * rows / seconds, 1),
                 "fastest to slowest": [round(1e3 * each, 1) for each in (min(runs), max(runs))],
             }
-        del theirs
+        del theirs, generate, batch
         gc.collect()
+        if cuda:
+            torch.cuda.empty_cache()
     return found
 
 
