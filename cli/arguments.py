@@ -15,6 +15,7 @@ FLAGS = frozenset(
         "--coverage",
         "--highlight-words",
         "--multilingual",
+        "--skip-existing",
         "--suppress-blank",
         "--vad-filter",
         "--without-timestamps",
@@ -30,6 +31,11 @@ _PROMPT_RESET = "text sampled above temperature 0.5 is never a prompt: leave it 
 _FORMATS = "use --output-format with its name, and --output-dir DIR to write files"
 _WIDTH = "use --max-line-width, with --word-timestamps True and --output-format srt or vtt"
 _HUB = "mwc reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE: set those instead"
+_CLIPS = "use --clip-timestamps START,END in seconds"
+_NO_SPEAKERS = "mwc 0.1 does not tell speakers apart: leave it out"
+
+_NAMES = frozenset({"--output-dir", "-o", "--against", "--tokenizer", "--calibrate"})
+"""Options whose value names a file or a folder."""
 
 FOREIGN = {
     "--model": _FIRST,
@@ -68,8 +74,8 @@ FOREIGN = {
     "--translate": "use --task translate",
     "--detect-language": "leave --language out: mwc detects it and writes it into the JSON output",
     "--no-timestamps": "use --without-timestamps",
-    "--offset-t": "use --clip-timestamps START,END in seconds",
-    "--duration": "use --clip-timestamps START,END in seconds",
+    "--offset-t": _CLIPS,
+    "--duration": _CLIPS,
     "--max-context": "use --condition-on-previous-text False",
     "--suppress-nst": "use --suppress-tokens",
     "--suppress-regex": "use --suppress-tokens with token ids",
@@ -101,6 +107,28 @@ FOREIGN = {
     "-nf": _NO_FALLBACK,
     "-ml": _WIDTH,
     "-sow": "lines are always split between words: leave it out",
+    "-owts": _FORMATS,
+    "-ot": _CLIPS,
+    "-d": _CLIPS,
+    "-p": "use --threads",
+    "-mc": "use --condition-on-previous-text False",
+    "-et": "use --compression-ratio-threshold",
+    "-lpt": "use --logprob-threshold",
+    "-nth": "use --no-speech-threshold",
+    "-wt": "use --word-timestamps True",
+    "-tdrz": _NO_SPEAKERS,
+    "-di": _NO_SPEAKERS,
+    "-oved": "use --device",
+    "--diarize": _NO_SPEAKERS,
+    "--chunk-length": "a window is always 30 s: leave it out",
+    "--chunk-size": "a window is always 30 s: leave it out",
+    "--vad-method": "the speech detector is part of the artifact: leave it out",
+    "--align-model": "words are timed by the model's own attention: leave it out",
+    "--log-prob-threshold": "use --logprob-threshold",
+    "--max-new-tokens": "use --sample-len",
+    "--language-detection-segments": "use --multilingual to detect the language of every window",
+    "--num-workers": "use --batch-size, or --device cpu,cpu for several processes",
+    "--cpu-threads": "use --threads",
 }
 """Options people know from another engine that mwc does not have: what to do instead."""
 
@@ -149,6 +177,23 @@ def refuse_foreign(argv: Sequence[str], with_value: Collection[str] = ()) -> Non
             raise OptionError(f"mwc has no {name}: {FOREIGN[name]}")
         if word in with_value and rest:
             rest.pop(0)
+
+
+def refuse_empty(argv: Sequence[str], with_value: Collection[str] = ()) -> None:
+    """Refuse an empty name of a file, folder or model, which would be the current folder.
+
+    Raises:
+        OptionError: tells where it stands.
+    """
+    before = ""
+    for word in argv:
+        if word == "" and (before not in with_value or before in _NAMES):
+            where = f"after {before}" if before else "first"
+            raise OptionError(
+                f"the argument {where} is empty, as a variable that is not set leaves it; give a "
+                "name, or . for the current folder"
+            )
+        before = word
 
 
 def _truth(word: str) -> bool | None:

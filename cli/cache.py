@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mwc.cli.console import Display
 from mwc.runtime.errors import ArtifactError
+from mwc.runtime.progress import ProgressEvent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHECKPOINT_PARTS = ("config.json", "model.bin")
@@ -110,9 +111,18 @@ def _convert_into(entry: Path, source: str, display: Display) -> None:
             f"converted checkpoints are kept in {entry.parent}, which cannot be made "
             f"({error.strerror}); set MWC_CACHE to another folder, or use `mwc convert`"
         ) from error
-    display.note(f"converting {source} once into {entry}; later runs start from there")
+    said = False
+
+    def progress(event: ProgressEvent) -> None:
+        """Say what is being done once the source has been found to be a checkpoint."""
+        nonlocal said
+        if not said:
+            said = True
+            display.note(f"converting {source} once into {entry}; later runs start from there")
+        display(event)
+
     try:
-        result = convert(source, entry, ConvertOptions(force=entry.exists()), display)
+        result = convert(source, entry, ConvertOptions(force=entry.exists()), progress)
     except ArtifactError:
         # Another process may have finished the same conversion in the meantime.
         if not _is_usable(entry):

@@ -18,7 +18,7 @@ from mwc.runtime.errors import readable
 from mwc.runtime.progress import ProgressEvent
 
 if TYPE_CHECKING:
-    from mwc.runtime import Coverage
+    from mwc.runtime import Coverage, Transcript
 
 MOST_GAPS = 5
 """Stretches of speech without text that are named."""
@@ -153,6 +153,17 @@ def format_speed(audio_seconds: float, wall_seconds: float) -> str:
     """How long some audio took, for people: "10.6 s of audio in 0.52 s, 20.4 times real time"."""
     ratio = audio_seconds / max(wall_seconds, 1e-9)
     return f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, {ratio:.1f} times real time"
+
+
+def format_language(transcript: "Transcript") -> str:
+    """What was detected: "the language is German (de), probability 0.98"."""
+    from mwc.runtime.languages import NAME_OF_LANGUAGE
+
+    name = NAME_OF_LANGUAGE[transcript.language].title()
+    return (
+        f"the language is {name} ({transcript.language}), probability "
+        f"{transcript.language_probability:.2f}"
+    )
 
 
 def format_coverage(coverage: "Coverage") -> str:

@@ -1,7 +1,7 @@
 """The `mwc` command: reads the command line, calls one sub-command, turns errors into exit codes.
 
 Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 3 some of several files failed;
-130 interrupted (Ctrl-C), 143 terminated.
+129 its terminal has gone, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import io
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from mwc.cli import bench, convert, demo, inspect, run, verify
-from mwc.cli.arguments import normalise, refuse_foreign
+from mwc.cli.arguments import normalise, refuse_empty, refuse_foreign
 from mwc.cli.console import say
 from mwc.runtime.errors import MwcError, OptionError
 
@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # transcripts are in any script
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         return _run(words)
     except typer.TyperException as error:
@@ -109,6 +111,7 @@ def _run(words: list[str]) -> int:
     commands = typer.main.get_command(app)
     with_value = _options_with_value(commands, words[0] if words else "")
     words = normalise(words, with_value)
+    refuse_empty(words, with_value)
     if words[:1] == ["run"]:
         refuse_foreign(words[1:], with_value)
     code = commands(words, prog_name="mwc", standalone_mode=False)

@@ -51,6 +51,15 @@ class Output:
         """Print one segment's text on a line, at once."""
         print(segment.text.strip(), flush=True)
 
+    def is_written(self, name: str) -> bool:
+        """Whether an audio's files are all in the folder, none older than the audio."""
+        audio = Path(name)
+        if self.folder is None or name == "-" or not audio.is_file():
+            return False
+        paths = [self.folder / f"{stem(name)}.{format_name}" for format_name in self.formats]
+        since = audio.stat().st_mtime
+        return all(path.is_file() and path.stat().st_mtime >= since for path in paths)
+
     def write(self, name: str, transcript: "Transcript") -> None:
         """Write a whole transcript: to stdout, or to `folder/<audio's stem>.<format>`.
 

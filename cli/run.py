@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -9,7 +10,7 @@ import typer
 
 from mwc.cli import run_options as options
 from mwc.cli.cache import artifact_for
-from mwc.cli.console import Display, format_coverage, format_speed
+from mwc.cli.console import Display, format_coverage, format_language, format_speed
 from mwc.cli.output import Output, plan_output
 from mwc.cli.values import decoding_options, read_threads, writing_options
 from mwc.runtime.errors import AudioError, OptionError, OutputError
@@ -37,6 +38,7 @@ def command(
     task: options.Task = None,
     output_format: options.OutputFormat = "txt",
     output_dir: options.OutputDir = None,
+    skip_existing: options.SkipExisting = False,
     max_line_width: options.MaxLineWidth = None,
     max_line_count: options.MaxLineCount = None,
     max_words_per_line: options.MaxWordsPerLine = None,
@@ -99,10 +101,15 @@ def command(
         )
     given = {name: context.params[name] for name in LAYOUT}
     writing = writing_options(given, decoding)
-    job = Job(tuple(audio), plan_output(audio, output_format, output_dir, writing), decoding)
+    output = plan_output(audio, output_format, output_dir, writing)
     n_threads = read_threads(threads)
     make_options(**decoding)  # a wrong option is told before anything is loaded
     with Display(quiet=quiet) as display:
+        if skip_existing:
+            audio = _without_transcript(audio, output, display)
+        if not audio:
+            return
+        job = Job(tuple(audio), output, decoding)
         artifact = artifact_for(model, display)
         from mwc.runtime import load, load_fleet
 
@@ -117,7 +124,17 @@ def command(
 
 
 _NOT_DECODING = frozenset(
-    {"model", "audio", "output_format", "output_dir", "device", "threads", "quiet", *LAYOUT}
+    {
+        "model",
+        "audio",
+        "output_format",
+        "output_dir",
+        "skip_existing",
+        "device",
+        "threads",
+        "quiet",
+        *LAYOUT,
+    }
 )
 """Parameters of `command` that say what to read and write; the others go to `make_options`."""
 
@@ -135,6 +152,17 @@ class Job:
     audio: tuple[str, ...]
     output: Output
     decoding: dict[str, Any]
+
+
+def _without_transcript(audio: Sequence[str], output: Output, display: Display) -> list[str]:
+    """The inputs whose files are not all there, or are older than the audio."""
+    if output.folder is None:
+        raise OptionError("--skip-existing looks for transcripts in --output-dir; give it too")
+    left = [name for name in audio if not output.is_written(name)]
+    if len(left) < len(audio):
+        n_there = len(audio) - len(left)
+        display.note(f"transcripts of {n_there} of {len(audio)} files are there already")
+    return left
 
 
 def transcribe_all(model: "Model", job: Job, display: Display) -> int:
@@ -184,7 +212,7 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
         elif not begun:
             job.output.begin(name)
     _tell(name, transcript, job, display)
-    speed = format_speed(transcript.duration, time.perf_counter() - started)
+    speed = format_speed(_heard(transcript, job), time.perf_counter() - started)
     display.note(f"{name}: {speed}" if len(job.audio) > 1 else speed)
 
 
@@ -199,7 +227,7 @@ def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> 
             failed += 1
             display.warn(str(transcript))
             continue
-        seconds += transcript.duration
+        seconds += _heard(transcript, job)
         try:
             with display.aside():
                 if job.output.streams:
@@ -219,11 +247,24 @@ def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> 
     return failed
 
 
+def _heard(transcript: "Transcript", job: Job) -> float:
+    """Seconds of its audio that were asked for."""
+    times = list(make_options(**job.decoding).clip_timestamps) or [0.0]
+    if len(times) % 2:
+        times.append(transcript.duration)
+    ends = (min(end, transcript.duration) for end in times[1::2])
+    return sum(end - start for start, end in zip(times[::2], ends, strict=True))
+
+
 def _tell(name: str, transcript: "Transcript", job: Job, display: Display) -> None:
     """Say what there is to know of a transcript that is not in its text."""
     whose = f"{name}: " if len(job.audio) > 1 else ""
     for warning in transcript.warnings:
         display.warn(whose + warning)
+    if transcript.language_probability is not None:
+        display.note(f"{whose}{format_language(transcript)}")
+    if not transcript.text.strip():
+        display.note(f"{whose}no text: nothing that the model takes for speech")
     coverage = transcript.coverage
     if coverage and (job.decoding.get("coverage") or coverage.uncovered_seconds >= MUCH):
         display.note(whose + format_coverage(coverage))

@@ -43,6 +43,13 @@ OutputDir = Annotated[
     typer.Option("--output-dir", "-o", help="Write files there instead of to stdout."),
 ]
 
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing", help="Leave out audio whose transcripts are in --output-dir already."
+    ),
+]
+
 MaxLineWidth = Annotated[
     str | None,
     typer.Option(
@@ -97,7 +104,11 @@ InitialPrompt = Annotated[
 
 Prefix = Annotated[
     str | None,
-    typer.Option("--prefix", metavar="TEXT", help="Text each window's transcript begins with."),
+    typer.Option(
+        "--prefix",
+        metavar="TEXT",
+        help="Text that each window is taken to begin with; needs --without-timestamps.",
+    ),
 ]
 
 ConditionOnPreviousText = Annotated[

@@ -239,7 +239,9 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
     artifact = open_artifact(path)
     held = [entry.name for entry in artifact.manifest.targets]
     if parsed.name in held:
-        raise OptionError(f"{path} already holds the target {parsed.name} ({', '.join(held)}).")
+        raise OptionError(
+            f"{path} already holds the target {parsed.name}; it has {', '.join(held)}."
+        )
     weights = artifact.manifest.weights[0]
     precision = weights.precision
     check_precision(parsed, precision)

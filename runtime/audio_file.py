@@ -216,7 +216,8 @@ def _resampled(container: Any, stream: Any, name: str, warnings: list[str]) -> I
     yield from to_mono.flush()
     if damaged:
         warnings.append(
-            f"{name} is damaged: {damaged} packets could not be decoded, and are left out"
+            f"{name} is damaged: {damaged} of its packets could not be decoded, and "
+            f"{'is' if damaged == 1 else 'are'} left out"
         )
 
 

@@ -23,6 +23,8 @@ def _read_language(name: str, value: Any) -> str | None:
     if text is None:
         return None
     lower = text.strip().lower()
+    if lower == "auto":  # ggml-org/whisper.cpp's word for it
+        return None
     return CODE_OF_LANGUAGE.get(lower, lower)
 
 

@@ -40,7 +40,8 @@ class TranscribeOptions:
             `word_timestamps`, where openai/whisper goes on from the last word.
         initial_prompt: text that the first window takes as what was said before it.
         carry_initial_prompt: put `initial_prompt` before the previous text of every window.
-        prefix: text that every window's transcript begins with.
+        prefix: with `without_timestamps`, text that every window's transcript is taken to begin
+            with; what comes out is what follows it.
         hotwords: words to expect, put before the previous text of every window.
         condition_on_previous_text: give each window the text before it as its prompt.
         no_speech_threshold: skip a window whose no_speech_prob is above this and whose
@@ -129,7 +130,12 @@ class TranscribeOptions:
                 f"max_initial_timestamp is {self.max_initial_timestamp:g}, but there are no "
                 "timestamps without_timestamps; leave one of them out."
             )
-        if self.carry_initial_prompt and self.initial_prompt is None:
+        if self.prefix and not self.without_timestamps:
+            raise OptionError(
+                f"prefix is {self.prefix!r}, after which the rules on timestamps end a window "
+                "without text; give without_timestamps=True too, or use initial_prompt."
+            )
+        if self.carry_initial_prompt and not self.initial_prompt:
             raise OptionError(
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."
             )

@@ -3,7 +3,7 @@
 import pytest
 from typer.main import get_command
 
-from mwc.cli.arguments import FLAGS, FOREIGN, normalise, refuse_foreign
+from mwc.cli.arguments import FLAGS, FOREIGN, normalise, refuse_empty, refuse_foreign
 from mwc.cli.main import app
 from mwc.runtime.errors import OptionError
 
@@ -72,6 +72,24 @@ def test_flags_are_those_of_the_command() -> None:
         if is_flag and not name.startswith("--no-") and name.startswith("--")
     }
     assert flags - own == FLAGS
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        (["run", "", "a.wav"], "after run"),
+        (["run", "model", ""], "after model"),
+        (["run", "model", "a.wav", "-o", ""], "after -o"),
+        ([""], "first"),
+    ],
+)
+def test_an_empty_name_is_refused(line: list[str], where: str) -> None:
+    with pytest.raises(OptionError, match=f"the argument {where} is empty, as a variable"):
+        refuse_empty(line, {"-o", "--prefix"})
+
+
+def test_empty_text_is_a_value() -> None:
+    refuse_empty(["run", "model", "--prefix", "", "a.wav"], {"-o", "--prefix"})
 
 
 def test_no_foreign_option_is_one_of_ours() -> None:

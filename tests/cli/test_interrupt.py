@@ -37,7 +37,12 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(
     ("signum", "to_group", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGINT, False, 130), (signal.SIGTERM, False, 143)],
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGINT, False, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGHUP, False, 129),
+    ],
 )
 def test_a_stopped_conversion_leaves_nothing(
     tmp_path: Path, signum: signal.Signals, to_group: bool, code: int

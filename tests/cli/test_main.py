@@ -106,7 +106,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_signals(artifact: Path, signum: signal.Signals, code: int) -> None:
     line = [sys.executable, "-c", CODE, "run", str(artifact), "a.wav"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:

@@ -57,6 +57,58 @@ def test_what_was_wrong_with_the_audio_is_told(
         assert capsys.readouterr().err == "mwc: a.wav is truncated\n"
 
 
+def test_a_detected_language_is_told(model: StandInModel, artifact: Path, capsys: Captured) -> None:
+    model.transcript = replace(TRANSCRIPT, language="de", language_probability=0.984)
+    assert main(["run", str(artifact), "a.wav"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "mwc: the language is German (de), probability 0.98"
+
+
+def test_that_there_is_no_text_is_told(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    model.transcript = replace(TRANSCRIPT, text="", segments=())
+    for name in ("a.wav", "b.wav"):
+        assert main(["run", str(artifact), name]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("mwc: no text: nothing that the model takes for speech\n") == 2
+
+
+def test_the_speed_is_that_of_what_was_heard(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    for times, told in (("1,1.5,2", "2.5 s"), ("3,90", "1.0 s"), ("0.5", "3.5 s")):
+        assert main(["run", str(artifact), "a.wav", "--clip-timestamps", times]) == 0
+        assert f"mwc: {told} of audio in" in capsys.readouterr().err
+
+
+def test_what_is_there_is_left_out(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    audio = [tmp_path / f"{name}.wav" for name in "abcd"]
+    for path in audio:
+        path.write_bytes(b"sound")
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "a.txt").write_text("as it was\n")
+    (made / "b.srt").write_text("another format\n")
+    (made / "c.txt").write_text("of what was there before\n")
+    os.utime(made / "c.txt", (1, 1))
+    line = ["run", str(artifact), *map(str, audio), "-o", str(made), "--skip-existing"]
+    assert main(line) == 0
+    assert [call[0] for call in model.calls] == [str(path) for path in audio[1:]]
+    assert (made / "a.txt").read_text() == "as it was\n"
+    assert (made / "c.txt").read_text() == "Grüße,\nWelt.\n"
+    assert "mwc: transcripts of 1 of 4 files are there already" in capsys.readouterr().err
+    assert main(line) == 0
+    assert len(model.calls) == 3
+    assert len(model.loads) == 1  # nothing is loaded for nothing
+    assert "mwc: transcripts of 4 of 4 files are there already" in capsys.readouterr().err
+    assert main(["run", str(artifact), "a.wav", "--skip-existing"]) == 2
+    assert "looks for transcripts in --output-dir; give it too" in capsys.readouterr().err
+
+
 def test_quiet(model: StandInModel, artifact: Path, capsys: Captured) -> None:
     assert main(["run", str(artifact), "a.wav", "--quiet"]) == 0
     assert capsys.readouterr().err == ""

@@ -163,6 +163,17 @@ def test_a_search_that_no_temperature_uses_is_refused(given: dict[str, Any], mes
     assert make_options(**given | {"temperature": (0.0, 0.2)}).temperature == (0.0, 0.2)
 
 
+def test_a_prefix_is_for_text_without_timestamps() -> None:
+    with pytest.raises(OptionError, match=r"prefix is 'So', .* give without_timestamps=True too"):
+        make_options(prefix="So")
+    assert make_options(prefix="So", without_timestamps=True).prefix == "So"
+    assert make_options(prefix="").prefix == ""
+
+
+def test_auto_is_for_detecting_the_language() -> None:
+    assert make_options(language="auto").language is None
+
+
 def test_options_made_directly_are_checked_too() -> None:
     assert TranscribeOptions(language="French").language == "fr"
     with pytest.raises(OptionError):

@@ -313,7 +313,7 @@ def test_english_only_models_need_no_detection(tmp_path: Any) -> None:
     "options",
     [
         {"language": "xx"},
-        {"prefix": "a" * 230},
+        {"prefix": "a" * 230, "without_timestamps": True},
         {"initial_prompt": "<|endoftext|>"},
         {"suppress_tokens": "99999"},
     ],

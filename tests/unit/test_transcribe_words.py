@@ -263,7 +263,7 @@ def chatter(seed: int, sureness: float) -> Logits:
         {"hallucination_silence_threshold": 2.0},
         {"hallucination_silence_threshold": 0.2, "condition_on_previous_text": False},
         {"hallucination_silence_threshold": 8.0, "initial_prompt": "Names: Ada, Bo."},
-        {"language": "de", "task": "translate", "prepend_punctuations": "(", "prefix": "a"},
+        {"language": "de", "task": "translate", "prepend_punctuations": "("},
         {"clip_timestamps": "1,4.5,10,35,50", "append_punctuations": ".,"},
     ],
 )
