@@ -10,15 +10,19 @@ import wave
 import numpy as np
 import numpy.typing as npt
 
-from mwc.runtime import load
+from mwc.runtime import MwcError, load
 
 
 def read_wav(path: str) -> tuple[npt.NDArray[np.int16], int]:
     """Return a mono WAV file's samples and their rate."""
-    with wave.open(path, "rb") as file:
-        if file.getnchannels() != 1 or file.getsampwidth() != 2:
-            sys.exit(f"{path} is not 16-bit mono")
-        return np.frombuffer(file.readframes(file.getnframes()), np.int16), file.getframerate()
+    try:
+        with wave.open(path, "rb") as file:
+            if file.getnchannels() == 1 and file.getsampwidth() == 2:
+                samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+                return samples, file.getframerate()
+    except (OSError, EOFError, wave.Error) as error:
+        sys.exit(f"{path} cannot be read: {error or type(error).__name__}")
+    sys.exit(f"{path} is not 16-bit mono")
 
 
 def main(artifact: str, path: str) -> None:
@@ -31,4 +35,7 @@ def main(artifact: str, path: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except MwcError as error:  # its text is meant for people
+        sys.exit(str(error))

@@ -2,7 +2,7 @@
 
 import sys
 
-from mwc.runtime import load
+from mwc.runtime import MwcError, load
 
 
 def main(artifact: str, audio: str) -> None:
@@ -15,4 +15,7 @@ def main(artifact: str, audio: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except MwcError as error:  # its text is meant for people
+        sys.exit(str(error))

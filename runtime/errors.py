@@ -89,10 +89,16 @@ class Cancelled(MwcError):
     transcript: Any = None
 
 
+LINE = 200
+"""Characters of a library's words that are repeated."""
+
+
 def first_line(error: BaseException) -> str:
     """What a library says of an error, without the trace that MAX adds; at worst its kind."""
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines[0]) <= LINE else f"{lines[0][: LINE - 1]}…"
 
 
 def readable(text: str) -> str:

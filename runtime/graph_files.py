@@ -67,7 +67,10 @@ def load_graphs(
         session = InferenceSession(devices=[device])
         graphs = session.init_all(read(mef), weights_registry=weights)
     except (RuntimeError, ValueError) as error:
-        raise ArtifactError(f"{mef} does not load: {first_line(error)}; {remedy}.") from error
+        raise ArtifactError(
+            f"{mef} does not load, though it is as it was written: {first_line(error)}; too little "
+            f"memory or too few open files may be allowed here (ulimit -v, ulimit -n), or {remedy}."
+        ) from error
     missing = [graph.name for graph in target.graphs if graph.name not in graphs]
     if missing:
         raise ArtifactError(f"{mef} lacks the graphs {', '.join(missing)}; {remedy}.")
