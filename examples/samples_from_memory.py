@@ -15,14 +15,10 @@ from mwc.runtime import MwcError, load
 
 def read_wav(path: str) -> tuple[npt.NDArray[np.int16], int]:
     """Return a mono WAV file's samples and their rate."""
-    try:
-        with wave.open(path, "rb") as file:
-            if file.getnchannels() == 1 and file.getsampwidth() == 2:
-                samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-                return samples, file.getframerate()
-    except (OSError, EOFError, wave.Error) as error:
-        sys.exit(f"{path} cannot be read: {error or type(error).__name__}")
-    sys.exit(f"{path} is not 16-bit mono")
+    with wave.open(path, "rb") as file:
+        if file.getnchannels() != 1 or file.getsampwidth() != 2:
+            sys.exit(f"{path} is not 16-bit mono")
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16), file.getframerate()
 
 
 def main(artifact: str, path: str) -> None:
@@ -37,5 +33,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
-    except MwcError as error:  # its text is meant for people
-        sys.exit(str(error))
+    except (MwcError, OSError, EOFError, wave.Error) as error:
+        sys.exit(f"{sys.argv[2]}: {error or type(error).__name__}")
