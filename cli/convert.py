@@ -14,6 +14,7 @@ _TARGET_HELP = (
 
 
 def command(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -76,7 +77,7 @@ def command(
             {
                 "OUT": out is not None,
                 "--target": target is not None,
-                "--precision": precision != "f32",
+                "--precision": _is_given(context, "precision"),
                 "--revision": revision is not None,
                 "--tokenizer": tokenizer is not None,
                 "--no-verify": not verify,
@@ -114,6 +115,12 @@ def format_seconds(seconds: dict[str, float]) -> str:
     """How long each part took: "41.0 s: weights 1.2, compile 30.1, verify 9.7"."""
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     return f"{sum(seconds.values()):.1f} s: {parts}" if parts else "0.0 s"
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed, if only as its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _refuse_beside_add_target(given: dict[str, bool]) -> None:

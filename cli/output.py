@@ -174,7 +174,9 @@ def _refuse_inputs(audio: Sequence[str], folder: Path, formats: Sequence[str]) -
 
 
 def _refuse_folder(folder: Path) -> None:
-    """Refuse a folder that is a file, or that this process may not write to or make."""
+    """Refuse a folder that is a file or an artifact, or that this process may not write to."""
+    if (folder / "manifest.json").is_file() and (folder / "targets").is_dir():
+        raise OptionError(f"--output-dir {str(folder)!r} is an artifact; choose another folder")
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"--output-dir must be a folder, and {str(folder)!r} is a file")
     if folder.is_symlink() and not folder.exists():

@@ -54,7 +54,8 @@ def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     "vad_", but for "vad_filter", become `vad_parameters`.
 
     Raises:
-        OptionError: a number cannot be read, or the increment is no step.
+        OptionError: a number cannot be read, the increment is no step, or there is no vad_filter
+            for those that begin with "vad_".
     """
     options = {
         name: read_number(name, value) if name in _NUMBERS | _INTEGERS else value
@@ -68,6 +69,9 @@ def decoding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError("--temperature takes a number from 0 to 2, not None")
         options["temperature"] = temperatures(first, increment)
     detecting = [name for name in options if name.startswith("vad_") and name != "vad_filter"]
+    if detecting and not options.get("vad_filter"):
+        option = detecting[0].replace("_", "-")
+        raise OptionError(f"--{option} says how speech is detected: it needs --vad-filter")
     if detecting:
         options["vad_parameters"] = {
             name.removeprefix("vad_"): options.pop(name) for name in detecting

@@ -76,8 +76,9 @@ def read_recordings(path: str | Path) -> tuple[Recording, ...]:
             rows = list(table)
             columns = table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OptionError(
-            f"the manifest {path} cannot be read ({error}); --calibrate wants a text file with a "
+            f"the manifest {path} cannot be read ({reason}); --calibrate wants a text file with a "
             "tab between columns."
         ) from error
     missing = [name for name in COLUMNS if name not in columns]

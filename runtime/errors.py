@@ -20,6 +20,7 @@ A message is one sentence (or one per problem found) that names what was wrong w
 is allowed, and what to do. The command line prints it as it is; `--debug` adds the traceback.
 """
 
+import re
 from typing import Any
 
 
@@ -102,5 +103,5 @@ def first_line(error: BaseException) -> str:
 
 
 def readable(text: str) -> str:
-    """Text that can be written: what of a file's name is no UTF-8 becomes "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Text for one line of a terminal: what of a file's name is no UTF-8 or no sign becomes "?"."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text.encode("utf-8", "replace").decode("utf-8"))

@@ -69,7 +69,16 @@ def test_add_target(compiler: StandInCompiler, artifact: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "beside", ["out", "--target cpu", "--precision bf16", "--force", "--no-verify", "--revision x"]
+    "beside",
+    [
+        "out",
+        "--target cpu",
+        "--precision bf16",
+        "--precision f32",
+        "--force",
+        "--no-verify",
+        "--revision x",
+    ],
 )
 def test_add_target_goes_alone(
     compiler: StandInCompiler, artifact: Path, beside: str, capsys: Captured

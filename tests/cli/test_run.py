@@ -190,7 +190,8 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
         ("--temperature-inc 0.1", "use --temperature-increment-on-fallback"),
         ("-nf", "use --temperature-increment-on-fallback None"),
         ("--vad", "use --vad-filter"),
-        ("--vad_threshold 0.4", "give vad_filter=True too"),
+        ("--vad_threshold 0.4", "--vad-threshold says how speech is detected: it needs --vad-f"),
+        ("--vad_speech_pad_ms 5 --vad_filter False", "--vad-speech-pad-ms says how"),
         ("--vad_filter True --vad_threshold 2", "above 0, up to 1"),
         ("--vad_filter True --vad_speech_pad_ms wide", "a number or None"),
         ("--batched True", "use --batch-size with a number above 1"),
@@ -318,6 +319,28 @@ def test_standard_input_that_is_closed(
     monkeypatch.setattr("sys.stdin", None)
     assert main(["run", str(artifact), "-"]) == 2
     assert "nothing is piped into it" in capsys.readouterr().err
+
+
+def test_output_dir_that_is_an_artifact(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    other = tmp_path / "tiny"
+    (other / "targets").mkdir(parents=True)
+    (other / "manifest.json").write_text("{}")
+    assert main(["run", str(artifact), "a.wav", "-o", str(other)]) == 2
+    assert f"{str(other)!r} is an artifact; choose another folder" in capsys.readouterr().err
+    assert not model.calls
+
+
+def test_signs_that_would_move_the_cursor_are_not_written(
+    model: StandInModel, artifact: Path, capsys: Captured
+) -> None:
+    assert main(["run", str(artifact), "a\x1b[2J.wav", "b\n.wav"]) == 0
+    out, err = capsys.readouterr()
+    assert "==> a?[2J.wav <==" in out
+    assert "==> b?.wav <==" in out
+    assert "\x1b" not in err
+    assert "mwc: b?.wav: 4.0 s of audio in" in err
 
 
 def test_output_dir_that_is_a_file(
