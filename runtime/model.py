@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, overload
 
 from mwc.runtime.artifact import Artifact, check_hashes, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, check_several, open_audio
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import MOST_LANES, Engine
-from mwc.runtime.errors import AudioError, OptionError
+from mwc.runtime.errors import AudioError, DeviceError, OptionError
 from mwc.runtime.features import Features
 from mwc.runtime.listen import listen
 from mwc.runtime.many import HeardFile, transcribe_together
@@ -54,7 +55,7 @@ class Model:
 
     Any number of threads may call it at the same time: up to `lanes` of their windows are decoded
     together, each with the result that it has alone, and when there are more, calls take turns
-    from window to window.
+    from window to window. As a context manager it is closed at the end.
     """
 
     def __init__(
@@ -72,8 +73,36 @@ class Model:
         with ThreadPoolExecutor(max_workers=1) as beside:
             tokenizer = beside.submit(_open_tokenizer, artifact)
             beside.submit(import_module, "mwc.runtime.audio_file")
-            self._session = Session(artifact, device=device, threads=threads)
-            self._engine = Engine(self._session, tokenizer.result(), most_lanes=lanes)
+            session = Session(artifact, device=device, threads=threads)
+            engine = Engine(session, tokenizer.result(), most_lanes=lanes)
+        self._loaded: tuple[Session, Engine] | None = session, engine
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory of graphs, weights and caches, once calls under way have ended.
+
+        Calls made afterwards raise DeviceError.
+        """
+        self._loaded = None
+
+    def _open(self) -> tuple[Session, Engine]:
+        if self._loaded is None:
+            raise DeviceError("the model has been closed; load it again.")
+        return self._loaded
+
+    @property
+    def _engine(self) -> Engine:
+        return self._open()[1]
 
     @property
     def artifact(self) -> Artifact:
@@ -88,12 +117,12 @@ class Model:
     @property
     def target(self) -> str:
         """The name of the target that runs, for example "cpu-host"."""
-        return self._session.target.name
+        return self.session.target.name
 
     @property
     def session(self) -> Session:
         """The entry points themselves, for those who want more than transcripts."""
-        return self._session
+        return self._open()[0]
 
     @property
     def tokenizer(self) -> Tokenizer:

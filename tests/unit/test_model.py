@@ -3,6 +3,7 @@
 import gc
 import io
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from fake_decoder import FakeDecoder, fake_spec, scripted
 from fake_model import fake_model
 
-from mwc.runtime.errors import AudioError, BusyError, Cancelled, OptionError
+from mwc.runtime.errors import AudioError, BusyError, Cancelled, DeviceError, OptionError
 from mwc.runtime.model import Model
 from mwc.runtime.progress import ProgressEvent
 
@@ -204,6 +205,22 @@ def test_a_stream_that_is_dropped_leaves_nothing(model: Model, decoder: GatedDec
     decoder.batch_sizes.clear()
     model.transcribe(AUDIO, language="en")
     assert set(decoder.batch_sizes) == {1}
+
+
+def test_a_closed_model_keeps_nothing_and_ends_what_is_under_way(model: Model) -> None:
+    whole = model.transcribe(AUDIO, language="en")
+    engine = weakref.ref(model._engine)
+    with model:
+        stream = model.stream(AUDIO, language="en")
+        first = next(stream)
+    assert (first, *stream) == whole.segments
+    del stream
+    for call in (lambda: model.transcribe(AUDIO), lambda: model.session, lambda: model.target):
+        with pytest.raises(DeviceError, match="the model has been closed; load it again"):
+            call()
+    gc.collect()
+    assert engine() is None
+    assert model.spec == SPEC
 
 
 def test_a_stream_that_was_never_begun_takes_nothing(model: Model) -> None:
