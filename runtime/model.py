@@ -89,7 +89,7 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Give back the memory of graphs, weights and caches, once calls under way have ended.
+        """Let weights, graphs and caches go, once calls under way have ended.
 
         Calls made afterwards raise DeviceError.
         """
