@@ -135,7 +135,7 @@ class TranscribeOptions:
                 f"prefix is {self.prefix!r}, after which the rules on timestamps end a window "
                 "without text; give without_timestamps=True too, or use initial_prompt."
             )
-        if self.carry_initial_prompt and not self.initial_prompt:
+        if self.carry_initial_prompt and self.initial_prompt is None:
             raise OptionError(
                 "carry_initial_prompt is True without an initial_prompt to carry; give both."
             )
@@ -155,7 +155,7 @@ class TranscribeOptions:
         """Beams are for temperature 0, samples for those above, and each has options of its own."""
         if self.patience != 1.0 and self.beam_size == 1:
             raise OptionError(
-                f"patience is {self.patience}, which is for beam search; give beam_size too."
+                f"patience is {self.patience}, which is for beam search; give beam_size above 1."
             )
         if self.length_penalty is not None and self.beam_size == self.best_of == 1:
             raise OptionError(

@@ -177,7 +177,7 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
     [
         ("--beam_size 50", "from 1 to 16"),
         ("--best-of 0", "from 1 to 16"),
-        ("--patience 2", "give beam_size too"),
+        ("--patience 2", "give beam_size above 1"),
         ("--length_penalty 2", "from 0 to 1"),
         ("--seed -1", "whole number from 0"),
         ("--seed x", "whole number"),

@@ -92,7 +92,7 @@ def test_a_first_timestamp_needs_timestamps() -> None:
         ("beam_size", 17, "from 1 to 16"),
         ("beam_size", 2.0, "from 1 to 16"),
         ("best_of", True, "from 1 to 16"),
-        ("patience", 2.0, "patience is 2.0, which is for beam search; give beam_size too"),
+        ("patience", 2.0, "patience is 2.0, which is for beam search; give beam_size above 1"),
         ("patience", 0, "above 0, up to 10"),
         ("patience", 11, "above 0, up to 10"),
         ("length_penalty", 1.5, "from 0 to 1, or None"),
