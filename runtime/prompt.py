@@ -92,8 +92,8 @@ def prompt_notes(
 def _prefix_room(spec: WhisperSpec, options: TranscribeOptions) -> int:
     """Tokens that a prefix may have beside `sample_len`; none are cut where this is 0 or less.
 
-    As in openai/whisper, a prefix gives way to a sample_len below half the context; above half of it
-    openai/whisper drops the prefix's beginning, or all of it.
+    As in openai/whisper, a prefix gives way to a sample_len below half the context; with one above
+    half of it openai/whisper drops the prefix's beginning, or all of it.
     """
     half = spec.model.n_text_ctx // 2
     return half - (options.sample_len or half)
