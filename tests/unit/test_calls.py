@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_decoder import FakeDecoder, FakeFeatures, fake_tokenizer, scripted
+from fake_decoder import FakeDecoder, FakeFeatures, scripted
 from recordings import SPEC, hear, recording, said
 
 from mwc.runtime.decoder import Choice, Float32, PrefillResult, PrefillRow, StepBatch
@@ -74,11 +74,6 @@ class Device(FakeDecoder):
     def step(self, batch: StepBatch, suppress: Float32, n_candidates: int = 1) -> Choice:
         self._meet(batch.windows.tolist())
         return super().step(batch, suppress, n_candidates)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def file_of(engine: Engine, key: int, kind: int, stop: Any = lambda: False) -> Iterator[Any]:

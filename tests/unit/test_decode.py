@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, noise, scripted
+from fake_decoder import FakeDecoder, FakeWindow, fake_spec, noise, scripted
 from openai_whisper import patch_whisper
 
 from mwc.runtime.decode import DecodingBatch, Task, decode_window, decode_windows
@@ -20,11 +20,6 @@ SPEC = fake_spec()
 T = SPEC.tokens
 BEGIN = T.timestamp_begin
 PLAIN = make_options(without_timestamps=True)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def test_prompt_of_the_first_window(tokenizer: Tokenizer) -> None:

@@ -15,7 +15,6 @@ from fake_decoder import (
     FakeWindow,
     Logits,
     fake_spec,
-    fake_tokenizer,
     noise,
     scripted,
 )
@@ -37,11 +36,6 @@ SPEC = fake_spec()
 T = SPEC.tokens
 B = T.timestamp_begin
 SECONDS = 200
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def talk(seconds: int = SECONDS) -> Speech:

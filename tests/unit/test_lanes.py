@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_decoder import FakeDecoder, fake_tokenizer, scripted
+from fake_decoder import FakeDecoder, scripted
 from recordings import SPEC, T, hear, said
 
 from mwc.runtime.decoder import (
@@ -70,11 +70,6 @@ class Device(FakeDecoder):
 
 def outcome(found: Transcript | AudioError) -> object:
     return str(found) if isinstance(found, AudioError) else found
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def together(

@@ -32,11 +32,6 @@ T = SPEC.tokens
 B = T.timestamp_begin
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
-
-
 def run(
     tokenizer: Tokenizer, scripts: dict[int, list[int]], n_frames: int, **options: Any
 ) -> tuple[Transcript, FakeDecoder]:
