@@ -34,11 +34,12 @@ from kept import KeptTranscripts
 from machine import machine
 from segment_parity import Explain, compare_segments
 from speech_corpus import Clip, english, other_languages, read_corpus, spread
-from text_parity import Float32, first_difference, our_samples
+from text_parity import Float32, first_difference
 from weights import artifact_of, cache_of, ctranslate2_folder, openai_file
 from word_parity import Part, read_parts, word_places, word_times
 
 from mwc.compiler.word_errors import WordErrors, word_errors
+from mwc.runtime.audio import read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
@@ -91,7 +92,7 @@ def main() -> None:
     mwc.load(artifact, arguments.threads)
     everything = [c for c in read_corpus(arguments.corpus) if c.seconds <= arguments.longest]
     clips = choose_clips(everything, arguments.short, mwc.model.spec.tokens.is_multilingual)
-    samples = {clip.name: our_samples(clip.path) for clip in clips}
+    samples = {clip.name: read_samples(clip.path) for clip in clips}
     ours = {
         name: transcribe_all(mwc, MODES[name], name, clips, samples) for name in arguments.modes
     }
