@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -386,7 +385,7 @@ def test_coverage_is_measured_where_speech_is_known(tokenizer: Tokenizer) -> Non
     assert without.coverage is None
 
 
-def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer) -> None:
     """The engine does not care whose windows it decodes."""
     options = TranscribeOptions(language="en")
     files: list[Any] = [FakeFeatures(n, SPEC.model.n_mels) for n in (7000, 300, 4000)]

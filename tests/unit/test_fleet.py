@@ -273,7 +273,7 @@ def test_a_file_is_sent_from_its_start_or_told_to_be_unreadable() -> None:
     assert found[3] == b"view"
 
 
-def test_options_that_cannot_be_sent_as_they_are(tmp_path: Path) -> None:
+def test_options_that_cannot_be_sent_as_they_are() -> None:
     given: list[Any] = []
 
     class Keeps(FakeModel):

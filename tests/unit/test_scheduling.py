@@ -23,7 +23,6 @@ def first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing had been called yet, in a thread whose turns are not asked about."""
     monkeypatch.setattr(scheduling, "_has_called", False)
     monkeypatch.setattr(scheduling, "take_short_turns", lambda: True)
-    return
 
 
 @pytest.mark.usefixtures("first_call")
