@@ -19,11 +19,6 @@ TOLERANCE = 1e-4
 """Largest difference of two probabilities of a frame."""
 
 
-@pytest.fixture(scope="module")
-def session(random_artifact: Path) -> Session:
-    return Session(open_artifact(random_artifact))
-
-
 def detected(session: Session, blocks: list[np.ndarray]) -> np.ndarray:
     detector = SpeechDetector(session.vad)
     for block in blocks:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from said import outcome
 from small_artifact import write_small_artifact
 
 from mwc.runtime import fleet as fleet_module
@@ -117,7 +118,7 @@ def meeting(n: int) -> list[Said]:
 
 
 def outcomes(found: Iterator[Any]) -> list[Any]:
-    return [str(each) if isinstance(each, AudioError) else each for each in found]
+    return [outcome(each) for each in found]
 
 
 @pytest.mark.parametrize("seed", range(20))
