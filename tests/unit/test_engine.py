@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import transcribe
 from fake_decoder import (
     FakeDecoder,
     FakeFeatures,
@@ -26,7 +27,7 @@ from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.speech import Speech
 from mwc.runtime.tokenizer import Tokenizer
-from mwc.runtime.transcribe import Transcription, transcribe
+from mwc.runtime.transcribe import Transcription
 from mwc.runtime.transcript import Segment, Transcript
 from mwc.runtime.windows import WindowLoop
 from mwc.runtime.work import Decoded, Part
