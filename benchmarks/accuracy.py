@@ -12,15 +12,13 @@ command. Results go to benchmarks/results/accuracy-<name>.md and .json, every di
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy_report import AccuracyReport, ClipTokens, write_report
 from engines import ENGINES, Engine, Mwc, OpenaiWhisper, Result
-from machine import machine
-from speech_corpus import Clip, english, other_languages, read_corpus, spread
+from machine import machine, say
+from speech_corpus import Clip, add_corpus, english, other_languages, read_corpus, spread
 from text_parity import TextDifference, explain
 from token_parity import Generator, WindowTokens, check_window, windows
 from weights import artifact_of, ctranslate2_folder, openai_file
@@ -28,7 +26,6 @@ from weights import artifact_of, ctranslate2_folder, openai_file
 from mwc.compiler.word_errors import WordErrors, word_errors
 
 ROOT = Path(__file__).resolve().parent.parent
-CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 FASTER = "faster-whisper float32"
 MODES = {False: "without timestamps", True: "with timestamps"}
 
@@ -47,15 +44,12 @@ def parse_arguments() -> argparse.Namespace:
         "--openai", type=Path, help="the same weights as a .pt; made from a pkg: source if left out"
     )
     add("--ctranslate2", type=Path, help="the same as a CTranslate2 folder; made likewise")
-    add("--corpus", type=Path, default=CORPUS, help="the folder with manifest.tsv")
+    add_corpus(parser)
     add("--english", type=int, default=1000, help="how many English clips at most")
     add("--others", type=int, default=1000, help="how many of other languages at most")
     add("--threads", type=int, default=2)
     add("--name", default="tiny.en", help="of the results")
-    arguments = parser.parse_args()
-    if not (arguments.corpus / "manifest.tsv").is_file():
-        parser.error(f"there is no corpus in {arguments.corpus}; give --corpus or MWC_TEST_AUDIO")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -154,10 +148,6 @@ def errors_of(results: dict[str, Result], clips: Sequence[Clip]) -> WordErrors:
     return word_errors(
         [clip.transcript for clip in clips], [results[clip.name].text for clip in clips]
     )
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

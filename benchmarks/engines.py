@@ -272,14 +272,12 @@ class Transformers:
         """See `Engine.transcribe`; as its manual's example of long files, whole text at the end."""
         import torch
 
-        from mwc.runtime.audio import open_audio
+        from mwc.runtime.audio import read_samples
 
         asked = {"num_beams": options.get("beam_size", 1), "temperature": options["temperature"]}
         if self.spec.tokens.is_multilingual:
             asked |= {"language": language, "task": "transcribe"}
-        samples = (
-            np.concatenate(list(open_audio(audio).blocks())) if isinstance(audio, Path) else audio
-        )
+        samples = read_samples(audio) if isinstance(audio, Path) else audio
         long = len(samples) > self.spec.audio.n_samples
         if long:
             asked |= {

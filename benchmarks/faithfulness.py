@@ -20,8 +20,6 @@ mwc beside the sequential one is a row in `faithfulness_runs.MODES`.
 
 import argparse
 import math
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,17 +29,17 @@ from engines import ENGINES, Mwc, OpenaiWhisper, Result
 from faithfulness_report import Detected, FaithfulnessReport, ModeReport, write_report
 from faithfulness_runs import MODES, RUNS, Mode
 from kept import KeptTranscripts
-from machine import machine
+from machine import machine, say
 from segment_parity import Explain, compare_segments
-from speech_corpus import Clip, english, other_languages, read_corpus, spread
-from text_parity import Float32, first_difference, our_samples
+from speech_corpus import Clip, add_corpus, english, other_languages, read_corpus, spread
+from text_parity import Float32, first_difference
 from weights import artifact_of, cache_of, ctranslate2_folder, openai_file
 from word_parity import Part, read_parts, word_places, word_times
 
 from mwc.compiler.word_errors import WordErrors, word_errors
+from mwc.runtime.audio import read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
-CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 OPENAI, FASTER = "openai-whisper", "faster-whisper float32"
 COMPOSED = "long/synthetic.flac"
 """A recording put together from clips of the corpus, with the bounds of each."""
@@ -71,16 +69,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--artifact", type=Path, help="an artifact of it; converted if left out")
     add("--openai", type=Path, help="the same weights as a .pt; made from the source if left out")
     add("--ctranslate2", type=Path, help="the same as a CTranslate2 folder; made likewise")
-    add("--corpus", type=Path, default=CORPUS, help="the folder with manifest.tsv")
+    add_corpus(parser)
     add("--short", type=int, default=1000, help="how many short English clips at most")
     add("--longest", type=float, default=math.inf, help="seconds; no recording longer than this")
     add("--modes", nargs="+", default=list(MODES), choices=list(MODES), help="of mwc")
     add("--threads", type=int, default=2)
     add("--name", default="tiny.en", help="of the results")
-    arguments = parser.parse_args()
-    if not (arguments.corpus / "manifest.tsv").is_file():
-        parser.error(f"there is no corpus in {arguments.corpus}; give --corpus or MWC_TEST_AUDIO")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -91,7 +86,7 @@ def main() -> None:
     mwc.load(artifact, arguments.threads)
     everything = [c for c in read_corpus(arguments.corpus) if c.seconds <= arguments.longest]
     clips = choose_clips(everything, arguments.short, mwc.model.spec.tokens.is_multilingual)
-    samples = {clip.name: our_samples(clip.path) for clip in clips}
+    samples = {clip.name: read_samples(clip.path) for clip in clips}
     ours = {
         name: transcribe_all(mwc, MODES[name], name, clips, samples) for name in arguments.modes
     }
@@ -273,10 +268,6 @@ def detect_languages(
             )
         )
     return found
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

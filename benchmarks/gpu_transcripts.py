@@ -4,7 +4,6 @@ import gc
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,6 +12,7 @@ from gpu_sections import SEED, Run, timed
 from machine import memory
 
 from mwc.runtime import Model, Transcript, load
+from mwc.runtime.audio import read_samples
 
 WINDOW_SAMPLES = 480_000
 """Of 30 s."""
@@ -27,7 +27,7 @@ def windows(run: Run) -> dict[str, Any]:
     options = {"without_timestamps": True, "sample_len": run.tokens}
     for path in run.artifacts:
         model = load(path, device=run.device)
-        samples = np.resize(samples_of(run.audio), WINDOW_SAMPLES)
+        samples = np.resize(read_samples(run.audio), WINDOW_SAMPLES)
         for rows in run.rows:
             many = partial(transcribe, model, [samples] * rows, rows, **options)
             transcripts = many()
@@ -54,7 +54,7 @@ def company(run: Run) -> dict[str, Any]:
     Unlike in anything: texts, times, tokens or their log-probabilities.
     """
     model = load(run.artifacts[0], device=run.device)
-    clips = [samples_of(path) for path in run.clips]
+    clips = [read_samples(path) for path in run.clips]
     seconds = sum(map(len, clips)) / 16_000
     alone = transcribe(model, clips, 2)
     found: dict[str, Any] = {"clips": len(clips), "seconds": round(seconds, 1)}
@@ -74,7 +74,7 @@ def company(run: Run) -> dict[str, Any]:
 def soak(run: Run) -> dict[str, Any]:
     """Decode for a while in batches of all sizes: texts as alone, and memory that does not grow."""
     model = load(run.artifacts[0], device=run.device)
-    clips = [samples_of(path) for path in run.clips or (run.audio,)]
+    clips = [read_samples(path) for path in run.clips or (run.audio,)]
     alone = [transcript.text for transcript in transcribe(model, clips, 2)]
     rng = np.random.default_rng(SEED)
     until = time.perf_counter() + run.soak_seconds
@@ -103,10 +103,3 @@ def transcribe(
 ) -> list[Transcript]:
     options = {"language": "en", "temperature": 0.0, **options}
     return list(model.transcribe_many(clips, batch_size=at_a_time, **options))
-
-
-def samples_of(path: Path) -> Any:
-    """A file's samples, so that decoding it is not measured."""
-    from mwc.runtime.audio import open_audio
-
-    return np.concatenate(list(open_audio(path).blocks()))

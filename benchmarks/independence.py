@@ -8,17 +8,15 @@ benchmarks/results/independence.md.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 from machine import machine, machine_lines
-from speech_corpus import english, read_corpus
+from speech_corpus import CORPUS, english, read_corpus
 
 from mwc.runtime import Model, Transcript, load
 
 RESULTS = Path(__file__).resolve().parent / "results"
-CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 BATCHES = (3, 8, 16)
 
 

@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""What a result was measured on, and how a benchmark tells how far it is."""
 
 import os
 import platform
@@ -60,6 +60,11 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def say(text: str) -> None:
+    """Tell on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def memory(field: str) -> float:

@@ -10,22 +10,19 @@ Results go to benchmarks/results/<name>.md and .json.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 from engines import Engine, FasterWhisper, Mwc
 from machine import machine, machine_lines
-from speech_corpus import read_corpus
+from speech_corpus import CORPUS, read_corpus
 from weights import artifact_of, ctranslate2_folder
 
 from mwc.compiler.word_errors import word_errors
-from mwc.runtime.audio import open_audio
+from mwc.runtime.audio import read_samples
 
 RESULTS = Path(__file__).resolve().parent / "results"
-CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 CLIP = "long/synthetic.flac"
 STARTS = (0.0, 0.1, 0.2, 0.3, 0.4)
 """Seconds; speech begins after half a second."""
@@ -53,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     found = machine(["mwc", "max", "faster-whisper", "ctranslate2"])
     (clip,) = [clip for clip in read_corpus(CORPUS) if clip.name == CLIP]
-    samples = np.concatenate(list(open_audio(clip.path).blocks()))
+    samples = read_samples(clip.path)
     rates: dict[str, list[float]] = {}
     engines: tuple[tuple[str, Engine, Path], ...] = (
         ("mwc float32", Mwc(), artifact_of(given.source)),

@@ -23,14 +23,13 @@ from pathlib import Path
 
 from child import Job, Measured
 from engines import ENGINES
-from machine import machine
+from machine import machine, say
 from report import Report, draw, write_report
-from speech_corpus import read_corpus, spread
+from speech_corpus import CORPUS, read_corpus, spread
 from startup import ConvertTimes, command_seconds, convert_seconds, import_seconds
 from weights import artifact_of, ctranslate2_folder, ggml_file, openai_file
 
 ROOT = Path(__file__).resolve().parent.parent
-CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or "../shared/audio")
 SAMPLE = ROOT / "compiler" / "data" / "sample.flac"
 GREEDY_ONLY = ("whisper.cpp f16",)
 """Engines whose adapters know no beams."""
@@ -178,10 +177,6 @@ def measure_convert(arguments: argparse.Namespace) -> ConvertTimes:
 
 def packages(names: Iterable[str]) -> list[str]:
     return [package for name in names for package in ENGINES[name]().packages]
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -1,8 +1,14 @@
 """The speech corpus: a folder of clips and `manifest.tsv`, what was said in each."""
 
 import csv
+import os
+from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPUS = Path(os.environ.get("MWC_TEST_AUDIO") or ROOT.parent / "shared" / "audio")
+"""Where it lies if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,24 @@ def read_corpus(folder: Path) -> list[Clip]:
         )
         for row in rows
     ]
+
+
+def add_corpus(parser: ArgumentParser) -> None:
+    """Add --corpus, the Path of a folder with a corpus in it."""
+    parser.add_argument(
+        "--corpus",
+        type=corpus_folder,
+        default=str(CORPUS),  # a str, as those are checked too
+        help="the folder with manifest.tsv",
+    )
+
+
+def corpus_folder(given: str) -> Path:
+    """The folder, if there is a corpus in it."""
+    folder = Path(given)
+    if not (folder / "manifest.tsv").is_file():
+        raise ArgumentTypeError(f"there is no corpus in {folder}; give --corpus or MWC_TEST_AUDIO")
+    return folder
 
 
 def english(clips: list[Clip]) -> list[Clip]:

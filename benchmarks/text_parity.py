@@ -17,7 +17,7 @@ from engines import OpenaiWhisper, Piece, Result
 from speech_corpus import Clip
 from token_parity import MARGIN
 
-from mwc.runtime.audio import open_audio
+from mwc.runtime.audio import read_samples
 
 Float32 = npt.NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def explain(
     clip: Clip, timestamps: bool, ours: Result, theirs: Result, openai: OpenaiWhisper
 ) -> TextDifference:
     """Find out why two texts of a file differ."""
-    decoded = our_samples(clip.path)
+    decoded = read_samples(clip.path)
     other = their_samples(clip.path)
     same_length = len(decoded) == len(other)
     same = openai.transcribe(decoded, clip.language, timestamps)
@@ -96,11 +96,6 @@ def cause_of(same_text: bool, first: FirstDifference | None) -> str:
     if same_text:
         return "samples"
     return "margin" if first is not None and abs(first.margin) < MARGIN else "unexplained"
-
-
-def our_samples(path: Path) -> Float32:
-    """A file as mwc decodes it: 16 kHz."""
-    return np.concatenate(list(open_audio(path).blocks()))
 
 
 def their_samples(path: Path) -> Float32:

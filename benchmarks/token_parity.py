@@ -19,7 +19,7 @@ from mwc.compiler.parity import BOUNDS
 from mwc.compiler.reference import Reference
 from mwc.compiler.verify_tokens import Decoding, compare_tokens
 from mwc.runtime.audio import open_audio
-from mwc.runtime.decode import Task, decode_window
+from mwc.runtime.decode import DecodingBatch, Task
 from mwc.runtime.decoder import Choice, Decoder, PrefillResult, PrefillRow, StepBatch
 from mwc.runtime.features import Features
 from mwc.runtime.model import Model
@@ -153,7 +153,10 @@ def decode_recorded(model: Model, window: Window, prompt: Any, sampling: Samplin
         np.zeros(1, np.int32),
     )
     recorder = Recorder(session)
-    decode_window(recorder, model.tokenizer, Task(prompt, 0), sampling)
+    batch = DecodingBatch(recorder)
+    batch.start(Task(prompt, 0), sampling, [0])
+    while batch.is_busy:
+        batch.advance()
     assert recorder.first is not None
     return Decoding(
         prompt=list(prompt.tokens),

@@ -34,15 +34,11 @@ class Display:
 
     Where stderr is no terminal (a pipe, a log file, `TERM=dumb`) it shows nothing. Call it with
     an event; use it as a context manager, so that the bars never outlive an error.
-
-    Attributes:
-        audio_seconds: the length of the audio being transcribed, or None before that is reported.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
         is_screen = self._console.is_terminal and not self._console.is_dumb_terminal
-        self.audio_seconds: float | None = None
         self._shown = is_screen and not quiet
         self._quiet = quiet
         self._tasks: dict[str, TaskID] = {}
@@ -68,8 +64,6 @@ class Display:
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show where one stage stands."""
-        if event.stage == "transcribe":
-            self.audio_seconds = event.total
         if not self._shown:
             return
         # "verify encoder" follows "verify log-mel" in one bar, as parts of the same work.
@@ -95,11 +89,10 @@ class Display:
             say(text)
 
     def clear(self) -> None:
-        """Remove every bar and forget the audio's length, before the next piece of work."""
+        """Remove every bar, before the next piece of work."""
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks.clear()
-        self.audio_seconds = None
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -107,6 +107,15 @@ def open_audio(source: AudioInput, *, to_read: bool = False) -> AudioSource:
     )
 
 
+def read_samples(audio: AudioInput) -> Float32:
+    """Read the whole of anything that `open_audio` takes: float32 [n] mono 16 kHz in [-1, 1].
+
+    Raises:
+        AudioError: as `open_audio`, or the audio turns out to be unreadable or empty on the way.
+    """
+    return np.concatenate(list(open_audio(audio, to_read=True).blocks()))
+
+
 class _Opener(Protocol):
     """Gives a seekable binary file for the length of a with block."""
 

@@ -8,7 +8,6 @@ Algorithm: openai/whisper `whisper/decoding.py`, `DecodingTask`, one window's ro
 """
 
 import zlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,43 +69,6 @@ def compression_ratio(text: str) -> float:
     """Bytes of the text over its zlib-compressed bytes (openai/whisper `utils.py`)."""
     data = text.encode("utf-8")
     return len(data) / len(zlib.compress(data))
-
-
-def decode_window(
-    decoder: Decoder, tokenizer: Tokenizer, task: Task, sampling: Sampling
-) -> WindowResult:
-    """Decode one encoded window; `decode_windows` for one."""
-    return decode_windows(decoder, tokenizer, [task], sampling)[0]
-
-
-def decode_windows(
-    decoder: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], sampling: Sampling
-) -> list[WindowResult]:
-    """Decode encoded windows together, as many at a time as there are row slots for.
-
-    Args:
-        decoder: the model; its window slots are encoded already, its row slots are all free.
-        tokenizer: its tokenizer.
-        tasks: what to decode.
-        sampling: how.
-
-    Returns:
-        The results in the order of `tasks`.
-    """
-    width = sampling.strategy.width
-    if decoder.n_rows < width:
-        raise ValueError(f"a search takes {width} row slots and there are {decoder.n_rows}")
-    batch = DecodingBatch(decoder)
-    waiting = deque(tasks)
-    searches: list[RunningSearch] = []
-    free = list(range(decoder.n_rows))
-    while waiting or batch.is_busy:
-        while waiting and len(free) >= width:
-            slots, free = free[:width], free[width:]
-            searches.append(batch.start(waiting.popleft(), sampling, slots))
-        for ended in batch.advance():
-            free += ended.slots
-    return [search.result(tokenizer) for search in searches]
 
 
 class DecodingBatch:

@@ -61,11 +61,6 @@ class Engine:
         """The model's dimensions, audio constants and tokens."""
         return self._decoder.spec
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no call wants anything of it."""
-        return not self._requests and not self._under_way
-
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames between two rounds; see `Decoder.log_mel`."""
         with self._turns:

@@ -18,9 +18,7 @@ import numpy as np
 from mwc.runtime.decoder import (
     ABSENT,
     RULE_STATE_SIZE,
-    STEPS_AHEAD,
     Choice,
-    Decoder,
     Float32,
     Int32,
     StepBatch,
@@ -103,18 +101,6 @@ def feed(batch: StepBatch, tokens: Int32, timestamp_begin: int) -> StepBatch:
         tokens=tokens,
         positions=batch.positions + np.int32(1),
         rule_states=states.astype(np.int32),
-    )
-
-
-def steps_one_by_one(decoder: Decoder, batch: StepBatch, suppress: Float32) -> Choice:
-    """What `Decoder.steps` gives, by `Decoder.step`: for decoders that have no better way."""
-    choices = []
-    for _ in range(STEPS_AHEAD):
-        choices.append(decoder.step(batch, suppress))
-        batch = feed(batch, choices[-1].tokens, decoder.spec.tokens.timestamp_begin)
-    return Choice(
-        np.stack([choice.tokens for choice in choices], axis=1),
-        np.stack([choice.logprobs for choice in choices], axis=1),
     )
 
 

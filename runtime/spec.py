@@ -50,11 +50,6 @@ class ModelSpec:
     n_text_layer: int
     n_text_mlp: int
 
-    @property
-    def head_size(self) -> int:
-        """Width of one attention head, 64 in every Whisper."""
-        return exact_div(self.n_audio_state, self.n_audio_head)
-
 
 SAMPLE_RATE = 16000
 """Samples per second, mono, that every Whisper hears (openai/whisper `audio.py`)."""

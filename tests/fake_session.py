@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from decoding import steps_one_by_one
 from numpy_log_mel import numpy_log_mel
 from numpy_vad import numpy_vad
 
 from mwc.compiler.reference_numpy import NumpyReference, softmax
 from mwc.runtime.decoder import Choice, Float32, Int32, PrefillResult, PrefillRow, StepBatch
-from mwc.runtime.rules import choose, steps_one_by_one
+from mwc.runtime.rules import choose
 from mwc.runtime.spec import WhisperSpec
 
 

@@ -45,13 +45,6 @@ FRAMES = 26
 SPEC = tiny_model(heads=HEADS, layers=LAYERS).spec
 
 
-def rounded(values: Array, dtype: str) -> Array:
-    """float32 values as a dtype holds them."""
-    if dtype == "bfloat16":
-        return (to_bfloat16(np.ascontiguousarray(values)).astype(np.uint32) << 16).view(np.float32)
-    return values.astype(dtype).astype(np.float32)
-
-
 def to_buffer(values: Array, dtype: str) -> Buffer:
     """A MAX buffer of float32, bfloat16, float16 or int32."""
     values = np.ascontiguousarray(values)

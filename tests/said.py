@@ -1,7 +1,8 @@
-"""Transcripts with words, for the tests of what is made of them."""
+"""Transcripts with words, for the tests of what is made of them; and what files gave."""
 
 from collections.abc import Sequence
 
+from mwc.runtime.errors import AudioError
 from mwc.runtime.transcript import Segment, Transcript, Word
 
 
@@ -35,3 +36,8 @@ def transcript(*segments: Segment, language: str = "en") -> Transcript:
     """A transcript of segments."""
     text = "".join(segment.text for segment in segments)
     return Transcript(text, language, segments[-1].end if segments else 1.0, segments, 0.5)
+
+
+def outcome(found: Transcript | AudioError) -> object:
+    """What a file gave, as it can be compared: a transcript, or the text of its error."""
+    return str(found) if isinstance(found, AudioError) else found

@@ -10,7 +10,7 @@ import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.audio import open_audio
+from mwc.runtime.audio import read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -51,7 +51,7 @@ def test_many_files(tiny_en_artifact: Path, tmp_path: Path) -> None:
 
 
 def test_samples_from_memory(tiny_en_artifact: Path, tmp_path: Path) -> None:
-    samples = np.concatenate(list(open_audio(SAMPLE).blocks()))
+    samples = read_samples(SAMPLE)
     path = tmp_path / "sample.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)

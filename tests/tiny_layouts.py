@@ -27,6 +27,13 @@ def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
+def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
+    """What is left of float32 values after they were stored as dtype."""
+    if dtype == "bfloat16":
+        return (to_bfloat16(np.ascontiguousarray(values)).astype(np.uint32) << 16).view(np.float32)
+    return values.astype(dtype).astype(np.float32)
+
+
 def raw(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.generic]:
     """The stored form: float32, float16, or bfloat16 as uint16."""
     values = np.ascontiguousarray(values)

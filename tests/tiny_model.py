@@ -16,7 +16,6 @@ class MemoryTensors:
     def __init__(self, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
         self._arrays = arrays
         self.shapes = {name: array.shape for name, array in arrays.items()}
-        self.dtypes = dict.fromkeys(arrays, "float32")
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         return self._arrays[name]

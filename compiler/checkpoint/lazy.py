@@ -23,10 +23,9 @@ STORED: Mapping[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """One stored tensor: its shape, its dtype, and how to get it as float32."""
+    """One stored tensor: its shape, and how to get it as float32."""
 
     shape: tuple[int, ...]
-    dtype: str
     load: Callable[[], Float32]
 
 
@@ -40,11 +39,6 @@ class LazyTensors:
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes by name."""
         return {name: tensor.shape for name, tensor in self.by_name.items()}
-
-    @cached_property
-    def dtypes(self) -> Mapping[str, str]:
-        """Stored dtypes by name."""
-        return {name: tensor.dtype for name, tensor in self.by_name.items()}
 
     def read(self, name: str) -> Float32:
         """Return one tensor as float32, checked to be finite; see `Tensors.read`."""
@@ -70,7 +64,7 @@ def tensor_in_file(
         stored = np.frombuffer(source.read(offset, size), STORED[dtype])
         return to_float32(stored, dtype).reshape(shape)
 
-    return LazyTensor(shape, dtype, load)
+    return LazyTensor(shape, load)
 
 
 def to_float32(stored: npt.NDArray[np.generic], dtype: str) -> Float32:

@@ -74,7 +74,7 @@ def state_dict_tensors(state: Any, path: Path) -> dict[str, LazyTensor]:
                 f"{path} holds {name} as {dtype}; mwc reads {', '.join(DTYPES)}, "
                 "so save it as one of these, or give the checkpoint from before its quantisation."
             )
-        tensors[name] = LazyTensor(tuple(tensor.shape), dtype, _loader(tensor))
+        tensors[name] = LazyTensor(tuple(tensor.shape), _loader(tensor))
     return tensors
 
 

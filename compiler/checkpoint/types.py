@@ -39,11 +39,6 @@ class Tensors(Protocol):
         """Shapes by name, in transformers' layout: linear [out, in], convolution [out, in, 3]."""
         ...
 
-    @property
-    def dtypes(self) -> Mapping[str, str]:
-        """How each is stored: "float32", "float16" or "bfloat16"."""
-        ...
-
     def read(self, name: str) -> Float32:
         """Return one tensor as C-contiguous float32 that the caller may keep and change.
 

@@ -108,13 +108,17 @@ def test_parts_of_one_work_share_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_new_file_starts_a_new_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal(monkeypatch)
+    screen = terminal(monkeypatch)
     with Display() as display:
+        display(ProgressEvent("read audio", 4, 4, "seconds"))
         display(ProgressEvent("transcribe", 4, 4, "seconds"))
         display.clear()
-        assert display.audio_seconds is None
         display(ProgressEvent("transcribe", 1, 8, "seconds"))
-        assert display.audio_seconds == 8
+        screen.truncate(0)
+        with display.aside():
+            shown = screen.getvalue()
+    assert "0:01/0:08" in shown
+    assert "0:04/0:04" not in shown
 
 
 @pytest.mark.parametrize("quiet", [False, True])

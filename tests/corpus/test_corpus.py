@@ -3,15 +3,14 @@
 benchmarks/accuracy.py does the same at length, beside other engines.
 """
 
-import json
-import re
-from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from engines import Mwc
 from speech_corpus import Clip, english, other_languages, spread
 from token_parity import MARGIN, Generator, WindowTokens, check_window, windows
+from word_parity import read_parts, word_places
 
 from mwc.compiler.checkpoint import open_checkpoint
 from mwc.compiler.reference import open_reference
@@ -223,22 +222,10 @@ def test_words_lie_in_the_clips_they_were_said_in(
     batch_size: int, tiny_en_model: Model, clips: list[Clip]
 ) -> None:
     clip = by_name(clips, "long/synthetic.flac")
-    places = json.loads(clip.path.with_suffix(".segments.json").read_text())
-    transcript = tiny_en_model.transcribe(
-        clip.path, word_timestamps=True, batch_size=batch_size, temperature=0.0
-    )
-    words = [word for segment in transcript.segments for word in segment.words or ()]
-    spoken = [(bare(word), place) for place in places for word in place["text"].split()]
-    matcher = SequenceMatcher(None, [w for w, _ in spoken], [bare(w.word) for w in words], False)
-    found = [
-        (spoken[block.a + i][1], words[block.b + i])
-        for block in matcher.get_matching_blocks()
-        for i in range(block.size)
-    ]
-    inside = [p["start"] <= w.start <= w.end <= p["end"] for p, w in found]
-    assert len(found) > 0.85 * len(spoken)
-    assert sum(inside) >= 0.99 * len(found)
-
-
-def bare(word: str) -> str:
-    return re.sub(r"[^a-z']", "", word.lower())
+    parts = read_parts(clip.path.with_suffix(".segments.json"))
+    engine = Mwc(batch_size)
+    engine.model = tiny_en_model
+    options = {"temperature": 0.0, "word_timestamps": True}
+    places = word_places(engine.transcribe(clip.path, "en", True, options=options), parts)
+    assert places.placed > 0.85 * sum(len(part.text.split()) for part in parts)
+    assert places.inside >= 0.99 * places.placed

@@ -10,11 +10,12 @@ import pytest
 from engines import GREEDY, Mwc, OpenaiWhisper, Options, Result
 from segment_parity import Explain, compare_segments
 from speech_corpus import Clip
-from text_parity import first_difference, our_samples
+from text_parity import first_difference
 from weights import write_openai_file
 from word_parity import word_times
 
 from mwc.runtime import Model
+from mwc.runtime.audio import read_samples
 
 pytestmark = pytest.mark.corpus
 
@@ -50,7 +51,7 @@ def transcripts(
 ) -> dict[str, Result]:
     """Transcripts by name, of the samples that mwc decodes."""
     return {
-        clip.name: engine.transcribe(our_samples(clip.path), "en", True, options=options)
+        clip.name: engine.transcribe(read_samples(clip.path), "en", True, options=options)
         for clip in clips
         if clip.name in names
     }
@@ -60,7 +61,7 @@ def test_segments_are_openai_whispers(ours: Mwc, theirs: OpenaiWhisper, clips: l
     """Text, start and end; a near tie may fall the other way, and then be followed."""
     mine = transcripts(ours, clips, SOME, GREEDY)
     other = transcripts(theirs, clips, SOME, GREEDY)
-    samples = {clip.name: our_samples(clip.path) for clip in clips if clip.name in SOME}
+    samples = {clip.name: read_samples(clip.path) for clip in clips if clip.name in SOME}
 
     def explain(name: str) -> Explain:
         given = (theirs.model, samples[name], mine[name], other[name])

@@ -9,8 +9,7 @@ import pytest
 from numpy_vad import onnx_vad
 from speech_corpus import Clip
 
-from mwc.runtime.artifact import open_artifact
-from mwc.runtime.audio import open_audio
+from mwc.runtime.audio import open_audio, read_samples
 from mwc.runtime.session import Session
 from mwc.runtime.vad import SpeechDetector, VadOptions, speech_segments
 
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.corpus
 Float32 = npt.NDArray[np.float32]
 
 SHORT_PAUSES = VadOptions(min_silence_duration_ms=160, speech_pad_ms=100)
-
-
-@pytest.fixture(scope="module")
-def session(random_artifact: Path) -> Session:
-    """Any artifact: all hold the same detector."""
-    return Session(open_artifact(random_artifact))
 
 
 def probabilities_of(session: Session, path: Path) -> tuple[Float32, int]:
@@ -77,8 +70,7 @@ def test_a_long_recording_is_heard_as_onnxruntime_hears_it(
     """Measured: 3e-6 over 16372 frames; a state that drifted would show."""
     pytest.importorskip("onnxruntime")
     probabilities, _ = synthetic
-    blocks = open_audio(audio_dir / "long" / "synthetic.flac").blocks()
-    theirs = onnx_vad(np.concatenate(list(blocks)))
+    theirs = onnx_vad(read_samples(audio_dir / "long" / "synthetic.flac"))
     assert len(probabilities) == len(theirs) > 16000
     assert np.abs(probabilities - theirs).max() <= 1e-4
 

@@ -14,11 +14,11 @@ from kernel_graphs import (
     Kernels,
     from_buffer,
     pack_keys,
-    rounded,
     to_buffer,
     unpack_keys,
 )
 from numpy_layers import attention, normal
+from tiny_layouts import rounded
 
 Array = npt.NDArray[Any]
 

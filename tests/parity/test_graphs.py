@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import steps_one_by_one
 from numpy_decoder import NumpyDecoder
 from tiny_model import speech_like
 
@@ -22,7 +23,7 @@ from mwc.runtime.decoder import (
 )
 from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.errors import DeviceError, MemoryShortage, OptionError
-from mwc.runtime.rules import choose, log_softmax, rule_state, steps_one_by_one, suppress_mask
+from mwc.runtime.rules import choose, log_softmax, rule_state, suppress_mask
 from mwc.runtime.session import Session
 from mwc.runtime.step_calls import StepCalls
 

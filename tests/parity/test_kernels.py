@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernel_graphs import WEIGHT_DTYPES, Kernels, rounded
+from kernel_graphs import WEIGHT_DTYPES, Kernels
 from numpy_layers import gelu, layer_norm, normal
+from tiny_layouts import rounded
 
 Array = npt.NDArray[Any]
 

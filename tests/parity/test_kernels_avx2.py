@@ -6,6 +6,7 @@ MAX settles on a CPU once per process, so their tests run in a process of its ow
 """
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from mwc.compiler.target import CPU_ARCHS, parse_target
-from mwc.runtime.errors import OptionError
 from mwc.runtime.platform import FEATURES_OF_ARCH, cpu_features
 
 FOLDER = Path(__file__).resolve().parent
@@ -35,11 +35,9 @@ def own_arch() -> str:
 
 @pytest.mark.parametrize("arch", CPU_ARCHS)
 def test_every_kernel_is_right_as_code_for_another_cpu(arch: str) -> None:
-    try:
-        needed = set(parse_target(f"cpu:{arch}").cpu_features)
-    except OptionError as error:
-        pytest.skip(str(error))
-    if not needed <= cpu_features():
+    if platform.machine() != "x86_64":
+        pytest.skip(f"{arch} is x86-64 and this is {platform.machine()}")
+    if not set(parse_target(f"cpu:{arch}").cpu_features) <= cpu_features():
         pytest.skip(f"this CPU is not {arch}")
     if arch == own_arch():
         pytest.skip(f"code for this CPU is code for {arch}: all other tests run it")

@@ -14,7 +14,7 @@ from numpy_vad import frames_of, numpy_vad
 
 from mwc.compiler import ConvertOptions, convert, verify_artifact
 from mwc.runtime import Model, load
-from mwc.runtime.audio import open_audio
+from mwc.runtime.audio import read_samples
 
 SOURCE = "pkg:tiny.en"
 SAMPLE = Path(__file__).parents[2] / "compiler" / "data" / "sample.flac"
@@ -48,7 +48,7 @@ def model(artifact: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
-    return np.concatenate(list(open_audio(SAMPLE).blocks()))
+    return read_samples(SAMPLE)
 
 
 def test_every_stage_is_the_checkpoints(artifact: Path) -> None:

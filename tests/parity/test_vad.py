@@ -9,7 +9,7 @@ from tiny_model import speech_like
 
 from mwc.compiler.vad_weights import DETECTOR_RULES, NAME, SHA256, VERSION
 from mwc.runtime.artifact import map_weights, open_artifact
-from mwc.runtime.audio import open_audio
+from mwc.runtime.audio import read_samples
 from mwc.runtime.session import Session
 from mwc.runtime.vad import SpeechDetector
 
@@ -17,11 +17,6 @@ SAMPLE = Path(__file__).resolve().parent.parent.parent / "compiler" / "data" / "
 
 TOLERANCE = 1e-4
 """Largest difference of two probabilities of a frame."""
-
-
-@pytest.fixture(scope="module")
-def session(random_artifact: Path) -> Session:
-    return Session(open_artifact(random_artifact))
 
 
 def detected(session: Session, blocks: list[np.ndarray]) -> np.ndarray:
@@ -52,7 +47,7 @@ def test_probabilities_are_onnxruntimes(session: Session, loudness: float) -> No
 
 def test_speech_is_heard_as_onnxruntime_hears_it(session: Session) -> None:
     pytest.importorskip("onnxruntime")
-    speech = np.concatenate(list(open_audio(SAMPLE).blocks()))
+    speech = read_samples(SAMPLE)
     samples = np.concatenate([speech, np.zeros(40000, np.float32)])
     ours, theirs = detected(session, [samples]), onnx_vad(samples)
     assert theirs.max() > 0.99

@@ -13,14 +13,15 @@ import numpy.typing as npt
 import pytest
 from audio_files import encode, encode_silent_film, tone, wav
 
-from mwc.runtime.audio import AudioInput, AudioSource, open_audio
+from mwc.runtime.audio import AudioInput, AudioSource, open_audio, read_samples
 from mwc.runtime.errors import AudioError
 
 
 def read(source: AudioInput | AudioSource) -> npt.NDArray[np.float32]:
     """All samples of a source."""
-    opened = source if isinstance(source, AudioSource) else open_audio(source, to_read=True)
-    return np.concatenate(list(opened.blocks()))
+    if isinstance(source, AudioSource):
+        return np.concatenate(list(source.blocks()))
+    return read_samples(source)
 
 
 def loudness(samples: npt.NDArray[np.float32]) -> float:

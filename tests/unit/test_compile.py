@@ -174,7 +174,7 @@ def test_ctrl_c_ends_the_child(tmp_path: Path, child) -> None:
     assert not is_running(int((tmp_path / "pid").read_text()))
 
 
-def test_a_cpu_computes_in_float32_and_keeps_caches_in_the_weights_dtype(tmp_path: Path) -> None:
+def test_a_cpu_computes_in_float32_and_keeps_caches_in_the_weights_dtype() -> None:
     for precision, dtype in (("f32", "float32"), ("bf16", "bfloat16"), ("f16", "float16")):
         plan = make_plan(CompileJob(SPEC, precision, parse_target("cpu"), ""))
         assert (plan.activations, plan.cache) == ("float32", dtype)

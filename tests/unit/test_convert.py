@@ -135,8 +135,9 @@ def test_what_is_there_is_kept_without_force_and_replaced_with_it(
     assert leftovers(tmp_path) == ["out"]
 
 
+@pytest.mark.usefixtures("random_artifact")  # it is compiled once
 def test_word_errors_on_recordings_are_part_of_the_report(
-    random_checkpoint: Path, random_artifact: Path, tmp_path: Path
+    random_checkpoint: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "mine.tsv"
     manifest.write_text("path\ttranscript\tlanguage\nspeech.flac\tnobody says this\ten\n")
@@ -158,8 +159,9 @@ def test_word_errors_on_recordings_are_part_of_the_report(
     )
 
 
+@pytest.mark.usefixtures("random_artifact")  # it is compiled once
 def test_a_model_that_computes_something_else_is_not_written(
-    random_checkpoint: Path, random_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graphs are right, the weights are not: verification has to notice and say where."""
     module = converter()
@@ -336,8 +338,9 @@ def test_word_errors_that_cannot_be_measured_here_are_noted(
     assert result.notes == open_artifact(result.artifact).manifest.provenance.notes
 
 
+@pytest.mark.usefixtures("random_artifact")  # it is compiled once
 def test_recordings_are_not_heard_by_a_wrong_model(
-    random_checkpoint: Path, random_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that does not match is refused before anything is transcribed with it."""
     module = converter()

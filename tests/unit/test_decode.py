@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_decoder import FakeDecoder, FakeWindow, fake_spec, fake_tokenizer, noise, scripted
+from decoding import decode_window, decode_windows
+from fake_decoder import FakeDecoder, FakeWindow, fake_spec, noise, scripted
 from openai_whisper import patch_whisper
 
-from mwc.runtime.decode import DecodingBatch, Task, decode_window, decode_windows
+from mwc.runtime.decode import DecodingBatch, Task
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.prompt import Prompt, make_prompt
@@ -20,11 +21,6 @@ SPEC = fake_spec()
 T = SPEC.tokens
 BEGIN = T.timestamp_begin
 PLAIN = make_options(without_timestamps=True)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def test_prompt_of_the_first_window(tokenizer: Tokenizer) -> None:
@@ -183,18 +179,6 @@ def test_what_a_row_needs_exactly_does_not_depend_on_its_company(tokenizer: Toke
         batch.advance()
     assert [1, 4, 4, 4, 0, 0] in decoder.wanted
     assert all(sorted(set(wanted)) <= [0, 1, 4] for wanted in decoder.wanted)
-
-
-def test_a_search_needs_its_slots(tokenizer: Tokenizer) -> None:
-    options = make_options(beam_size=4)
-    (task, *_) = some_tasks(tokenizer, options)
-    with pytest.raises(ValueError, match="takes 4 row slots and there are 3"):
-        decode_window(two_windows(3), tokenizer, task, sampling_for(SPEC, options))
-
-
-def test_no_windows_give_nothing(tokenizer: Tokenizer) -> None:
-    decoder = FakeDecoder(SPEC, noise(SPEC))
-    assert decode_windows(decoder, tokenizer, [], sampling_for(SPEC, PLAIN)) == []
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in subtract")

@@ -4,18 +4,17 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from decoding import transcribe
 from fake_decoder import (
     FakeDecoder,
     FakeFeatures,
     FakeWindow,
     Logits,
     fake_spec,
-    fake_tokenizer,
     noise,
     scripted,
 )
@@ -28,7 +27,7 @@ from mwc.runtime.options import TranscribeOptions, make_options
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.speech import Speech
 from mwc.runtime.tokenizer import Tokenizer
-from mwc.runtime.transcribe import Transcription, transcribe
+from mwc.runtime.transcribe import Transcription
 from mwc.runtime.transcript import Segment, Transcript
 from mwc.runtime.windows import WindowLoop
 from mwc.runtime.work import Decoded, Part
@@ -37,11 +36,6 @@ SPEC = fake_spec()
 T = SPEC.tokens
 B = T.timestamp_begin
 SECONDS = 200
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def talk(seconds: int = SECONDS) -> Speech:
@@ -392,7 +386,7 @@ def test_coverage_is_measured_where_speech_is_known(tokenizer: Tokenizer) -> Non
     assert without.coverage is None
 
 
-def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer) -> None:
     """The engine does not care whose windows it decodes."""
     options = TranscribeOptions(language="en")
     files: list[Any] = [FakeFeatures(n, SPEC.model.n_mels) for n in (7000, 300, 4000)]
@@ -403,7 +397,8 @@ def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer, tmp_path: 
             for f in files
         ]
 
-    def texts(n_lanes: int) -> dict[int, str]:
+    def texts(n_lanes: int) -> tuple[dict[int, str], int]:
+        """Of each file, by its length; and how many rows the largest step had."""
         decoder = FakeDecoder(SPEC, noise(SPEC))
         said = dict.fromkeys((f.n_frames for f in files), "")
         with Call(Engine(decoder, tokenizer), options, n_lanes=n_lanes) as call:
@@ -412,6 +407,9 @@ def test_parts_of_several_files_share_the_lanes(tokenizer: Tokenizer, tmp_path: 
             while (done := call.take()) is not None:
                 assert isinstance(done, Decoded)
                 said[done.part.features.n_frames] += "".join(s.text for s in done.segments)
-        return said
+        return said, max(decoder.batch_sizes)
 
-    assert texts(1) == texts(2) == texts(3)
+    alone, rows = texts(1)
+    assert rows == 1
+    for n_lanes in (2, 3):
+        assert texts(n_lanes) == (alone, n_lanes)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decoding import transcribe
 from fake_decoder import FakeDecoder, FakeFeatures, fake_spec, fake_tokenizer, noise, scripted
 
 from mwc.runtime.decode import WindowResult
@@ -12,7 +13,6 @@ from mwc.runtime.engine import Engine
 from mwc.runtime.fallback import why_refused, why_sparse
 from mwc.runtime.options import make_options
 from mwc.runtime.report import WindowReport
-from mwc.runtime.transcribe import transcribe
 
 SPEC = fake_spec()
 GOOD = WindowResult((65,), "A", -0.5, 0.1, 1.0, 0.0)

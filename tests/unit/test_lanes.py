@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_decoder import FakeDecoder, fake_tokenizer, scripted
+from fake_decoder import FakeDecoder, scripted
 from recordings import SPEC, T, hear, said
+from said import outcome
 
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
@@ -21,7 +22,7 @@ from mwc.runtime.decoder import (
     StepBatch,
 )
 from mwc.runtime.engine import Engine
-from mwc.runtime.errors import AudioError, Cancelled
+from mwc.runtime.errors import Cancelled
 from mwc.runtime.many import transcribe_together
 from mwc.runtime.options import make_options
 from mwc.runtime.progress import silent
@@ -66,15 +67,6 @@ class Device(FakeDecoder):
         ended = (ahead.candidates == T.eot).any(axis=1)
         self.active -= {row for row, end in zip(rows, ended, strict=True) if end}
         return ahead
-
-
-def outcome(found: Transcript | AudioError) -> object:
-    return str(found) if isinstance(found, AudioError) else found
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def together(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from fake_decoder import FakeDecoder, fake_spec, noise
 from fake_model import fake_model
+from said import outcome
 
 from mwc.runtime.decoder import Float32
 from mwc.runtime.errors import AudioError, Cancelled, OptionError
@@ -55,10 +56,6 @@ def model(tmp_path: Path, decoder: HearingDecoder, monkeypatch: pytest.MonkeyPat
 def audio(seconds: float, loudness: int) -> Samples:
     """Sound that the fake detector takes for speech and the fake decoder for other words."""
     return np.full(round(seconds * 16000), loudness / 1000, np.float32)
-
-
-def outcome(found: Transcript | AudioError) -> object:
-    return str(found) if isinstance(found, AudioError) else found
 
 
 def alone(model: Model, samples: Samples, **options: Any) -> object:

@@ -323,7 +323,7 @@ def test_cancelling_from_another_thread(
     assert is_free(model)
 
 
-def test_what_was_done_is_kept_when_cancelled(model: Model, decoder: GatedDecoder) -> None:
+def test_what_was_done_is_kept_when_cancelled(model: Model) -> None:
     cancel = threading.Event()
     stream = model.stream(AUDIO, language="en", cancel=cancel)
     first = next(stream)
@@ -360,7 +360,7 @@ def test_languages_that_may_be_found(model: Model) -> None:
         model.detect_language(AUDIO, languages=["nl"])
 
 
-def test_audio_warnings_reach_the_transcript(model: Model, tmp_path: Path) -> None:
+def test_audio_warnings_reach_the_transcript(model: Model) -> None:
     from mwc.runtime.audio import open_audio
 
     source = open_audio(AUDIO)

@@ -1,7 +1,7 @@
 """What stands before a window's text: hotwords, and what is told of texts that do not fit."""
 
 import pytest
-from fake_decoder import fake_spec, fake_tokenizer
+from fake_decoder import fake_spec
 
 from mwc.runtime.errors import OptionError
 from mwc.runtime.options import make_options
@@ -10,11 +10,6 @@ from mwc.runtime.tokenizer import Tokenizer
 
 SPEC = fake_spec()
 T = SPEC.tokens
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def test_hotwords_stand_before_the_previous_text(tokenizer: Tokenizer) -> None:

@@ -24,11 +24,6 @@ SPEC = fake_spec()
 T = SPEC.tokens
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
-
-
 def cells(cost: list[list[float]]) -> list[tuple[int, int]]:
     rows, columns = dtw(np.array(cost, np.float32))
     return list(zip(rows.tolist(), columns.tolist(), strict=True))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import transcribe
 from fake_decoder import (
     FakeDecoder,
     FakeFeatures,
@@ -22,7 +23,7 @@ from mwc.runtime.options import make_options
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.speech import Speech
 from mwc.runtime.tokenizer import Tokenizer
-from mwc.runtime.transcribe import Transcription, detect_language, transcribe
+from mwc.runtime.transcribe import Transcription, detect_language
 from mwc.runtime.transcript import Transcript
 from mwc.runtime.window_cut import Piece, WindowCut, cut_window
 from mwc.runtime.windows import WindowLoop
@@ -30,11 +31,6 @@ from mwc.runtime.windows import WindowLoop
 SPEC = fake_spec()
 T = SPEC.tokens
 B = T.timestamp_begin
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def run(

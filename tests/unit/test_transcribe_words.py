@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import transcribe
 from fake_decoder import (
     FakeDecoder,
     FakeFeatures,
@@ -23,18 +24,13 @@ from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
 from mwc.runtime.tokenizer import Tokenizer
-from mwc.runtime.transcribe import align, transcribe
+from mwc.runtime.transcribe import align
 from mwc.runtime.transcript import Transcript, Word
 from mwc.runtime.windows import WindowLoop
 
 SPEC = fake_spec()
 T = SPEC.tokens
 B = T.timestamp_begin
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 @dataclass

@@ -118,7 +118,7 @@ def test_suppressed_tokens_of_the_tiny_vocabulary(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["en", "multilingual"])
-def test_real_vocabularies_against_openai_whisper(tmp_path: Path, kind: str) -> None:
+def test_real_vocabularies_against_openai_whisper(kind: str) -> None:
     whisper = pytest.importorskip("whisper")
     tokenizer = pytest.importorskip("whisper.tokenizer").get_tokenizer(kind != "en")
     name = "gpt2" if kind == "en" else "multilingual"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_decoder import fake_spec, fake_tokenizer
+from fake_decoder import fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,11 +27,6 @@ from mwc.runtime.words import (
 
 SPEC = fake_spec()
 EOT = SPEC.tokens.eot
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return fake_tokenizer(tmp_path_factory.mktemp("tokenizer"), SPEC)
 
 
 def texts(tokenizer: Tokenizer, text: bytes, language: str) -> list[str]:
