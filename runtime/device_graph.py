@@ -35,6 +35,11 @@ class DeviceGraph:
         self._results: list[Buffer] | None = None
         self._runs = 0
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether runs are replayed."""
+        return self._results is not None
+
     def fits(self, arguments: "Sequence[Buffer]") -> bool:
         """Whether these are the buffers that it keeps."""
         return len(arguments) == len(self._arguments) and all(

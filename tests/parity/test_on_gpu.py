@@ -14,7 +14,10 @@ from numpy_vad import frames_of, numpy_vad
 
 from mwc.compiler import ConvertOptions, convert, verify_artifact
 from mwc.runtime import Model, load
+from mwc.runtime.artifact import open_artifact
 from mwc.runtime.audio import read_samples
+from mwc.runtime.bench_cases import POSITION, steps_call
+from mwc.runtime.session import Session
 
 SOURCE = "pkg:tiny.en"
 SAMPLE = Path(__file__).parents[2] / "compiler" / "data" / "sample.flac"
@@ -63,6 +66,7 @@ def test_speech_becomes_text_by_replayed_steps(model: Model, clip: np.ndarray) -
     graphs = model.session.device_graphs
     assert graphs
     assert {str(key): graph.refusal for key, graph in graphs.items() if graph.refusal} == {}
+    assert any(graph.is_captured for graph in graphs.values())
 
 
 def test_a_clip_comes_out_the_same_in_any_company(model: Model, clip: np.ndarray) -> None:
@@ -99,13 +103,29 @@ def test_speech_is_detected_as_silero_does(model: Model, clip: np.ndarray) -> No
     assert np.abs(after - exact_after).max() < 1e-3
 
 
+def free() -> int:
+    """Bytes that the GPU has left."""
+    from max.driver import Accelerator
+
+    gc.collect()
+    return int(Accelerator(0).stats["free_memory"])
+
+
+def test_memory_comes_back_when_caches_grow(artifact: Path) -> None:
+    def after(*sizes: int) -> int:
+        session = Session(open_artifact(artifact), device="gpu")
+        for rows in sizes:
+            session.reserve(rows, rows)
+            run = steps_call(session, rows, POSITION)
+            for _ in range(3):  # executed, captured, replayed
+                run()
+        return free()
+
+    after(8)
+    assert abs(after(1, 2, 4, 8) - after(8)) < 64 << 20
+
+
 def test_memory_comes_back_when_a_model_is_dropped(artifact: Path, clip: np.ndarray) -> None:
-    def free() -> int:
-        gc.collect()
-        from max.driver import Accelerator
-
-        return int(Accelerator(0).stats["free_memory"])
-
     def use() -> int:
         model = load(artifact, device="gpu")
         model.transcribe(clip, temperature=0.0)

@@ -39,7 +39,9 @@ def of(graph: FakeGraph, *arguments: object) -> DeviceGraph:
 def test_executed_once_then_captured_and_replayed() -> None:
     graph = FakeGraph()
     kept = of(graph, object())
+    assert not kept.is_captured
     assert [kept.run() for _ in range(3)] == [["executed"], ["captured"], ["captured"]]
+    assert kept.is_captured
     # What capturing computes is not relied on: its results are those of the replay after it.
     assert graph.did == ["execute", "capture 7", "replay 7", "replay 7"]
     assert kept.refusal is None
