@@ -10,7 +10,6 @@ from mwc.cli.console import Display
 from mwc.runtime.errors import ArtifactError
 from mwc.runtime.progress import ProgressEvent
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHECKPOINT_PARTS = ("config.json", "model.bin")
 """Files that a Hugging Face or a CTranslate2 folder holds, and an artifact does not."""
 
@@ -58,8 +57,10 @@ def names_checkpoint(model: str) -> bool:
         return True
     if path.is_dir():
         return any((path / part).is_file() for part in _CHECKPOINT_PARTS)
+    from mwc.compiler.checkpoint.hub import is_hub_id
+
     # owner/name, unless owner is a folder here: then a mistyped path is the likelier reading.
-    return _HUB_ID.fullmatch(model) is not None and not path.parent.is_dir()
+    return is_hub_id(model) and not path.parent.is_dir()
 
 
 def entry_name(source: str) -> str:

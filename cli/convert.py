@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mwc.cli.checkpoint_options import Revision, Tokenizer
 from mwc.cli.console import Display
 from mwc.runtime.errors import OptionError
 
@@ -37,13 +38,8 @@ def command(
             "--add-target", help="Compile an artifact for one more target; needs no checkpoint."
         ),
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", help="Where the vocabulary is, if the checkpoint has none."),
-    ] = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
     verify: Annotated[
         bool,
         typer.Option("--verify/--no-verify", help="Compare every stage with the checkpoint's."),

@@ -230,12 +230,7 @@ def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> 
         seconds += _heard(transcript, job)
         try:
             with display.aside():
-                if job.output.streams:
-                    job.output.begin(name)
-                    for segment in transcript.segments:
-                        job.output.print_segment(segment)
-                else:
-                    job.output.write(name, transcript)
+                _put(name, transcript, job.output)
         except OutputError as error:
             if len(job.audio) == 1:
                 raise
@@ -245,6 +240,16 @@ def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> 
     speed = format_speed(seconds, time.perf_counter() - started)
     display.note(speed if len(job.audio) == 1 else f"{len(job.audio) - failed} files: {speed}")
     return failed
+
+
+def _put(name: str, transcript: "Transcript", output: Output) -> None:
+    """Print or write a whole transcript."""
+    if not output.streams:
+        output.write(name, transcript)
+        return
+    output.begin(name)
+    for segment in transcript.segments:
+        output.print_segment(segment)
 
 
 def _heard(transcript: "Transcript", job: Job) -> float:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mwc.cli.checkpoint_options import Revision, Tokenizer
 from mwc.cli.console import Display
 
 
@@ -19,13 +20,8 @@ def command(
             "--against", help="The checkpoint it was made from, as for `mwc convert`.", prompt=False
         ),
     ],
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", help="Where the vocabulary is, if the checkpoint has none."),
-    ] = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare an artifact with its checkpoint.

@@ -22,11 +22,7 @@ import numpy as np
 
 from mwc.runtime.child import child_command
 from mwc.runtime.platform import cpu_features
-from mwc.runtime.spec import ModelSpec
-
-N_FFT = 400
-HOP = 160
-"""Samples of a log-mel frame, and from one to the next (openai/whisper `audio.py`)."""
+from mwc.runtime.spec import HOP_LENGTH, N_FFT, ModelSpec
 
 MEL_NONZEROS = {80: 391, 128: 394}
 """Entries of openai/whisper's mel filters that are not zero, by `n_mels`."""
@@ -88,7 +84,7 @@ def log_mel_work(model: ModelSpec, item: float = 4) -> Work:
     bins = N_FFT // 2 + 1
     filters = 2 * MEL_NONZEROS.get(model.n_mels, N_FFT)
     operations = N_FFT + 2.5 * N_FFT * math.log2(N_FFT) + 3 * bins + filters + model.n_mels
-    return Work(frames * operations, frames * (SAMPLE_BYTES * HOP + item * model.n_mels))
+    return Work(frames * operations, frames * (SAMPLE_BYTES * HOP_LENGTH + item * model.n_mels))
 
 
 def encode_work(model: ModelSpec, item: float, cache_item: float) -> Work:

@@ -40,7 +40,7 @@ def _read_languages(name: str, value: Any) -> tuple[str, ...] | None:
     return codes
 
 
-def _read_probability(name: str, value: Any) -> float | None:
+def _read_share(name: str, value: Any) -> float | None:
     number = _read_number(name, value)
     if number is not None and not 0 <= number <= 1:
         raise OptionError(f"{name} is {value!r}; it takes a number from 0 to 1, or None.")
@@ -82,13 +82,6 @@ def _read_patience(name: str, value: Any) -> float:
         return 1.0
     if not 0 < number <= 10:
         raise OptionError(f"{name} is {value!r}; it takes a number above 0, up to 10.")
-    return number
-
-
-def _read_length_penalty(name: str, value: Any) -> float | None:
-    number = _read_number(name, value)
-    if number is not None and not 0 <= number <= 1:
-        raise OptionError(f"{name} is {value!r}; it takes a number from 0 to 1, or None.")
     return number
 
 
@@ -173,13 +166,13 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "language": _read_language,
     "languages": _read_languages,
     "multilingual": _read_flag,
-    "language_detection_threshold": _read_probability,
+    "language_detection_threshold": _read_share,
     "task": _read_task,
     "temperature": _read_temperature,
     "beam_size": _read_count,
     "best_of": _read_count,
     "patience": _read_patience,
-    "length_penalty": _read_length_penalty,
+    "length_penalty": _read_share,
     "seed": _read_seed,
     "without_timestamps": _read_flag,
     "initial_prompt": _read_text,

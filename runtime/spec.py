@@ -54,6 +54,9 @@ class ModelSpec:
 SAMPLE_RATE = 16000
 """Samples per second, mono, that every Whisper hears (openai/whisper `audio.py`)."""
 
+N_FFT = 400
+"""Samples of a log-mel frame, a Hann window of 25 ms (openai/whisper `audio.py`)."""
+
 HOP_LENGTH = 160
 """Samples from one log-mel frame to the next, 10 ms (openai/whisper `audio.py`)."""
 
@@ -74,7 +77,7 @@ class AudioSpec:
     """
 
     sample_rate: int = SAMPLE_RATE
-    n_fft: int = 400
+    n_fft: int = N_FFT
     hop_length: int = HOP_LENGTH
     chunk_length: int = 30
     log_mel_max: str = "file"
