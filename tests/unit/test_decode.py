@@ -20,7 +20,8 @@ from mwc.runtime.tokenizer import Tokenizer
 SPEC = fake_spec()
 T = SPEC.tokens
 BEGIN = T.timestamp_begin
-PLAIN = make_options(without_timestamps=True)
+WITHOUT_TIMES: dict[str, Any] = {"without_timestamps": True}
+PLAIN = make_options(**WITHOUT_TIMES)
 
 
 def test_prompt_of_the_first_window(tokenizer: Tokenizer) -> None:
@@ -37,23 +38,23 @@ def test_prompt_keeps_the_last_223_tokens_of_the_text_before(tokenizer: Tokenize
 
 
 def test_prefix_stands_after_the_sot_sequence(tokenizer: Tokenizer) -> None:
-    prompt = make_prompt(SPEC, tokenizer, make_options(prefix=" So "), "en", [7])
+    prompt = make_prompt(SPEC, tokenizer, make_options(prefix=" So ", **WITHOUT_TIMES), "en", [7])
     assert prompt.tokens == (
         T.sot_prev,
         7,
-        *tokenizer.sot_sequence("en", "transcribe", True),
+        *tokenizer.sot_sequence("en", "transcribe", False),
         *b" So",
     )
     assert prompt.sot_index == 2
 
 
 def test_prefix_gives_way_to_sample_len_and_has_a_limit(tokenizer: Tokenizer) -> None:
-    short = make_options(prefix="abcdef", sample_len=221)
-    assert make_prompt(SPEC, tokenizer, short, "en").tokens[-4:] == (T.transcribe, *b"def")
-    longest = make_options(prefix="a" * 220)
+    short = make_options(prefix="abcdef", sample_len=221, **WITHOUT_TIMES)
+    assert make_prompt(SPEC, tokenizer, short, "en").tokens[-4:] == (T.no_timestamps, *b"def")
+    longest = make_options(prefix="a" * 219, **WITHOUT_TIMES)
     assert len(make_prompt(SPEC, tokenizer, longest, "en", [7] * 300).tokens) == 448
-    with pytest.raises(OptionError, match="prefix is 222 tokens long; the prompt has room for 221"):
-        make_prompt(SPEC, tokenizer, make_options(prefix="a" * 221), "en")
+    with pytest.raises(OptionError, match="prefix is 221 tokens long; the prompt has room for 220"):
+        make_prompt(SPEC, tokenizer, make_options(prefix="a" * 220, **WITHOUT_TIMES), "en")
 
 
 def test_result_of_a_window(tokenizer: Tokenizer) -> None:
@@ -214,12 +215,12 @@ def test_max_initial_timestamp() -> None:
         {},
         {"without_timestamps": True},
         {"suppress_tokens": "", "suppress_blank": False, "max_initial_timestamp": None},
-        {"prefix": "So, what", "sample_len": 220, "suppress_tokens": "65,66"},
+        {"prefix": "So, what", "sample_len": 220, "suppress_tokens": "65,66", **WITHOUT_TIMES},
         {"task": "translate", "sample_len": 9},
         {"beam_size": 5},
         {"beam_size": 2, "patience": 0.4},
         {"beam_size": 3, "patience": 2.0, "length_penalty": 0.6, "without_timestamps": True},
-        {"beam_size": 4, "length_penalty": 0.0, "prefix": "So"},
+        {"beam_size": 4, "length_penalty": 0.0, "prefix": "So", **WITHOUT_TIMES},
         {"beam_size": 4, "patience": 3.0, "sample_len": 9},
         {"temperature": 0.3},
         {"temperature": 1.0, "best_of": 5, "seed": 3},
