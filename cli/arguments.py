@@ -187,6 +187,9 @@ def refuse_empty(argv: Sequence[str], with_value: Collection[str] = ()) -> None:
     """
     before = ""
     for word in argv:
+        name, equals, value = word.partition("=")
+        if name in _NAMES and equals and not value:
+            before, word = name, ""
         if word == "" and (before not in with_value or before in _NAMES):
             where = f"after {before}" if before else "first"
             raise OptionError(

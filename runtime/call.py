@@ -1,9 +1,9 @@
 """One call of a model: what it adds to the engine's work, and what it takes of it."""
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
+from mwc.runtime.closing import Closing
 from mwc.runtime.decoder import Decoder
 from mwc.runtime.detect import DetectedLanguage, detect_languages
 from mwc.runtime.encoding import EncodedWindow, encode_window
@@ -17,7 +17,7 @@ from mwc.runtime.work import Decoded, Failed, Part
 Result = TypeVar("Result")
 
 
-class Call:
+class Call(Closing):
     """A call; its methods are for one thread at a time, which works for all calls while it waits.
 
     Close it when it is done with, or use it as a context manager.
@@ -41,17 +41,6 @@ class Call:
         self._engine = engine
         self._options = options
         self._request = engine.request(options, n_lanes, stop)
-
-    def __enter__(self) -> "Call":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def has_room(self) -> bool:

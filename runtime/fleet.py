@@ -8,13 +8,13 @@ artifact, whose mapped pages all processes share.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.audio import AudioInput, check_several
+from mwc.runtime.closing import Closing
 from mwc.runtime.devices import accelerator_names
 from mwc.runtime.errors import DeviceError, OptionError
 from mwc.runtime.fleet_run import FleetRun, Found
@@ -68,7 +68,7 @@ def _shares(n: int) -> list[list[int]]:
     return [list(map(int, share)) for share in np.array_split(cpus, n)] if n else []
 
 
-class Fleet:
+class Fleet(Closing):
     """Models on several devices; use it in a `with` statement, or `close` it."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
@@ -94,17 +94,6 @@ class Fleet:
     def targets(self) -> tuple[str, ...]:
         """The name of the target that runs on each device."""
         return tuple(self._targets)
-
-    def __enter__(self) -> "Fleet":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the processes, and what they are doing."""

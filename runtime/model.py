@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, overload
 
 from mwc.runtime.artifact import Artifact, check_hashes, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, check_several, open_audio
+from mwc.runtime.closing import Closing
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import MOST_LANES, Engine
 from mwc.runtime.errors import AudioError, DeviceError, OptionError
@@ -50,7 +50,7 @@ def load(
     return Model(open_artifact(path), device=device, threads=threads, lanes=lanes)
 
 
-class Model:
+class Model(Closing):
     """One loaded artifact.
 
     Any number of threads may call it at the same time: up to `lanes` of their windows are decoded
@@ -76,17 +76,6 @@ class Model:
             session = Session(artifact, device=device, threads=threads)
             engine = Engine(session, tokenizer.result(), most_lanes=lanes)
         self._loaded: tuple[Session, Engine] | None = session, engine
-
-    def __enter__(self) -> "Model":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let weights, graphs and caches go, once calls under way have ended.

@@ -80,6 +80,7 @@ def test_flags_are_those_of_the_command() -> None:
         (["run", "", "a.wav"], "after run"),
         (["run", "model", ""], "after model"),
         (["run", "model", "a.wav", "-o", ""], "after -o"),
+        (["run", "model", "a.wav", "--output-dir="], "after --output-dir"),
         ([""], "first"),
     ],
 )
