@@ -24,7 +24,7 @@ from std.sys.info import _accelerator_arch
 
 from .early_launch_gpu import early_launch
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL
-from .matmul_hopper_gpu import GROUP, GROUP_ROWS, matmul_hopper_kernel
+from .matmul_hopper_gpu import GROUP_ROWS, matmul_hopper
 from .matmul_tiles_gpu import DEPTH, fetch, place, put_sums, store_tile
 
 comptime F32 = DType.float32
@@ -35,6 +35,8 @@ comptime LARGE = 128
 """Sides of a block's tile."""
 comptime ENOUGH_TILES = 192
 """Large tiles from which on they keep a GPU busy."""
+comptime FEW_TILES = 66
+"""Large tiles up to which half a Hopper GPU would have nothing to do."""
 
 
 def stages_of(side: Int) -> Int:
@@ -138,30 +140,36 @@ def matmul_gpu[T: DType, //, epilogue: Int](
     k: Int,
     ctx: DeviceContext,
 ) raises:
-    """Launch y[m, n] = epilogue(x[m, k] · w[n, k]ᵀ) in large tiles where there are enough."""
-    comptime on_hopper = _accelerator_arch() == "sm_90a"
-    """Then for tiles of all sizes: a sum is the same to the last bit in each."""
+    """Launch y[m, n] = epilogue(x[m, k] · w[n, k]ᵀ) in large tiles where there are enough.
+
+    A GPU takes one kernel for tiles of all sizes: a sum is the same to the last bit in each.
+    """
 
     @__parameter
     def launch[side: Int]() raises:
-        comptime stages = stages_of(side)
-        comptime kernel = matmul_hopper_kernel[
-            T, epilogue, side, stages
-        ] if on_hopper else matmul_kernel[T, epilogue, side]
-        comptime bytes = stages * 2 * side * DEPTH * size_of[Scalar[T]]()
+        comptime kernel = matmul_kernel[T, epilogue, side]
+        comptime bytes = stages_of(side) * 2 * side * DEPTH * size_of[Scalar[T]]()
         ctx.enqueue_function[kernel](
             y, x, w, bias, residual, Int32(m), Int32(n), Int32(k),
             grid_dim=((n + side - 1) // side, (m + side - 1) // side),
-            block_dim=side // GROUP_ROWS * GROUP if on_hopper else THREADS,
+            block_dim=THREADS,
             shared_mem_bytes=bytes,
             func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(bytes)),
             attributes=early_launch(),
         )
 
-    if ((m + LARGE - 1) // LARGE) * ((n + LARGE - 1) // LARGE) >= ENOUGH_TILES:
-        launch[LARGE]()
+    var tiles = ((m + LARGE - 1) // LARGE) * ((n + LARGE - 1) // LARGE)
+    # The name is "nvidia:sm_90a" where it is compiled for another machine.
+    comptime if "sm_90a" in _accelerator_arch():
+        if tiles > FEW_TILES:
+            matmul_hopper[epilogue, 2 * GROUP_ROWS](y, x, w, bias, residual, m, n, k, ctx)
+        else:
+            matmul_hopper[epilogue, GROUP_ROWS](y, x, w, bias, residual, m, n, k, ctx)
     else:
-        launch[SMALL]()
+        if tiles >= ENOUGH_TILES:
+            launch[LARGE]()
+        else:
+            launch[SMALL]()
 
 
 @extensibility.register("mwc_gpu_matmul")
