@@ -89,8 +89,7 @@ def norm_linear(
 ) -> TensorValue:
     """act(layer_norm(x) @ weight.T + bias) for a few rows: [n, in] -> [n, out]."""
     if plan.on_gpu:
-        normed = layer_norm(plan, x, *norm)
-        return layers_gpu.few_rows(plan, normed, weight.values, bias, gelu=gelu)
+        return layers_gpu.norm_few_rows(plan, x, *norm, weight.values, bias, gelu=gelu)
     output = TensorType(DType.float32, [x.shape[0], weight.n_out], plan.device)
     inputs = [x, *norm, *weight.parts(), bias]
     return custom(_kernel("mwc_norm_linear", weight), plan, inputs, output, activation=int(gelu))

@@ -24,6 +24,9 @@ PIECE = 8
 RUN = 32
 """Inputs of a product of few rows on tensor cores come in multiples of this."""
 
+MOST_NORMED = 1280
+"""Inputs up to which such a product makes the norm before it (few_rows_gpu.mojo)."""
+
 AUDIO_RANGE, FOUND = 192, 66
 """Audio positions that a block attends to, and what it leaves (decode_attention_gpu.mojo)."""
 
@@ -62,6 +65,30 @@ def linear(
     else:
         y = product(plan, flat, weight, bias, gelu=gelu, residual=residual)
     return ops.reshape(y, [batch, time, n_out])
+
+
+def norm_few_rows(
+    plan: Plan,
+    x: TensorValue,
+    gamma: TensorValue,
+    beta: TensorValue,
+    weight: TensorValue,
+    bias: TensorValue,
+    *,
+    gelu: bool = False,
+) -> TensorValue:
+    """act(norm(x) @ weight.T + bias) for a few rows: [n, in] -> [n, out]."""
+    fits = plan.tensor_cores and _fits(weight, RUN)
+    if not fits or int(weight.shape[1]) > MOST_NORMED:
+        return few_rows(plan, norm(plan, x, gamma, beta), weight, bias, gelu=gelu)
+    kind = TensorType(x.dtype, [x.shape[0], weight.shape[0]], plan.device)
+    return ops.custom(
+        "mwc_gpu_norm_few_rows",
+        plan.device,
+        [x, gamma, beta, weight, bias],
+        [kind, x.type],
+        parameters={"activation": int(gelu)},
+    )[0].tensor
 
 
 def few_rows(

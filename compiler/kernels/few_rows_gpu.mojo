@@ -8,20 +8,25 @@ row's sum is the same whatever the other fifteen hold, and however many there ar
 Of a run of 32 terms a thread reads eight neighbours, for the weights and for x alike. The products
 (m16n8k16) want pairs that lie further apart, but any order of the terms will do, as long as both
 sides have the same.
+
+Of sixteen rows or fewer the layer norm before the product can be made by every block for itself,
+into its shared memory: each would otherwise wait for one more launch. It is norm_gpu.mojo's, to the
+last bit.
 """
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
 from max.gpu.compute.mma import mma
-from max.gpu.host import DeviceContext
-from max.gpu.memory import AddressSpace
+from max.gpu.host import DeviceContext, FuncAttribute
+from max.gpu.memory import AddressSpace, external_memory
 from max.gpu.primitives.grid_controls import launch_dependent_grids, wait_on_dependent_grids
-from std.memory import stack_allocation
+from std.sys import size_of
 from std.utils.static_tuple import StaticTuple
 
 from .early_launch_gpu import early_launch
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, NONE, gelu
+from .norm_gpu import AT_ONCE, HELD, norm_gpu, norm_row
 
 comptime F32 = DType.float32
 comptime RUN = 32
@@ -35,6 +40,10 @@ comptime TAKEN = 8
 """Neighbouring terms that a thread reads at once, 16 bytes."""
 comptime MOST_BLOCKS = 396
 """Blocks for the vocabulary: they take its outputs in turns, their weights read ahead."""
+comptime MOST_NORMED = 1280
+"""Terms up to which a block makes the norm itself."""
+comptime BETWEEN = 32
+"""What lies between normed rows, so that lanes read two of them from different banks."""
 
 
 def warps_of(epilogue: Int) -> Int:
@@ -42,17 +51,31 @@ def warps_of(epilogue: Int) -> Int:
     return 8 if epilogue == NONE else 16
 
 
+@always_inline
+def bytes_of_sums(epilogue: Int, row_groups: Int, output_groups: Int) -> Int:
+    """What the warps of a block add up at the end, in shared memory."""
+    return warps_of(epilogue) * ROWS * row_groups * OUTPUTS * output_groups * size_of[Float32]()
+
+
+@always_inline
+def bytes_of_norm[T: DType](rows: Int, terms: Int) -> Int:
+    """Its weight and bias and the normed rows, in shared memory."""
+    return 2 * terms * size_of[Float32]() + rows * (terms + BETWEEN) * size_of[Scalar[T]]()
+
+
 @__llvm_metadata(
     MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(warps_of(epilogue) * WARP_SIZE))
 )
 def few_rows_kernel[
-    T: DType, OUT: DType, epilogue: Int, row_groups: Int, output_groups: Int
+    T: DType, OUT: DType, epilogue: Int, row_groups: Int, output_groups: Int, normed: Bool
 ](
     y: Pointer[Scalar[OUT], MutAnyOrigin],
     x: Pointer[Scalar[T], ImmutAnyOrigin],
     w: Pointer[Scalar[T], ImmutAnyOrigin],
     bias: Pointer[Float32, ImmutAnyOrigin],
     residual: Pointer[Scalar[T], ImmutAnyOrigin],
+    gamma: Pointer[Float32, ImmutAnyOrigin],
+    beta: Pointer[Float32, ImmutAnyOrigin],
     m: Int32,
     n: Int32,
     k: Int32,
@@ -60,8 +83,12 @@ def few_rows_kernel[
     """A block: `output_groups` of eight outputs, for `row_groups` of sixteen rows.
 
     `bias` [n] and `residual` [m, n] are read only where the epilogue names them. Without one, blocks
-    are fewer than outputs and take them in turns.
+    are fewer than outputs and take them in turns. Where x is to be `normed` first, gamma and beta [k]
+    are the norm's weight and bias. Shared memory holds `bytes_of_sums`, and before them, in the same
+    place, `bytes_of_norm`.
     """
+    comptime assert not (normed and epilogue == NONE), "blocks that take turns do not make norms"
+    comptime assert not normed or MOST_NORMED <= HELD * AT_ONCE, "a lane reads a row of x at once"
     comptime WARPS = warps_of(epilogue)
     comptime THREADS = WARPS * WARP_SIZE
     comptime IN_TURNS = epilogue == NONE
@@ -95,21 +122,36 @@ def few_rows_kernel[
                     )
         return read^
 
+    var parts = external_memory[Float32, address_space=AddressSpace.SHARED, alignment=16]()
+    var own_gamma = parts
+    var own_beta = parts.unsafe_offset(terms)
+    var own_x = parts.unsafe_offset(2 * terms).unsafe_bitcast[Scalar[T]]()
+    var stride = terms + BETWEEN
+
     @always_inline
     @__parameter
     def read_x(i: Int, at: Int) -> Taken:
         if i >= rows:
             return Taken(0)
+        comptime if normed:
+            return own_x.unsafe_load[width=TAKEN, alignment=16](i * stride + at)
         return x.unsafe_load[width=TAKEN, alignment=16]((first_row + i) * terms + at)
 
     comptime PART = BLOCK_ROWS * BLOCK_OUTPUTS
-    var parts = stack_allocation[
-        WARPS * PART, Float32, address_space=AddressSpace.SHARED, alignment=16
-    ]()
     var step = Int(grid_dim.x) * BLOCK_OUTPUTS
     launch_dependent_grids()
     var weights = read_weights(Int(block_idx.x) * BLOCK_OUTPUTS, own_warp)
+    comptime if normed:
+        for c in range(tid * 4, terms, THREADS * 4):
+            own_gamma.unsafe_store[alignment=16](c, gamma.unsafe_load[width=4, alignment=16](c))
+            own_beta.unsafe_store[alignment=16](c, beta.unsafe_load[width=4, alignment=16](c))
     wait_on_dependent_grids()
+    comptime if normed:
+        barrier()
+        for i in range(own_warp, rows, WARPS):
+            var row = x.unsafe_offset((first_row + i) * terms)
+            norm_row[False](own_x.unsafe_offset(i * stride), row, own_gamma, own_beta, terms, lane)
+        barrier()
     for first_output in range(Int(block_idx.x) * BLOCK_OUTPUTS, outputs, step):
         var sums = Array[SIMD[F32, 4], length=row_groups * output_groups](fill=SIMD[F32, 4](0))
         for first in range(own_warp, max(runs, own_warp + 1) if IN_TURNS else runs, AHEAD * WARPS):
@@ -139,6 +181,8 @@ def few_rows_kernel[
                                 mma(sums[a * output_groups + b], left, right, sum)
             weights = next^
 
+        comptime if normed:
+            barrier()
         comptime for a in range(row_groups):
             comptime for b in range(output_groups):
                 comptime for e in range(4):
@@ -167,12 +211,14 @@ def few_rows_kernel[
         barrier()
 
 
-def few_rows_gpu[T: DType, OUT: DType, //, epilogue: Int](
+def few_rows_gpu[T: DType, OUT: DType, //, epilogue: Int, normed: Bool = False](
     y: Pointer[Scalar[OUT], MutAnyOrigin],
     x: Pointer[Scalar[T], ImmutAnyOrigin],
     w: Pointer[Scalar[T], ImmutAnyOrigin],
     bias: Pointer[Float32, ImmutAnyOrigin],
     residual: Pointer[Scalar[T], ImmutAnyOrigin],
+    gamma: Pointer[Float32, ImmutAnyOrigin],
+    beta: Pointer[Float32, ImmutAnyOrigin],
     m: Int,
     n: Int,
     k: Int,
@@ -180,21 +226,26 @@ def few_rows_gpu[T: DType, OUT: DType, //, epilogue: Int](
 ) raises:
     """Launch y[m, n] = epilogue(x[m, k] · w[n, k]ᵀ); RUN divides k. See `few_rows_kernel`.
 
-    Sixteen outputs of a block share what it reads of x; eight are more blocks.
+    Sixteen outputs of a block share what it reads of x; eight are more blocks. Where x is to be
+    `normed` first, m is at most ROWS and k at most MOST_NORMED.
     """
 
     @__parameter
     def launch[row_groups: Int, output_groups: Int]() raises:
-        comptime kernel = few_rows_kernel[T, OUT, epilogue, row_groups, output_groups]
+        comptime kernel = few_rows_kernel[T, OUT, epilogue, row_groups, output_groups, normed]
+        comptime sums = bytes_of_sums(epilogue, row_groups, output_groups)
+        comptime most = max(sums, bytes_of_norm[T](ROWS, MOST_NORMED) if normed else 0)
         comptime outputs = OUTPUTS * output_groups
         comptime rows = ROWS * row_groups
         var blocks = (n + outputs - 1) // outputs
         comptime if epilogue == NONE:
             blocks = min(blocks, MOST_BLOCKS)
         ctx.enqueue_function[kernel](
-            y, x, w, bias, residual, Int32(m), Int32(n), Int32(k),
+            y, x, w, bias, residual, gamma, beta, Int32(m), Int32(n), Int32(k),
             grid_dim=(blocks, (m + rows - 1) // rows),
             block_dim=warps_of(epilogue) * WARP_SIZE,
+            shared_mem_bytes=max(sums, bytes_of_norm[T](m, k)) if normed else sums,
+            func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(most)),
             attributes=early_launch(),
         )
 
@@ -204,7 +255,8 @@ def few_rows_gpu[T: DType, OUT: DType, //, epilogue: Int](
         else:
             launch[1, 1]()
     else:
-        launch[2, 2]()
+        comptime if not normed:
+            launch[2, 2]()
 
 
 @extensibility.register("mwc_gpu_few_rows")
@@ -222,7 +274,43 @@ struct GPUFewRows:
         comptime epilogue = BIAS_GELU if activation == 1 else BIAS
         few_rows_gpu[epilogue](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
+            bias.unsafe_ptr(), bias.unsafe_ptr(), x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
+        )
+
+
+@extensibility.register("mwc_gpu_norm_few_rows")
+struct GPUNormFewRows:
+    """y[m, n] = act(norm(x[m, k]) · w[n, k]ᵀ + bias[n]); k is at most MOST_NORMED.
+
+    `normed` [m, k] is memory to work with, for more rows than a block takes.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, T: DType, activation: Int](
+        y: OutputTensor[dtype=T, rank=2, ...],
+        normed: OutputTensor[dtype=T, rank=2, ...],
+        x: InputTensor[dtype=T, rank=2, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=T, rank=2, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime epilogue = BIAS_GELU if activation == 1 else BIAS
+        var m = x.dim_size(0)
+        var n = y.dim_size(1)
+        var k = x.dim_size(1)
+        if m <= ROWS:
+            few_rows_gpu[epilogue, True](
+                y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+                gamma.unsafe_ptr(), beta.unsafe_ptr(), m, n, k, ctx,
+            )
+            return
+        var rows = normed.unsafe_ptr()
+        norm_gpu(rows, x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), m, k, ctx)
+        few_rows_gpu[epilogue](
+            y.unsafe_ptr(), rows, w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+            gamma.unsafe_ptr(), beta.unsafe_ptr(), m, n, k, ctx,
         )
 
 
@@ -241,7 +329,8 @@ struct GPUFewRowsResidual:
     ) raises:
         few_rows_gpu[BIAS_RESIDUAL](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(),
-            residual.unsafe_ptr(), x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
+            residual.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(), x.dim_size(0),
+            y.dim_size(1), x.dim_size(1), ctx,
         )
 
 
@@ -258,5 +347,5 @@ struct GPUFewRowsProduct:
     ) raises:
         few_rows_gpu[NONE](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), y.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
+            y.unsafe_ptr(), y.unsafe_ptr(), x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
         )
