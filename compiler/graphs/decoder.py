@@ -51,7 +51,7 @@ LAYER_WEIGHTS = (
 
 def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and choose each row's next token."""
-    x = run_layers(scope, values).x
+    x = run_layers(scope, values, alone=True).x
     return _choose(scope, _step_logits(scope, x, values), values)
 
 
@@ -78,7 +78,7 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     chosen, logprobs = [], []
     layer_graph = None
     for _ in range(STEPS_AHEAD):
-        x, _, layer_graph = run_layers(scope, values, layer_graph)
+        x, _, layer_graph = run_layers(scope, values, layer_graph, alone=True)
         token, logprob = step_choice(scope, x, values)
         chosen.append(token)
         logprobs.append(logprob)
@@ -182,8 +182,13 @@ def run_layers(
     values: dict[str, Value],
     layer_graph: Graph | None = None,
     n_layers: int | None = None,
+    *,
+    alone: bool = False,
 ) -> Ran:
-    """Embed tokens and run the first `n_layers`, or all; a layer's subgraph is made or given."""
+    """Embed tokens and run the first `n_layers`, or all; a layer's subgraph is made or given.
+
+    `alone`: whether each token is the only one of its row.
+    """
     tokens, rows, positions, windows = (
         values[spec.name].tensor for spec in signatures.TOKEN_INPUTS
     )
@@ -194,7 +199,7 @@ def run_layers(
     n_layers = scope.plan.model.n_text_layer if n_layers is None else n_layers
     if layer_graph is None and n_layers:
         token_types = [value.type for value in (rows, positions, windows)]
-        layer_graph = _layer_subgraph(scope, x.type, token_types)
+        layer_graph = _layer_subgraph(scope, x.type, token_types, alone)
     queries = []
     for i in range(n_layers):
         prefix = f"decoder.layers.{i}"
@@ -238,7 +243,9 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
     return x
 
 
-def _layer_subgraph(scope: Scope, x_type: TensorType, token_types: Sequence[TensorType]) -> Graph:
+def _layer_subgraph(
+    scope: Scope, x_type: TensorType, token_types: Sequence[TensorType], alone: bool
+) -> Graph:
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
     plan, prefix = scope.plan, "decoder.layers.0"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
@@ -258,7 +265,7 @@ def _layer_subgraph(scope: Scope, x_type: TensorType, token_types: Sequence[Tens
         x, *tokens = (value.tensor for value in subgraph.inputs[:5])
         caches = [value.buffer for value in subgraph.inputs[5:9]]
         w = LayerWeights(names, outputs_of(subgraph.inputs[9 : len(input_types)]))
-        subgraph.output(*_layer(plan, caches, x, tokens, w))
+        subgraph.output(*_layer(plan, caches, x, tokens, w, alone=alone))
     return subgraph
 
 
@@ -268,10 +275,13 @@ def _layer(
     x: TensorValue,
     tokens: Sequence[TensorValue],
     w: LayerWeights,
+    *,
+    alone: bool = False,
 ) -> tuple[TensorValue, TensorValue]:
     """One decoder layer: x [n, s] -> x and the queries of its cross-attention, [n, s] each.
 
-    `tokens`: their rows, positions, windows, and the layer; `caches`: as in the signatures.
+    `tokens`: their rows, positions, windows, and the layer; `caches`: as in the signatures;
+    `alone`: as for `run_layers`.
     """
     self_k, self_v, cross_k, cross_v = caches
     rows, positions, windows, layer = tokens
@@ -281,7 +291,7 @@ def _layer(
         )
     norm = w.norm("self_attn_layer_norm")
     qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
-    mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer)
+    mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer, alone=alone)
     x = layers.linear_residual(plan, mixed, *w.linear("self_attn.out_proj"), x)
     norm = w.norm("encoder_attn_layer_norm")
     query = layers.norm_linear(plan, x, norm, *w.linear("encoder_attn.q_proj"))

@@ -146,14 +146,20 @@ def self_attention(
     rows: TensorValue,
     positions: TensorValue,
     layer: TensorValue,
+    *,
+    alone: bool = False,
 ) -> TensorValue:
-    """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s]."""
+    """Write each token's key and value into its row, attend up to it: [n, 3s] -> [n, s].
+
+    `alone`: whether each token is the only one of its row, which takes a GPU one launch less.
+    """
+    sizes = {"positions_held": plan.model.n_text_ctx, "alone": int(alone)}
     return ops.inplace_custom(
         "mwc_gpu_self_attention" if plan.on_gpu else "mwc_self_attention",
         plan.device,
         [*caches, qkv, rows, positions, layer],
         [TensorType(qkv.dtype, [qkv.shape[0], Dim(plan.model.n_text_state)], plan.device)],
-        parameters={"positions_held": plan.model.n_text_ctx} if plan.on_gpu else None,
+        parameters=sizes if plan.on_gpu else None,
     )[0].tensor
 
 

@@ -82,8 +82,12 @@ struct Head[KV: DType]:
 
     @staticmethod
     @always_inline
-    def keys(source: Pointer[Scalar[Self.KV], ImmutAnyOrigin], lane: Int) -> Self.Block:
-        """The keys of 16 positions, which lie together from `source` on."""
+    def keys(source: Pointer[Scalar[Self.KV], _], lane: Int) -> Self.Block:
+        """The keys of 16 positions, which lie together from `source` on.
+
+        Where the kernel writes some of them itself, `source` has to be mutable: of what is not, a
+        GPU may have an older copy.
+        """
         var read = Self.Block(fill=Self.Taken(0))
         comptime for r in range(Self.READS):
             read[r] = source.unsafe_load[width=Self.WIDTH, alignment=16](
@@ -94,9 +98,9 @@ struct Head[KV: DType]:
     @staticmethod
     @always_inline
     def values(
-        source: Pointer[Scalar[Self.KV], ImmutAnyOrigin], held: Int, lane: Int
+        source: Pointer[Scalar[Self.KV], _], held: Int, lane: Int
     ) -> Self.Block:
-        """The values of 16 positions from `source` on, of which `held` are there."""
+        """The values of 16 positions from `source` on, of which `held` are there; as `keys`."""
         var read = Self.Block(fill=Self.Taken(0))
         comptime for r in range(Self.READS):
             if r * (WARP_SIZE // Self.ACROSS) + lane // Self.ACROSS < held:

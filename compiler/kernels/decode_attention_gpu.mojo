@@ -9,7 +9,7 @@ on its neighbours.
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from extensibility import _MutableInputTensor as MutableInputTensor
-from max.gpu import WARP_SIZE, block_idx, grid_dim, thread_idx
+from max.gpu import WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
 from max.gpu.host import DeviceContext
 from max.gpu.memory import AddressSpace
 from max.gpu.primitives.grid_controls import (
@@ -31,10 +31,10 @@ comptime FOUND = HEAD + 2
 """What a block leaves for `combine_kernel`: its sum of values, the highest score, the weights' sum."""
 
 
-def attend_own_kernel[KV: DType, ACT: DType, held: Int](
+def attend_own_kernel[KV: DType, ACT: DType, held: Int, writes: Bool](
     output: Pointer[Scalar[ACT], MutAnyOrigin],
-    keys: Pointer[Scalar[KV], ImmutAnyOrigin],
-    values: Pointer[Scalar[KV], ImmutAnyOrigin],
+    keys: Pointer[Scalar[KV], MutAnyOrigin],
+    values: Pointer[Scalar[KV], MutAnyOrigin],
     qkv: Pointer[Scalar[ACT], ImmutAnyOrigin],
     rows: Pointer[Int32, ImmutAnyOrigin],
     positions: Pointer[Int32, ImmutAnyOrigin],
@@ -46,7 +46,8 @@ def attend_own_kernel[KV: DType, ACT: DType, held: Int](
     """Block (head, token): attend to the token's row up to its own position, below `held`.
 
     Queries are the first third of qkv [n, 3 * heads * 64]; keys [layers, rows, heads, key_blocks,
-    64, 16], values [layers, rows, heads, length, 64]; output [n, heads * 64].
+    64, 16], values [layers, rows, heads, length, 64]; output [n, heads * 64]. A block that `writes`
+    puts the token's key and value there itself before: the row has no other token in this call.
     """
     comptime Own = Head[KV]
     comptime PADDED = (held + KEYS - 1) // KEYS * KEYS
@@ -64,6 +65,9 @@ def attend_own_kernel[KV: DType, ACT: DType, held: Int](
     var count = Int(positions[unsafe_offset=i]) + 1
     var blocks = (count + KEYS - 1) // KEYS
     var weights = stack_allocation[PADDED, Float32, address_space=AddressSpace.SHARED]()
+    comptime if writes:
+        write_own(head_keys, head_values, qkv, i, head, heads, count - 1, tid)
+        barrier()
     var query = Own.query(qkv.unsafe_offset((i * 3 * heads + head) * HEAD), lane)
     var highest = LOWEST
     for block in range(own_warp, blocks, WARPS):
@@ -178,6 +182,25 @@ def output_heads() -> Int:
     return Int(grid_dim.x)
 
 
+@always_inline
+def write_own[KV: DType, ACT: DType, //](
+    keys: Pointer[Scalar[KV], MutAnyOrigin],
+    values: Pointer[Scalar[KV], MutAnyOrigin],
+    qkv: Pointer[Scalar[ACT], ImmutAnyOrigin],
+    i: Int,
+    head: Int,
+    heads: Int,
+    t: Int,
+    axis: Int,
+):
+    """Threads below HEAD: put token i's key and value into its row's of one head, at position t."""
+    if axis >= HEAD:
+        return
+    var own = qkv.unsafe_offset((i * 3 + 1) * heads * HEAD + head * HEAD + axis)
+    keys[unsafe_offset=(t // KEYS * HEAD + axis) * KEYS + t % KEYS] = own[].cast[KV]()
+    values[unsafe_offset=t * HEAD + axis] = own[unsafe_offset=heads * HEAD].cast[KV]()
+
+
 def write_kernel[KV: DType, ACT: DType](
     keys: Pointer[Scalar[KV], MutAnyOrigin],
     values: Pointer[Scalar[KV], MutAnyOrigin],
@@ -195,26 +218,24 @@ def write_kernel[KV: DType, ACT: DType](
     var heads = output_heads()
     var head = Int(block_idx.x)
     var i = Int(block_idx.y)
-    var axis = Int(thread_idx.x)
     var at = (Int(layer[]) * Int(n_rows) + Int(rows[unsafe_offset=i])) * heads + head
-    var t = Int(positions[unsafe_offset=i])
-    var own = qkv.unsafe_offset((i * 3 + 1) * heads * HEAD + head * HEAD + axis)
-    var block = at * Int(key_blocks) + t // KEYS
-    keys[unsafe_offset=(block * HEAD + axis) * KEYS + t % KEYS] = own[].cast[KV]()
-    values[unsafe_offset=(at * Int(length) + t) * HEAD + axis] = own[
-        unsafe_offset=heads * HEAD
-    ].cast[KV]()
+    write_own(
+        keys.unsafe_offset(at * Int(key_blocks) * KEYS * HEAD),
+        values.unsafe_offset(at * Int(length) * HEAD),
+        qkv, i, head, heads, Int(positions[unsafe_offset=i]), Int(thread_idx.x),
+    )
 
 
 @extensibility.register("mwc_gpu_self_attention")
 struct GPUSelfAttention:
     """As mwc_self_attention; `positions_held` is how many a row has at most.
 
-    Two launches, because tokens of one row need each other's keys and values.
+    Two launches, because tokens of one row need each other's keys and values; one where each token
+    is `alone` in its row (1).
     """
 
     @staticmethod
-    def execute[target: StaticString, KV: DType, ACT: DType, positions_held: Int](
+    def execute[target: StaticString, KV: DType, ACT: DType, positions_held: Int, alone: Int](
         output: OutputTensor[dtype=ACT, rank=2, ...],
         self_k: MutableInputTensor[dtype=KV, rank=6, ...],
         self_v: MutableInputTensor[dtype=KV, rank=5, ...],
@@ -229,13 +250,14 @@ struct GPUSelfAttention:
         var n_rows = Int32(self_k.dim_size(1))
         var key_blocks = Int32(self_k.dim_size(3))
         var length = Int32(self_v.dim_size(3))
-        comptime write = write_kernel[KV, ACT]
-        ctx.enqueue_function[write](
-            self_k.unsafe_ptr(), self_v.unsafe_ptr(), qkv.unsafe_ptr(), rows.unsafe_ptr(),
-            positions.unsafe_ptr(), layer.unsafe_ptr(), n_rows, key_blocks, length,
-            grid_dim=(heads, n), block_dim=HEAD, attributes=early_launch(),
-        )
-        comptime attend = attend_own_kernel[KV, ACT, positions_held]
+        comptime if alone == 0:
+            comptime write = write_kernel[KV, ACT]
+            ctx.enqueue_function[write](
+                self_k.unsafe_ptr(), self_v.unsafe_ptr(), qkv.unsafe_ptr(), rows.unsafe_ptr(),
+                positions.unsafe_ptr(), layer.unsafe_ptr(), n_rows, key_blocks, length,
+                grid_dim=(heads, n), block_dim=HEAD, attributes=early_launch(),
+            )
+        comptime attend = attend_own_kernel[KV, ACT, positions_held, alone == 1]
         ctx.enqueue_function[attend](
             output.unsafe_ptr(), self_k.unsafe_ptr(), self_v.unsafe_ptr(), qkv.unsafe_ptr(),
             rows.unsafe_ptr(), positions.unsafe_ptr(), layer.unsafe_ptr(), n_rows, key_blocks,

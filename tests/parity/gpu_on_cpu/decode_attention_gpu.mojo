@@ -13,7 +13,7 @@ comptime F32 = DType.float32
 @extensibility.register("mwc_gpu_self_attention")
 struct GPUSelfAttention:
     @staticmethod
-    def execute[target: StaticString, KV: DType, ACT: DType, positions_held: Int](
+    def execute[target: StaticString, KV: DType, ACT: DType, positions_held: Int, alone: Int](
         output: OutputTensor[dtype=ACT, rank=2, ...],
         self_k: MutableInputTensor[dtype=KV, rank=6, ...],
         self_v: MutableInputTensor[dtype=KV, rank=5, ...],
