@@ -1,17 +1,18 @@
 """The decoder's attention on GPUs: one query against a head's cached keys and values.
 
 A block has one head of one token and a range of positions; its warps take blocks of 16 positions in
-turn. Audio is long: its positions are shared by several blocks, and `combine_kernel` weighs what each
-found. The ranges are the same whatever else is decoded at the same time: a row's result never depends
-on its neighbours.
+turn. Audio is long: its positions are shared by several blocks, and what each found is weighed by one
+of them, where they can be a cluster, or by `combine_kernel`. The ranges are the same whatever else is
+decoded at the same time: a row's result never depends on its neighbours.
 """
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from extensibility import _MutableInputTensor as MutableInputTensor
 from max.gpu import WARP_SIZE, barrier, block_idx, grid_dim, thread_idx
-from max.gpu.host import DeviceContext
+from max.gpu.host import DeviceContext, Dim
 from max.gpu.memory import AddressSpace
+from max.gpu.primitives.cluster import cluster_arrive_relaxed, cluster_sync, cluster_wait
 from max.gpu.primitives.grid_controls import (
     launch_dependent_grids,
     wait_on_dependent_grids,
@@ -20,6 +21,7 @@ from std.math import exp
 from std.memory import stack_allocation
 
 from .attention_head_gpu import HEAD, KEYS, THREADS, WARPS, Head, softmax_of
+from .cluster_gpu import MOST_BLOCKS, has_clusters, in_first_block, store_in_cluster
 from .early_launch_gpu import early_launch
 from .rules import LOWEST
 
@@ -28,7 +30,9 @@ comptime I32 = DType.int32
 comptime AUDIO_RANGE = 192
 """Positions of audio for a block."""
 comptime FOUND = HEAD + 2
-"""What a block leaves for `combine_kernel`: its sum of values, the highest score, the weights' sum."""
+"""What a block finds: its sum of values, the highest score, the weights' sum."""
+comptime PARTS = 8
+"""Parts that 30 s of audio have, which are a cluster where there are such."""
 
 
 def attend_own_kernel[KV: DType, ACT: DType, held: Int, writes: Bool](
@@ -88,7 +92,8 @@ def attend_own_kernel[KV: DType, ACT: DType, held: Int, writes: Bool](
         output[unsafe_offset=(i * heads + head) * HEAD + tid] = (sum / softmax.total).cast[ACT]()
 
 
-def attend_audio_kernel[KV: DType, ACT: DType](
+def attend_audio_kernel[KV: DType, ACT: DType, in_cluster: Bool](
+    output: Pointer[Scalar[ACT], MutAnyOrigin],
     found: Pointer[Float32, MutAnyOrigin],
     keys: Pointer[Scalar[KV], ImmutAnyOrigin],
     values: Pointer[Scalar[KV], ImmutAnyOrigin],
@@ -103,12 +108,16 @@ def attend_audio_kernel[KV: DType, ACT: DType](
 
     Queries [n, heads * 64]; keys and values as for `attend_own_kernel`, but of windows; `found` f32
     [n, heads, parts, FOUND]. Keys and values are read before the queries are there: they were
-    written by another call.
+    written by another call. Where the parts, PARTS of them, are a cluster, the first puts together
+    what they found, in its shared memory, as `combine_kernel` does: output [n, heads * 64].
     """
     comptime Own = Head[KV]
     comptime BLOCKS = AUDIO_RANGE // KEYS // WARPS
     """Of a warp."""
     launch_dependent_grids()
+    comptime if in_cluster:
+        # Waited for below: the first part's memory can be written when its block has begun.
+        cluster_arrive_relaxed()
     var tid = Int(thread_idx.x)
     var lane = tid % WARP_SIZE
     var own_warp = tid // WARP_SIZE
@@ -144,13 +153,45 @@ def attend_audio_kernel[KV: DType, ACT: DType](
         var t = (b * WARPS + own_warp) * KEYS
         Own.mix(read_values[b], weights.unsafe_offset(t), sums, lane)
     var sum = Own.gather(sums, lane, own_warp)
-    var parts = (Int(length) + AUDIO_RANGE - 1) // AUDIO_RANGE
-    var own = found.unsafe_offset(((i * heads + head) * parts + part) * FOUND)
-    if tid < HEAD:
-        own[unsafe_offset=tid] = sum
-    if tid == 0:
-        own[unsafe_offset=HEAD] = softmax.highest
-        own[unsafe_offset=HEAD + 1] = softmax.total
+    var place = i * heads + head
+    comptime if in_cluster:
+        var together = stack_allocation[
+            PARTS * FOUND, Float32, address_space=AddressSpace.SHARED
+        ]()
+        var own = in_first_block(together.unsafe_offset(part * FOUND))
+        cluster_wait()
+        if tid < HEAD:
+            store_in_cluster(own, tid, sum)
+        if tid == 0:
+            store_in_cluster(own, HEAD, softmax.highest)
+            store_in_cluster(own, HEAD + 1, softmax.total)
+        cluster_sync()
+        if part == 0 and tid < HEAD:
+            output[unsafe_offset=place * HEAD + tid] = combined(together, PARTS, tid).cast[ACT]()
+    else:
+        var parts = (Int(length) + AUDIO_RANGE - 1) // AUDIO_RANGE
+        var own = found.unsafe_offset((place * parts + part) * FOUND)
+        if tid < HEAD:
+            own[unsafe_offset=tid] = sum
+        if tid == 0:
+            own[unsafe_offset=HEAD] = softmax.highest
+            own[unsafe_offset=HEAD + 1] = softmax.total
+
+
+@always_inline
+def combined(found: Pointer[Float32, _, address_space=_], parts: Int, axis: Int) -> Float32:
+    """The parts' sums [parts, FOUND] along one axis, by the weight that each part has."""
+    var highest = LOWEST
+    for part in range(parts):
+        highest = max(highest, found[unsafe_offset=part * FOUND + HEAD])
+    var sum = Float32(0)
+    var total = Float32(0)
+    for part in range(parts):
+        var one = found.unsafe_offset(part * FOUND)
+        var weight = exp(one[unsafe_offset=HEAD] - highest)
+        sum += weight * one[unsafe_offset=axis]
+        total += weight * one[unsafe_offset=HEAD + 1]
+    return sum / total
 
 
 def combine_kernel[ACT: DType](
@@ -162,18 +203,9 @@ def combine_kernel[ACT: DType](
     launch_dependent_grids()
     wait_on_dependent_grids()
     var at = Int(block_idx.y) * output_heads() + Int(block_idx.x)
-    var own = found.unsafe_offset(at * Int(parts) * FOUND)
-    var highest = LOWEST
-    for part in range(Int(parts)):
-        highest = max(highest, own[unsafe_offset=part * FOUND + HEAD])
-    var sum = Float32(0)
-    var total = Float32(0)
-    for part in range(Int(parts)):
-        var one = own.unsafe_offset(part * FOUND)
-        var weight = exp(one[unsafe_offset=HEAD] - highest)
-        sum += weight * one[unsafe_offset=Int(thread_idx.x)]
-        total += weight * one[unsafe_offset=HEAD + 1]
-    output[unsafe_offset=at * HEAD + Int(thread_idx.x)] = (sum / total).cast[ACT]()
+    var axis = Int(thread_idx.x)
+    var one = combined(found.unsafe_offset(at * Int(parts) * FOUND), Int(parts), axis)
+    output[unsafe_offset=at * HEAD + axis] = one.cast[ACT]()
 
 
 @always_inline
@@ -268,7 +300,10 @@ struct GPUSelfAttention:
 
 @extensibility.register("mwc_gpu_cross_attention")
 struct GPUCrossAttention:
-    """As mwc_cross_attention; `found` f32 [n, heads, parts, FOUND] is memory to work with."""
+    """As mwc_cross_attention; `found` f32 [n, heads, parts, FOUND] is memory to work with.
+
+    One launch where the parts can be a cluster, else two.
+    """
 
     @staticmethod
     def execute[target: StaticString, KV: DType, ACT: DType](
@@ -284,13 +319,27 @@ struct GPUCrossAttention:
         var heads = cross_k.dim_size(2)
         var n = q.dim_size(0)
         var parts = found.dim_size(2)
-        comptime attend = attend_audio_kernel[KV, ACT]
-        ctx.enqueue_function[attend](
-            found.unsafe_ptr(), cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), q.unsafe_ptr(),
-            windows.unsafe_ptr(), layer.unsafe_ptr(), Int32(cross_k.dim_size(1)),
-            Int32(cross_k.dim_size(3)), Int32(cross_v.dim_size(3)),
-            grid_dim=(heads, n, parts), block_dim=THREADS, attributes=early_launch(),
-        )
+
+        @__parameter
+        def attend[in_cluster: Bool]() raises:
+            comptime kernel = attend_audio_kernel[KV, ACT, in_cluster]
+            var cluster = Optional(Dim(1, 1, PARTS)) if in_cluster else None
+            ctx.enqueue_function[kernel](
+                output.unsafe_ptr(), found.unsafe_ptr(), cross_k.unsafe_ptr(),
+                cross_v.unsafe_ptr(), q.unsafe_ptr(), windows.unsafe_ptr(), layer.unsafe_ptr(),
+                Int32(cross_k.dim_size(1)), Int32(cross_k.dim_size(3)),
+                Int32(cross_v.dim_size(3)),
+                grid_dim=(heads, n, parts),
+                block_dim=THREADS,
+                cluster_dim=cluster,
+                attributes=early_launch(),
+            )
+
+        comptime if has_clusters() and PARTS <= MOST_BLOCKS:
+            if parts == PARTS:
+                attend[True]()
+                return
+        attend[False]()
         comptime combine = combine_kernel[ACT]
         ctx.enqueue_function[combine](
             output.unsafe_ptr(), found.unsafe_ptr(), Int32(parts),
