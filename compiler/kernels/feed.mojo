@@ -31,7 +31,9 @@ struct Feed:
     ) raises:
         comptime if target == "gpu":
             feed_gpu(
-                tokens, next_positions, next_states, chosen, positions, rule_states, begin, ctx
+                tokens.unsafe_ptr(), next_positions.unsafe_ptr(), next_states.unsafe_ptr(),
+                chosen.unsafe_ptr(), positions.unsafe_ptr(), rule_states.unsafe_ptr(),
+                begin.unsafe_ptr(), chosen.dim_size(0), ctx,
             )
             return
         var first_timestamp = begin.unsafe_ptr()[unsafe_offset=0]
