@@ -289,9 +289,15 @@ class _Samples(AudioSource):
 
             yield from resample(self._samples, self._rate)
             return
-        scale = np.float32(32768 if self._samples.dtype == np.int16 else 1)
         for start in range(0, len(self._samples), 10 * SAMPLE_RATE):
-            yield self._samples[start : start + 10 * SAMPLE_RATE].astype(np.float32) / scale
+            yield _scaled(self._samples[start : start + 10 * SAMPLE_RATE])
+
+
+def _scaled(samples: npt.NDArray[Any]) -> Float32:
+    """Samples as float32 with full scale 1; those that are so already are not copied."""
+    if samples.dtype == np.int16:
+        return np.divide(samples, np.float32(32768), dtype=np.float32)
+    return samples.astype(np.float32, copy=False)
 
 
 def _check_samples(samples: Any) -> None:

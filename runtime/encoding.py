@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mwc.runtime.decoder import Decoder, Float32
+from mwc.runtime.decoder import Decoder
 from mwc.runtime.features import LOG_MEL_FLOOR, WINDOW_FRAMES, Features
 
 
@@ -25,34 +25,46 @@ class EncodedWindow:
     ends_in_silence: bool = False
 
 
+class EncodingBatch:
+    """Windows that are read one after the other and encoded in one call of the decoder."""
+
+    def __init__(self, decoder: Decoder, most: int) -> None:
+        """Have room for `most` windows."""
+        self._decoder = decoder
+        self._log_mels = np.empty((most, WINDOW_FRAMES, decoder.spec.model.n_mels), np.float32)
+        self._windows: list[EncodedWindow] = []
+
+    def read(self, window: EncodedWindow, still_wanted: Sequence[int] = ()) -> None:
+        """Take a window's log-mel frames; those of its file from `still_wanted` on stay at hand.
+
+        Raises:
+            AudioError: the file cannot be read a second time; the window is not among the others.
+        """
+        log_mel = self._log_mels[len(self._windows)]
+        keep_from = min([window.seek, *still_wanted])
+        window.features.window(window.seek, keep_from=keep_from, into=log_mel)
+        if window.ends_in_silence:
+            log_mel[window.n_frames :] = LOG_MEL_FLOOR
+        self._windows.append(window)
+
+    def encode(self) -> None:
+        """Encode what was read, if anything was."""
+        windows = self._windows
+        if not windows:
+            return
+        self._decoder.encode(
+            self._log_mels[: len(windows)],
+            np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
+            np.array([_n_frames(window) for window in windows], dtype=np.int32),
+            np.array([window.slot for window in windows], dtype=np.int32),
+        )
+
+
 def encode_window(decoder: Decoder, window: EncodedWindow) -> None:
     """Read and encode a window."""
-    encode_read(decoder, [(window, read_window(window))])
-
-
-def read_window(window: EncodedWindow, still_wanted: Sequence[int] = ()) -> Float32:
-    """Its log-mel frames; those of its file from `still_wanted` on are kept at hand.
-
-    Raises:
-        AudioError: the file cannot be read a second time.
-    """
-    log_mel = window.features.window(window.seek, keep_from=min([window.seek, *still_wanted]))
-    if window.ends_in_silence:
-        log_mel[window.n_frames :] = LOG_MEL_FLOOR
-    return log_mel
-
-
-def encode_read(decoder: Decoder, read: Sequence[tuple[EncodedWindow, Float32]]) -> None:
-    """Encode windows whose frames are read, in one call of the decoder; none if there are none."""
-    if not read:
-        return
-    windows, log_mels = zip(*read, strict=True)
-    decoder.encode(
-        np.stack(log_mels),
-        np.array([window.features.log_mel_max for window in windows], dtype=np.float32),
-        np.array([_n_frames(window) for window in windows], dtype=np.int32),
-        np.array([window.slot for window in windows], dtype=np.int32),
-    )
+    batch = EncodingBatch(decoder, 1)
+    batch.read(window)
+    batch.encode()
 
 
 def _n_frames(window: EncodedWindow) -> int:

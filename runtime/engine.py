@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from mwc.runtime.decode import DecodingBatch, WindowResult
 from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.detect import detect_languages
-from mwc.runtime.encoding import encode_read, read_window
+from mwc.runtime.encoding import EncodingBatch
 from mwc.runtime.errors import BusyError, Cancelled, MemoryShortage
 from mwc.runtime.lanes import Lane, UnderWay, lay_out
 from mwc.runtime.options import TranscribeOptions
@@ -249,29 +249,29 @@ class Engine:
         Returns:
             Those that can go on; a part whose file cannot be read ends.
         """
-        encoded: list[UnderWay] = []
-        read: list[tuple[UnderWay, Float32]] = []
-        for each in waiting:
-            window = each.window
-            if window != each.lane.holds:
-                try:
-                    log_mel = read_window(window, each.request.seeks_in(window.features))
-                except Exception as error:
-                    each.request.fail(each.work.part, error)
-                    self._leave(each)
-                    continue
-                read.append((each, log_mel))
-            each.lane.holds = None
-            encoded.append(each)
+        to_read = [each for each in waiting if each.window != each.lane.holds]
         at_once = self._decoder.encoded_together
-        for first in range(0, len(read), at_once):
+        for first in range(0, len(to_read), at_once):
             if first:
                 self._ask_whether_to_stop()
-            together = [
-                (e.window, m) for e, m in read[first : first + at_once] if not e.request.has_ended
-            ]
-            encode_read(self._decoder, together)
+            self._encode_together(to_read[first : first + at_once])
+        encoded = [each for each in waiting if each in self._under_way]
+        for each in encoded:
+            each.lane.holds = None
         return encoded
+
+    def _encode_together(self, waiting: Sequence[UnderWay]) -> None:
+        """Encode windows in one call; a GPU is at that while the next ones are read."""
+        batch = EncodingBatch(self._decoder, len(waiting))
+        for each in waiting:
+            if each.request.has_ended:
+                continue
+            try:
+                batch.read(each.window, each.request.seeks_in(each.window.features))
+            except Exception as error:
+                each.request.fail(each.work.part, error)
+                self._leave(each)
+        batch.encode()
 
     def _begin(self, encoded: Sequence[UnderWay]) -> None:
         """Tell the languages of encoded windows where that is wanted, and start their searches."""

@@ -40,6 +40,12 @@ PIECE_HOP = PIECE_FRAMES * HOP_LENGTH
 PIECES_PER_CALL = 3
 """Pieces computed in one call of log_mel while more audio follows: one window."""
 
+OVERLAP = PIECE_SAMPLES - PIECE_HOP
+"""Samples that a piece shares with the next one."""
+
+CALL_SAMPLES = PIECES_PER_CALL * PIECE_HOP + OVERLAP
+"""Samples that so many pieces take."""
+
 LOG_MEL_FLOOR = -10.0
 """log10 of 1e-10, where openai/whisper clamps the mel spectrum: what digital silence gives."""
 
@@ -59,8 +65,9 @@ class LogMelPieces:
         self.n_samples = 0
         self._blocks = blocks
         self._log_mel = log_mel
-        # What the next piece starts with; the reflection is filled in with the first piece.
-        self._buffer = np.zeros(PIECES_PER_CALL * PIECE_HOP + PIECE_SAMPLES - PIECE_HOP, np.float32)
+        # A piece in each row: the hop's own samples as they come, then those of the next piece that
+        # it shares. The reflection before the first one is filled in when there is what it reflects.
+        self._samples = np.empty((PIECES_PER_CALL + 1, PIECE_SAMPLES), np.float32)
         self._filled = HALF_FFT
         self._at_start = True
 
@@ -69,38 +76,46 @@ class LogMelPieces:
             self.n_samples += len(block)
             taken = 0
             while taken < len(block):
-                part = block[taken : taken + len(self._buffer) - self._filled]
-                self._buffer[self._filled : self._filled + len(part)] = part
-                self._filled += len(part)
-                taken += len(part)
-                if self._filled == len(self._buffer):
+                taken += self._fill(block[taken:])
+                if self._filled == CALL_SAMPLES:
                     yield from self._compute(PIECES_PER_CALL)
                     self._keep_overlap()
         if self.n_samples:
+            self._end_in_zeros()
             yield from self._compute(self._n_last_pieces())
 
+    def _fill(self, samples: Float32) -> int:
+        """Take as many of the next samples as their piece has room for; return how many."""
+        k, start = divmod(self._filled, PIECE_HOP)
+        end = PIECE_HOP if k < PIECES_PER_CALL else OVERLAP
+        part = samples[: end - start]
+        self._samples[k, start : start + len(part)] = part
+        self._filled += len(part)
+        return len(part)
+
     def _n_last_pieces(self) -> int:
-        """How many pieces the buffered samples need, so that each touches some of them."""
+        """How many pieces the samples need that are there, so that each touches some of them."""
         n_frames = -(-self._filled // HOP_LENGTH)
         return -(-n_frames // PIECE_FRAMES)
 
+    def _end_in_zeros(self) -> None:
+        """Have zeros after the last sample, as far as the last piece or its neighbour reaches."""
+        k, start = divmod(self._filled, PIECE_HOP)
+        self._samples[k, start:] = 0.0
+
     def _keep_overlap(self) -> None:
-        """Move what the next piece shares with the last one to the front; the rest is zero."""
-        overlap = self._buffer[PIECES_PER_CALL * PIECE_HOP :].copy()
-        self._buffer[:] = 0.0
-        self._buffer[: len(overlap)] = overlap
-        self._filled = len(overlap)
+        """Go on with what the next piece shares with the last one."""
+        self._samples[0, :OVERLAP] = self._samples[PIECES_PER_CALL, :OVERLAP]
+        self._filled = OVERLAP
 
     def _compute(self, n_pieces: int) -> Iterator[Float32]:
-        """Cut the buffer into pieces and give their frames."""
+        """Give each piece what it shares with the next one, and give the frames of all."""
         if self._at_start:
-            self._buffer[:HALF_FFT] = self._buffer[2 * HALF_FFT : HALF_FFT : -1]
+            self._samples[0, :HALF_FFT] = self._samples[0, 2 * HALF_FFT : HALF_FFT : -1]
             self._at_start = False
-        samples = np.zeros((n_pieces, PIECE_SAMPLES), np.float32)
-        for k, piece in enumerate(samples):
-            part = self._buffer[k * PIECE_HOP : k * PIECE_HOP + PIECE_SAMPLES]
-            piece[: len(part)] = part
-        yield from self._log_mel(samples)
+        for k in range(self._filled // PIECE_HOP):
+            self._samples[k, PIECE_HOP:] = self._samples[k + 1, :OVERLAP]
+        yield from self._log_mel(self._samples[:n_pieces])
 
 
 class Features:
@@ -174,12 +189,15 @@ class Features:
             self._pieces.clear()
             reading.close()
 
-    def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
+    def window(
+        self, seek: int, *, keep_from: int | None = None, into: Float32 | None = None
+    ) -> Float32:
         """Frames seek to seek + 2999, raw log10 mel: float32 [3000, n_mels].
 
         Args:
             seek: the first frame.
             keep_from: the first frame that will still be asked for, up to `seek`; None for `seek`.
+            into: float32 [3000, n_mels] to hold them, which is returned; None for a new array.
 
         Frames from `n_frames` on hold -10.0, the value of silence, but for the first that still
         touch audio. To transcribe, openai/whisper replaces all of them by a normalised 0.0, which
@@ -192,10 +210,11 @@ class Features:
         """
         if seek < 0:
             raise ValueError(f"seek is {seek}; it counts frames from the start, 0 or more")
-        window = np.full((WINDOW_FRAMES, self._n_mels), LOG_MEL_FLOOR, np.float32)
+        window = np.empty((WINDOW_FRAMES, self._n_mels), np.float32) if into is None else into
         n_touching = -(-(self.n_samples + HALF_FFT) // HOP_LENGTH)
-        end = min(seek + WINDOW_FRAMES, n_touching)
-        if end <= seek:
+        end = max(seek, min(seek + WINDOW_FRAMES, n_touching))
+        window[end - seek :] = LOG_MEL_FLOOR
+        if end == seek:
             return window
         first, last = seek // PIECE_FRAMES, (end - 1) // PIECE_FRAMES
         if not self._complete:

@@ -255,9 +255,12 @@ class FakeFeatures:
     def duration(self) -> float:
         return self.n_frames / 100
 
-    def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
+    def window(
+        self, seek: int, *, keep_from: int | None = None, into: Float32 | None = None
+    ) -> Float32:
         assert keep_from is None or 0 <= keep_from <= seek
-        frames = np.full((N_FRAMES, self.n_mels), -10.0, dtype=np.float32)
+        frames = np.empty((N_FRAMES, self.n_mels), np.float32) if into is None else into
+        frames[:] = -10.0
         frames[0, 0] = seek
         return frames
 

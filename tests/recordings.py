@@ -28,10 +28,12 @@ class Recording(FakeFeatures):
     def warnings(self) -> tuple[str, ...]:
         return (f"warned of {self.key}",)
 
-    def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
+    def window(
+        self, seek: int, *, keep_from: int | None = None, into: Float32 | None = None
+    ) -> Float32:
         if seek >= self.fails_from:
             raise AudioError(f"recording {self.key} gives less audio than at first")
-        frames = super().window(seek, keep_from=keep_from)
+        frames = super().window(seek, keep_from=keep_from, into=into)
         frames[0, 0] = self.key * 10_000 + seek
         return frames
 
