@@ -17,7 +17,7 @@ from mwc.runtime.decoder import MOST_AHEAD, Choice, Decoder, Float32, PrefillRow
 from mwc.runtime.prompt import Prompt
 from mwc.runtime.rules import RuleState, rule_columns
 from mwc.runtime.sampling import Sampling
-from mwc.runtime.search import Row, Search, start_search
+from mwc.runtime.search import Row, Samples, Search, start_search
 from mwc.runtime.tokenizer import Tokenizer
 
 
@@ -143,8 +143,8 @@ class DecodingBatch:
         suppress = searches[0].sampling.suppress
         if all(search.can_go_ahead for search in searches):
             ahead = self._decoder.steps(batch, suppress)
-            for row, search in enumerate(searches):
-                search.take_ahead(ahead, row)
+            for search, (chosen, logprobs) in zip(searches, ahead.by_row(), strict=True):
+                search.take_ahead(chosen, logprobs)
             return
         n_candidates = max(search.n_candidates for search in searches)
         choice = self._decoder.step(batch, suppress, n_candidates)
@@ -178,8 +178,10 @@ class RunningSearch:
         self._tokens = spec.tokens
         self._search: Search = start_search(strategy, spec, slots, stream)
         # The last token may be sampled with the context full: it is never fed back.
-        room = spec.model.n_text_ctx - len(task.prompt.tokens) + 1
+        context = spec.model.n_text_ctx
+        room = context - len(task.prompt.tokens) + 1
         self._left = min(sampling.sample_len, room)
+        self._last_ahead = context - MOST_AHEAD
 
     @property
     def rows(self) -> list[Row]:
@@ -259,16 +261,15 @@ class RunningSearch:
         """Whether it is one greedy row, with room for as many tokens as may be fed."""
         if self.temperature > 0 or len(self.slots) > 1:
             return False
-        room = self._decoder.spec.model.n_text_ctx - MOST_AHEAD
-        return self.position(self.rows[0]) <= room
+        return self.position(self.rows[0]) <= self._last_ahead
 
-    def take_ahead(self, ahead: Choice, row: int) -> None:
-        """Take the tokens of its row of a choice of `Decoder.steps`, until it ends."""
-        for i in range(ahead.length(row)):
-            if not self.rows:
-                return
-            at = (slice(row, row + 1), slice(i, i + 1))
-            self.take(Choice(ahead.candidates[at], ahead.candidate_logprobs[at]), 0)
+    def take_ahead(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Take what `Decoder.steps` chose for its row, until it ends."""
+        assert isinstance(self._search, Samples)  # what goes ahead is one greedy row
+        self._search.take_ahead(tokens[: self._left], logprobs[: self._left])
+        self._left -= len(tokens)
+        if self._left <= 0:
+            self._search.end()
 
     def result(self, tokenizer: Tokenizer) -> WindowResult:
         """The best transcript found, once it has ended."""

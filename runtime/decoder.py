@@ -5,7 +5,7 @@ with its cross-attention keys and values; a row is one hypothesis with its own s
 cache; a row points at a window. Rows of one call never read each other's data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -175,6 +175,13 @@ class Choice:
     def length(self, row: int) -> int:
         """How many of a row's tokens count, of `Decoder.steps`."""
         return self.candidates.shape[1] if self.lengths is None else int(self.lengths[row])
+
+    def by_row(self) -> Iterator[tuple[list[int], list[float]]]:
+        """The tokens that count of each row, and their log-probabilities, of `Decoder.steps`."""
+        all_of = zip(self.candidates.tolist(), self.candidate_logprobs.tolist(), strict=True)
+        for row, (tokens, logprobs) in enumerate(all_of):
+            length = self.length(row)
+            yield tokens[:length], logprobs[:length]
 
     @property
     def tokens(self) -> Int32:

@@ -37,6 +37,7 @@ class _Begun:
 
     features: Features
     file: FileTranscript
+    seconds_done: float
     error: AudioError | None = None
 
 
@@ -65,7 +66,7 @@ def transcribe_together(
         file = FileTranscript(
             call, engine.tokenizer, heard.features, options, engine.spec, heard.speech
         )
-        return _Begun(heard.features, file)
+        return _Begun(heard.features, file, file.seconds_done)
 
     files = _Files(audios, open_file)
     coming = files.parts()
@@ -114,6 +115,7 @@ class _Files:
             begun.error = begun.error or event.error
         else:
             begun.file.take(event)
+        begun.seconds_done = begun.file.seconds_done
         if isinstance(event, Failed) or event.ends_part:
             del self._of_part[id(event.part)]
 
@@ -133,7 +135,7 @@ class _Files:
 
     def progress(self) -> ProgressEvent:
         """Seconds done of all files opened so far; those given back are done."""
-        files = [each.file for each in self._opened if isinstance(each, _Begun)]
-        done = self._seconds_given + sum(file.seconds_done for file in files)
-        total = self._seconds_given + sum(file.duration for file in files)
+        begun = [each for each in self._opened if isinstance(each, _Begun)]
+        done = self._seconds_given + sum(each.seconds_done for each in begun)
+        total = self._seconds_given + sum(each.file.duration for each in begun)
         return ProgressEvent("transcribe", done, total, "seconds")

@@ -6,7 +6,8 @@ checked by `check_for_model`.
 """
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from mwc.runtime.errors import OptionError
@@ -114,6 +115,11 @@ class TranscribeOptions:
     def cuts_at_silences(self) -> bool:
         """Whether the audio is cut into parts before any is decoded."""
         return self.batch_size > 1
+
+    @cached_property
+    def never_silent(self) -> "TranscribeOptions":
+        """The same, but that no window counts as silent."""
+        return replace(self, no_speech_threshold=None)
 
     @property
     def needs_speech(self) -> bool:

@@ -156,6 +156,18 @@ class Samples(Search):
         self.rows = going_on
         return []
 
+    def take_ahead(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Its one row takes a token after the other, until it ends."""
+        (row,) = self.rows
+        total = row.sum_logprob
+        for n_taken, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+            total += logprob
+            if token == self._eot:
+                self._finished.append(Hypothesis((*row.sampled, *tokens[:n_taken]), total))
+                self.rows = []
+                return
+        self.rows = [Row(row.slot, (*row.sampled, *tokens), total)]
+
     def end(self) -> None:
         """Rows that are still going count as they are."""
         self._finished += [Hypothesis(row.sampled, row.sum_logprob) for row in self.rows]

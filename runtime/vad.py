@@ -149,38 +149,52 @@ class SpeechDetector:
         self._vad = vad
         self._state = np.zeros(VAD_STATE_SHAPE, np.float32)
         self._probabilities: list[Float32] = []
-        # The samples before the first frame are zeros, as in Silero's own wrapper.
-        self._buffer = np.zeros(VAD_CONTEXT + FRAMES_PER_CALL * VAD_FRAME, np.float32)
-        self._filled = VAD_CONTEXT
+        # Each frame stands where it is read, behind its context: samples of the frame before it;
+        # before the first one they are zeros, as in Silero's own wrapper.
+        self._frames = np.zeros((FRAMES_PER_CALL, VAD_CONTEXT + VAD_FRAME), np.float32)
+        self._filled = 0
 
     def add(self, block: Float32) -> None:
         """Take the next samples: float32 [n], mono, 16 kHz, in [-1, 1]."""
         self.n_samples += len(block)
         taken = 0
         while taken < len(block):
-            part = block[taken : taken + len(self._buffer) - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            taken += len(part)
-            if self._filled == len(self._buffer):
+            taken += self._fill(block[taken:])
+            if self._filled == FRAMES_PER_CALL * VAD_FRAME:
                 self._compute(FRAMES_PER_CALL)
 
     def finish(self) -> Float32:
         """Probabilities of speech: float32 [ceil(n_samples / 512)], the last frame zero-padded."""
-        frames = -(-(self._filled - VAD_CONTEXT) // VAD_FRAME)
-        self._buffer[self._filled :] = 0.0
-        if frames:
-            self._compute(frames)
+        n_frames, start = divmod(self._filled, VAD_FRAME)
+        if start:
+            self._frames[n_frames, VAD_CONTEXT + start :] = 0.0
+            n_frames += 1
+        if n_frames:
+            self._compute(n_frames)
         return np.concatenate([np.zeros(0, np.float32), *self._probabilities])
 
+    def _fill(self, samples: Float32) -> int:
+        """Take whole frames as far as there is room, or some of one; return how many samples."""
+        first, start = divmod(self._filled, VAD_FRAME)
+        n_whole = 0 if start else min(len(samples) // VAD_FRAME, FRAMES_PER_CALL - first)
+        if n_whole:
+            part = samples[: n_whole * VAD_FRAME]
+            self._frames[first : first + n_whole, VAD_CONTEXT:] = part.reshape(n_whole, VAD_FRAME)
+        else:
+            part = samples[: VAD_FRAME - start]
+            at = VAD_CONTEXT + start
+            self._frames[first, at : at + len(part)] = part
+        self._filled += len(part)
+        return len(part)
+
     def _compute(self, n_frames: int) -> None:
-        """Run the buffer's first frames; the last samples are the context of what follows."""
-        windows = np.lib.stride_tricks.sliding_window_view(self._buffer, VAD_CONTEXT + VAD_FRAME)
-        samples = np.ascontiguousarray(windows[: n_frames * VAD_FRAME : VAD_FRAME])
-        probabilities, self._state = self._vad(samples, self._state)
+        """Run the first frames; the last samples are the context of what follows."""
+        frames = self._frames[:n_frames]
+        frames[1:, :VAD_CONTEXT] = frames[:-1, -VAD_CONTEXT:]
+        probabilities, self._state = self._vad(frames, self._state)
         self._probabilities.append(probabilities)
-        self._buffer[:VAD_CONTEXT] = samples[-1, -VAD_CONTEXT:]
-        self._filled = VAD_CONTEXT
+        self._frames[0, :VAD_CONTEXT] = frames[-1, -VAD_CONTEXT:]
+        self._filled = 0
 
 
 def speech_segments(

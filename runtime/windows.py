@@ -135,7 +135,7 @@ class WindowLoop:
         start, end = request.seek / rate, (request.seek + request.n_frames) / rate
         if self._speech is None or self._speech.seconds(start, end) < LOST_SPEECH:
             return self._options
-        return replace(self._options, no_speech_threshold=None)
+        return self._options.never_silent
 
     def leave(self) -> None:
         """Go past the window last asked for, as if it had no text."""

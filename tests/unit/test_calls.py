@@ -360,7 +360,9 @@ def test_what_ends_the_work_ends_it_for_all(
 class Broken(FakeFeatures):
     """A file whose reader has a fault of its own."""
 
-    def window(self, seek: int, *, keep_from: int | None = None) -> Float32:
+    def window(
+        self, seek: int, *, keep_from: int | None = None, into: Float32 | None = None
+    ) -> Float32:
         raise ZeroDivisionError("mine")
 
 

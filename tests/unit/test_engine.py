@@ -241,8 +241,8 @@ def test_what_is_left_of_a_window_without_speech_is_not_decoded(tokenizer: Token
 class Loud(FakeFeatures):
     """Frames of 0 throughout, but for the one that says where a window starts."""
 
-    def window(self, seek: int, *, keep_from: int | None = None) -> Any:
-        frames = super().window(seek, keep_from=keep_from)
+    def window(self, seek: int, *, keep_from: int | None = None, into: Any = None) -> Any:
+        frames = super().window(seek, keep_from=keep_from, into=into)
         frames[:, 1:] = 0.0
         return frames
 
