@@ -296,7 +296,8 @@ class _Samples(AudioSource):
 def _scaled(samples: npt.NDArray[Any]) -> Float32:
     """Samples as float32 with full scale 1; those that are so already are not copied."""
     if samples.dtype == np.int16:
-        return np.divide(samples, np.float32(32768), dtype=np.float32)
+        scaled: Float32 = np.divide(samples, np.float32(32768), dtype=np.float32)
+        return scaled
     return samples.astype(np.float32, copy=False)
 
 

@@ -70,6 +70,11 @@ ENCODED_TOGETHER = 8
 MB each, and more of them make none faster. On a CPU one is enough for all threads, which find what
 they work in still in cache (tiny.en int8, 2 Zen 3 CPUs: 3.19 s for what takes 3.28 s by eight)."""
 
+HEARD_AHEAD = 4
+"""Files that are heard before there is room for them, for a GPU, each in a thread: FFmpeg decodes
+30 s of audio in about the time that a GPU takes to transcribe them. The log-mel frames of half an
+hour are 92 MB. On a CPU the graphs keep all cores busy."""
+
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
 
@@ -237,6 +242,11 @@ class Decoder(Hearing, Protocol):
     @property
     def encoded_together(self) -> int:
         """How many windows to encode in one call at most."""
+        ...
+
+    @property
+    def heard_ahead(self) -> int:
+        """How many files to hear before there is room for them."""
         ...
 
     def encode(

@@ -61,6 +61,11 @@ class Engine:
         """The model's dimensions, audio constants and tokens."""
         return self._decoder.spec
 
+    @property
+    def heard_ahead(self) -> int:
+        """How many files to hear before there is room for them."""
+        return self._decoder.heard_ahead
+
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames between two rounds; see `Decoder.log_mel`."""
         with self._turns:

@@ -65,8 +65,8 @@ class LogMelPieces:
         self.n_samples = 0
         self._blocks = blocks
         self._log_mel = log_mel
-        # A piece in each row: the hop's own samples as they come, then those of the next piece that
-        # it shares. The reflection before the first one is filled in when there is what it reflects.
+        # A piece in each row: a hop's samples as they come, then those that the next piece has too.
+        # The reflection before the first one is filled in when there is what it reflects.
         self._samples = np.empty((PIECES_PER_CALL + 1, PIECE_SAMPLES), np.float32)
         self._filled = HALF_FFT
         self._at_start = True

@@ -1,10 +1,12 @@
 """Several files through one engine: lanes that one file leaves idle take parts of the next.
 
-Files are opened as lanes fall free, given back in their order, and then let go.
+Files are heard as lanes fall free, a few ahead where that helps, given back in their order, and
+then let go.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from mwc.runtime.audio import AudioInput, AudioSource
@@ -13,6 +15,7 @@ from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript
+from mwc.runtime.hear_ahead import hear_ahead
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.speech import Speech
@@ -45,7 +48,7 @@ def transcribe_together(
     engine: Engine,
     options: TranscribeOptions,
     audios: Iterable[Audio],
-    hear: Callable[[Audio], HeardFile],
+    hear: Callable[[Audio, Stop], HeardFile],
     progress: Progress,
     stop: Stop,
 ) -> Iterator[Transcript | AudioError]:
@@ -54,23 +57,23 @@ def transcribe_together(
     Args:
         engine: the model's.
         options: what is wanted of each file.
-        audios: the files, taken when there is room for another.
-        hear: reads one through, or raises AudioError.
+        audios: the files, taken when there is room for another, or for one to be heard ahead.
+        hear: reads one through, or raises AudioError; on a GPU in other threads too.
         progress: told the seconds of audio done, of all files opened so far.
         stop: asked between the calls of the model; Cancelled is raised once it says True.
     """
     call = Call(engine, options, n_lanes=options.batch_size, stop=stop)
 
-    def open_file(audio: Audio) -> _Begun:
-        heard = hear(audio)
+    def begin(heard: HeardFile) -> _Begun:
         file = FileTranscript(
             call, engine.tokenizer, heard.features, options, engine.spec, heard.speech
         )
         return _Begun(heard.features, file, file.seconds_done)
 
-    files = _Files(audios, open_file)
+    heard = hear_ahead(audios, hear, engine.heard_ahead, stop)
+    files = _Files(heard, begin)
     coming = files.parts()
-    with call:
+    with call, closing(heard):
         while True:
             while call.has_room and (part := next(coming, None)) is not None:
                 call.add(part)
@@ -84,20 +87,25 @@ def transcribe_together(
 
 
 class _Files:
-    """Files from when they are opened to when they are given back."""
+    """Files from when they were heard to when they are given back."""
 
-    def __init__(self, audios: Iterable[Audio], open_file: Callable[[Audio], _Begun]) -> None:
-        self._audios = audios
-        self._open_file = open_file
+    def __init__(
+        self, heard: Iterable[HeardFile | AudioError], begin: Callable[[HeardFile], _Begun]
+    ) -> None:
+        self._heard = heard
+        self._begin = begin
         self._opened: deque[_Begun | AudioError] = deque()
         self._of_part: dict[int, _Begun] = {}
         self._seconds_given = 0.0
 
     def parts(self) -> Iterator[Part]:
-        """What to decode; the next file is opened when all parts of the last one are taken."""
-        for audio in self._audios:
+        """What to decode; the next file begins when all parts of the last one are taken."""
+        for heard in self._heard:
+            if isinstance(heard, AudioError):
+                self._opened.append(heard)
+                continue
             try:
-                begun = self._open_file(audio)
+                begun = self._begin(heard)
             except AudioError as error:
                 self._opened.append(error)
                 continue

@@ -212,7 +212,9 @@ class Model(Closing):
         transcript that `transcribe` with the same options gives it.
 
         Args:
-            audios: what `transcribe` takes, taken from the iterable as there is room.
+            audios: what `transcribe` takes, taken from the iterable as there is room. With
+                `batch_size` on a GPU the next few are read meanwhile: files stay where they are,
+                and samples in a list as they are, until their transcripts have come.
             progress: told the seconds of audio done; with `batch_size`, of all files opened so far.
             cancel: as for `transcribe`; what was not given yet is lost.
             skip_errors: give the AudioError of a file that cannot be used in its place and go on,
@@ -258,7 +260,7 @@ class Model(Closing):
         """Files in the lanes of one engine."""
         stop = stop_at(cancel)
 
-        def heard(audio: AudioInput | AudioSource) -> HeardFile:
+        def heard(audio: AudioInput | AudioSource, stop: Stop) -> HeardFile:
             return HeardFile(*self._listen(_source(audio), options, stop=stop))
 
         check_for_model(options, self.spec)

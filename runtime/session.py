@@ -22,6 +22,7 @@ from mwc.runtime.caches import cross_kv_of
 from mwc.runtime.checks import check_distinct, check_range
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
+    HEARD_AHEAD,
     MOST_AHEAD,
     Choice,
     Float32,
@@ -130,6 +131,11 @@ class Session:
     def encoded_together(self) -> int:
         """How many windows to encode in one call at most."""
         return 1 if self._target.device == "cpu" else ENCODED_TOGETHER
+
+    @property
+    def heard_ahead(self) -> int:
+        """How many files to hear before there is room for them."""
+        return 0 if self._target.device == "cpu" else HEARD_AHEAD
 
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""

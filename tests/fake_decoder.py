@@ -64,6 +64,7 @@ class FakeDecoder:
     n_windows: int = 2
     n_rows: int = 3
     encoded_together: int = ENCODED_TOGETHER
+    heard_ahead: int = 0
     windows: dict[int, FakeWindow] = field(default_factory=dict)
     rows: dict[int, list[int]] = field(default_factory=dict)
     encoded: list[FakeWindow] = field(default_factory=list)

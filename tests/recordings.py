@@ -12,6 +12,7 @@ from mwc.runtime.decoder import Float32
 from mwc.runtime.errors import AudioError
 from mwc.runtime.many import HeardFile
 from mwc.runtime.speech import Speech
+from mwc.runtime.stop import Stop
 
 SPEC = fake_spec()
 T = SPEC.tokens
@@ -48,7 +49,7 @@ def recording(key: int) -> Recording | None:
     return Recording(n_frames, SPEC.model.n_mels, key=key, fails_from=fails_from)
 
 
-def hear(key: object) -> HeardFile:
+def hear(key: object, stop: Stop = lambda: False) -> HeardFile:
     """Reads a recording through; it is all speech but for a pause every five seconds."""
     features = recording(int(str(key)))
     if features is None:

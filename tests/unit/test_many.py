@@ -28,11 +28,17 @@ class HearingDecoder(FakeDecoder):
     def __init__(self) -> None:
         super().__init__(SPEC, noise(SPEC))
         self.together = 0
+        self.calls: list[str] = []
 
     def log_mel(self, samples: Float32) -> Float32:
+        self.calls.append("log_mel")
         loudness = np.rint(1000 * samples.max(axis=1))
         shape = (len(samples), 1000, self.spec.model.n_mels)
         return np.broadcast_to(loudness[:, None, None], shape).astype(np.float32)
+
+    def encode(self, *inputs: Any) -> None:
+        self.calls.append("encode")
+        super().encode(*inputs)
 
     def reserve(self, n_windows: int, n_rows: int) -> None:
         super().reserve(n_windows, n_rows)
@@ -43,9 +49,11 @@ class HearingDecoder(FakeDecoder):
         return super().steps(batch, suppress)
 
 
-@pytest.fixture
-def decoder() -> HearingDecoder:
-    return HearingDecoder()
+@pytest.fixture(params=[0, 3], ids=["", "ahead"])
+def decoder(request: pytest.FixtureRequest) -> HearingDecoder:
+    decoder = HearingDecoder()
+    decoder.heard_ahead = request.param
+    return decoder
 
 
 @pytest.fixture
@@ -108,8 +116,15 @@ def test_files_are_opened_as_lanes_fall_free(model: Model) -> None:
     transcripts = model.transcribe_many(files(), language="en", batch_size=4)
     for given in range(1, 31):
         next(transcripts)
-        assert len(opened) <= min(given + 2 * 4, 30)
+        assert len(opened) <= min(given + 2 * 4 + 3, 30)
     assert next(transcripts, None) is None
+
+
+def test_all_lanes_are_heard_before_any_is_encoded(model: Model, decoder: HearingDecoder) -> None:
+    """Where calls are done in order, hearing a file would wait for the encoder."""
+    decoder.encoded_together = 4
+    list(model.transcribe_many([audio(2, k) for k in range(1, 9)], language="en", batch_size=8))
+    assert decoder.calls == ["log_mel"] * 8 + ["encode"] * 2
 
 
 def test_an_error_is_raised_in_its_place_and_frees_the_model(model: Model) -> None:
@@ -134,9 +149,29 @@ def test_closing_frees_the_model(model: Model) -> None:
     assert model.transcribe(audio(1, 1), language="en").duration == 1.0
 
 
-def test_it_ends_when_cancelled(model: Model) -> None:
+class Asked:
+    """An event that notes which threads look at it: it may be for one only."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.threads: set[int] = set()
+
+    def is_set(self) -> bool:
+        self.threads.add(threading.get_ident())
+        return self.event.is_set()
+
+
+def test_whether_to_stop_is_asked_by_the_thread_that_called(model: Model) -> None:
+    cancel = Asked()
+    files = [audio(20, k) for k in range(8)]
+    list(model.transcribe_many(files, language="en", batch_size=2, cancel=cancel))
+    assert cancel.threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_it_ends_when_cancelled(model: Model, kind: Any) -> None:
     cancel = threading.Event()
-    files = (audio(2, k) for k in range(100))
+    files = kind([audio(2, k) for k in range(100)])
     transcripts = model.transcribe_many(files, language="en", batch_size=2, cancel=cancel)
     next(transcripts)
     cancel.set()
