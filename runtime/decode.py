@@ -160,6 +160,10 @@ class RunningSearch:
         task: what is decoded.
         sampling: how.
         slots: the row slots it has.
+        temperature: at which it samples.
+        n_candidates: candidates it wants per row.
+        n_exact: candidates whose log-probabilities it needs exactly; 0: of any token, as it
+            samples.
         no_speech_prob: once its prompt has run.
     """
 
@@ -172,11 +176,14 @@ class RunningSearch:
         self.task = task
         self.sampling = sampling
         self.slots = tuple(slots)
+        self.temperature = strategy.temperature
         self.no_speech_prob = float("nan")
         stream = (*task.stream, round(100 * strategy.temperature))
         self._decoder = decoder
         self._tokens = spec.tokens
         self._search: Search = start_search(strategy, spec, slots, stream)
+        self.n_candidates = self._search.n_candidates
+        self.n_exact = 0 if self.temperature > 0 else self.n_candidates
         # The last token may be sampled with the context full: it is never fed back.
         context = spec.model.n_text_ctx
         room = context - len(task.prompt.tokens) + 1
@@ -187,21 +194,6 @@ class RunningSearch:
     def rows(self) -> list[Row]:
         """The rows to run next; empty when it has ended."""
         return self._search.rows
-
-    @property
-    def n_candidates(self) -> int:
-        """Candidates it wants per row."""
-        return self._search.n_candidates
-
-    @property
-    def n_exact(self) -> int:
-        """Candidates whose log-probabilities it needs exactly; 0: of any token, as it samples."""
-        return 0 if self.temperature > 0 else self.n_candidates
-
-    @property
-    def temperature(self) -> float:
-        """At which it samples."""
-        return self.sampling.strategy.temperature
 
     def uniforms(self) -> Float32:
         """float32 [rows] in [0, 1), one for each row's next sample."""
