@@ -12,7 +12,7 @@ from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.encoding import EncodedWindow
 from mwc.runtime.errors import AudioError
 from mwc.runtime.fallback import why_refused, why_sparse
-from mwc.runtime.features import Features
+from mwc.runtime.features import WINDOW_FRAMES, Features
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.prompt import make_prompt
 from mwc.runtime.report import Attempt, WindowReport
@@ -129,14 +129,14 @@ class Work:
         return part.speech.seconds(*self._times()) >= LEAST_SPEECH
 
     def window(self, slot: int) -> EncodedWindow:
-        """What is to be encoded into a window slot."""
+        """What is to be encoded into a window slot; nothing follows the frames of a full one."""
         part, request = self.part, self._request
         return EncodedWindow(
             slot,
             part.features,
             request.seek,
             request.n_frames,
-            ends_in_silence=part.speech is not None,
+            ends_in_silence=part.speech is not None and request.n_frames < WINDOW_FRAMES,
         )
 
     def take_language(self, detected: DetectedLanguage) -> None:

@@ -8,8 +8,9 @@ Both sides speak in small tuples, the first item of which names the message:
     worker to fleet    ("loaded", target)  ("want",)  ("result", number, found)
                        ("progress", done, total)  ("done", error or None)
 
-A worker asks for a file when it has room for one, so that none is promised to a slow device while
-a fast one is idle. Between its questions the only message that can come is "stop".
+A worker asks for a file when it has room for one, or on a GPU for one to hear ahead, so that few
+are promised to a slow device while a fast one is idle. Between its questions the only message that
+can come is "stop".
 """
 
 import json

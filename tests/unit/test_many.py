@@ -45,8 +45,13 @@ class HearingDecoder(FakeDecoder):
         self.together = 0
 
     def steps(self, batch: Any, suppress: Float32) -> Any:
+        self.calls.append("steps")
         self.together = max(self.together, len(set(batch.windows.tolist())))
         return super().steps(batch, suppress)
+
+    def before_steps(self) -> list[str]:
+        """What was called before any step."""
+        return self.calls[: self.calls.index("steps")]
 
 
 @pytest.fixture(params=[0, 3], ids=["", "ahead"])
@@ -124,7 +129,16 @@ def test_all_lanes_are_heard_before_any_is_encoded(model: Model, decoder: Hearin
     """Where calls are done in order, hearing a file would wait for the encoder."""
     decoder.encoded_together = 4
     list(model.transcribe_many([audio(2, k) for k in range(1, 9)], language="en", batch_size=8))
-    assert decoder.calls == ["log_mel"] * 8 + ["encode"] * 2
+    assert decoder.before_steps() == ["log_mel"] * 8 + ["encode"] * 2
+
+
+@pytest.mark.parametrize(("seconds", "n_encoded"), [(30, 1), (29, 2)])
+def test_a_full_window_is_not_encoded_again_for_its_language(
+    model: Model, decoder: HearingDecoder, seconds: float, n_encoded: int
+) -> None:
+    """In a shorter one silence follows, which was not cut for the language."""
+    list(model.transcribe_many([audio(seconds, 3)], batch_size=2))
+    assert decoder.before_steps().count("encode") == n_encoded
 
 
 def test_an_error_is_raised_in_its_place_and_frees_the_model(model: Model) -> None:

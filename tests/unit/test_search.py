@@ -230,3 +230,18 @@ def test_length_penalty_is_that_of_wu_et_al() -> None:
     # -2.0 for 1 token and -2.3 for 7: ((5 + 7) / 6) ** alpha passes 2.3 / 2 at alpha 0.2016.
     assert best(0.2) == (A,)
     assert len(best(0.203)) == 7
+
+
+@pytest.mark.parametrize("tokens", [[A], [A, B, C], [A, EOT, B], [EOT], [EOT, EOT]])
+def test_tokens_taken_together_are_as_taken_one_by_one(tokens: list[int]) -> None:
+    logprobs = [-0.1 * (1 + i) for i in range(len(tokens))]
+    together = Samples(GREEDY, SPEC, [4], ())
+    one_by_one = Samples(GREEDY, SPEC, [4], ())
+    for search in (together, one_by_one):
+        take(search, {D: -0.3})
+    together.take_ahead(tokens, [float(np.float32(value)) for value in logprobs])
+    for token, logprob in zip(tokens, logprobs, strict=True):
+        if one_by_one.rows:
+            take(one_by_one, {token: logprob})
+    assert together.rows == one_by_one.rows
+    assert together.hypotheses() == one_by_one.hypotheses()
