@@ -60,7 +60,8 @@ class AudioSource(ABC):
     def blocks(self) -> Iterator[Float32]:
         """Read from the start: yields float32 [n] mono 16 kHz in [-1, 1], n free, at least 1 once.
 
-        Each call starts anew. Of a source made from an open file, use one iterator at a time.
+        Each call starts anew. Of a source made from an open file, use one iterator at a time. What
+        it yields may be the caller's own samples: it is read only.
 
         Raises:
             AudioError: the audio turns out to be unreadable or empty on the way.
