@@ -177,6 +177,9 @@ def matmul_hopper_kernel[T: DType, epilogue: Int, tall: Int](
             return
         var ring = Ring[STAGES](0)
         for tile in range(first, tiles, blocks):
+            # Not in the loop below, which would wait for the divisions.
+            var first_row = tile // across * tall
+            var first_output = tile % across * SIDE
             for d in range(depths):
                 # Of a ring that nobody was in yet, all is free: the phase before the first has ended.
                 wait_at(free.unsafe_offset(ring.at), 1 - ring.phase)
@@ -187,13 +190,13 @@ def matmul_hopper_kernel[T: DType, epilogue: Int, tall: Int](
                     stage,
                     Pointer(to=x_map).unsafe_bitcast[NoneType](),
                     gate,
-                    IndexList[2](d * DEPTH, tile // across * tall),
+                    IndexList[2](d * DEPTH, first_row),
                 )
                 cp_async_bulk_tensor_shared_cluster_global(
                     stage.unsafe_offset(tall * DEPTH),
                     Pointer(to=w_map).unsafe_bitcast[NoneType](),
                     gate,
-                    IndexList[2](d * DEPTH, tile % across * SIDE),
+                    IndexList[2](d * DEPTH, first_output),
                 )
                 ring.step()
     else:
