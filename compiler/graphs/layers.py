@@ -65,6 +65,18 @@ def layer_norm(plan: Plan, x: TensorValue, gamma: TensorValue, beta: TensorValue
     return ops.layer_norm(x, cast(gamma, x.dtype), cast(beta, x.dtype), LAYER_NORM_EPSILON)
 
 
+def encoder_self_attention(
+    plan: Plan, x: TensorValue, norm: Norm, weight: Matrix, bias: TensorValue
+) -> TensorValue:
+    """Attention of layer_norm(x) to all of itself: [b, t, state] -> [b, t, state].
+
+    `weight` and `bias` make queries, keys and values, one after the other.
+    """
+    if plan.flash_attention:
+        return layers_gpu.flash_attention(plan, layer_norm(plan, x, *norm), weight.values, bias)
+    return encoder_attention(plan, linear(plan, x, weight, bias, norm=norm))
+
+
 def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     """Full self-attention of fused queries, keys, values: [b, t, 3 * state] -> [b, t, state].
 

@@ -21,6 +21,9 @@ LOAD_BYTES = 16
 PIECE = 8
 """Inputs and outputs of a product of many rows on tensor cores come in multiples of this."""
 
+TILE = 128
+"""Outputs of such a product that are made together (matmul_gpu.mojo)."""
+
 RUN = 32
 """Inputs of a product of few rows on tensor cores come in multiples of this."""
 
@@ -146,20 +149,38 @@ def product(
 def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     """Full self-attention of fused queries, keys, values: [b, t, 3 * state] -> [b, t, state]."""
     batch, time, width = qkv.shape
-    state = int(width) // 3
-    if not plan.flash_attention:
-        kind = TensorType(qkv.dtype, [batch, time, state], plan.device)
-        return custom("mwc_gpu_encoder_attention", plan, [qkv], kind)
+    kind = TensorType(qkv.dtype, [batch, time, int(width) // 3], plan.device)
+    return custom("mwc_gpu_encoder_attention", plan, [qkv], kind)
+
+
+def flash_attention(
+    plan: Plan, x: TensorValue, weight: TensorValue, bias: TensorValue
+) -> TensorValue:
+    """Queries, keys, values of x, and their full self-attention: [b, t, state] -> [b, t, state]."""
     from max.nn.attention import MHAMaskVariant  # a second to import
     from max.nn.kernels import flash_attention_gpu
 
+    batch, time, state = x.shape
     heads = plan.model.n_audio_head
     q, k, v = (
-        ops.reshape(part, [batch, time, heads, state // heads])
-        for part in ops.split(qkv, [state] * 3, -1)
+        ops.reshape(third, [batch, time, heads, int(state) // heads])
+        for third in thirds(plan, x, weight, bias)
     )
     mixed = flash_attention_gpu(q, k, v, MHAMaskVariant.NULL_MASK, scale=1.0)
     return ops.reshape(mixed, [batch, time, state])
+
+
+def thirds(plan: Plan, x: TensorValue, weight: TensorValue, bias: TensorValue) -> list[TensorValue]:
+    """x @ weight.T + bias in three: [b, t, in] -> three times [b, t, out / 3]."""
+    batch, time, n_in = x.shape
+    n_out = int(weight.shape[0]) // 3
+    if not (plan.tensor_cores and n_out % TILE == 0 and _fits(weight, PIECE)):
+        fused = linear(plan, x, weight, bias, False, None)
+        return list(ops.split(fused, [n_out] * 3, -1))
+    kind = TensorType(x.dtype, [batch * time, n_out], plan.device)
+    inputs = [ops.reshape(x, [batch * time, n_in]), weight, bias]
+    found = ops.custom("mwc_gpu_matmul_thirds", plan.device, inputs, [kind] * 3)
+    return [ops.reshape(third.tensor, [batch, time, n_out]) for third in found]
 
 
 def embed(

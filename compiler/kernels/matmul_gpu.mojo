@@ -25,7 +25,7 @@ from std.sys.info import _accelerator_arch
 from .early_launch_gpu import early_launch
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL
 from .matmul_hopper_gpu import GROUP_ROWS, matmul_hopper
-from .matmul_tiles_gpu import DEPTH, fetch, place, put_sums, store_tile
+from .matmul_tiles_gpu import DEPTH, Outputs, fetch, place, put_sums, store_tile
 
 comptime F32 = DType.float32
 comptime WARPS_ACROSS = 2
@@ -46,6 +46,9 @@ def stages_of(side: Int) -> Int:
 
 def matmul_kernel[T: DType, epilogue: Int, side: Int](
     y: Pointer[Scalar[T], MutAnyOrigin],
+    second: Pointer[Scalar[T], MutAnyOrigin],
+    third: Pointer[Scalar[T], MutAnyOrigin],
+    width: Int32,
     x: Pointer[Scalar[T], ImmutAnyOrigin],
     w: Pointer[Scalar[T], ImmutAnyOrigin],
     bias: Pointer[Float32, ImmutAnyOrigin],
@@ -56,7 +59,7 @@ def matmul_kernel[T: DType, epilogue: Int, side: Int](
 ):
     """One tile of y, `side` rows by `side` outputs; four warps have a quarter each.
 
-    `bias` [n] and `residual` [m, n] are read only where the epilogue names them. PIECE divides k and
+    `y`, `second`, `third` and `width` are those of `Outputs`. `bias` [n] and `residual` [m, n] are read only where the epilogue names them. PIECE divides k and
     n.
     """
     comptime QUARTER = side // WARPS_ACROSS
@@ -124,13 +127,14 @@ def matmul_kernel[T: DType, epilogue: Int, side: Int](
         comptime for b in range(ACROSS):
             put_sums[side](own, own_row + a * 16, own_output + b * 8, sums[a * ACROSS + b])
     barrier()
+    var to = Outputs[T](y, second, third, Int(width))
     store_tile[epilogue, side, THREADS](
-        own, y, bias, residual, first_row, rows, first_output, outputs
+        own, to, bias, residual, first_row, rows, first_output, outputs
     )
 
 
 def matmul_gpu[T: DType, //, epilogue: Int](
-    y: Pointer[Scalar[T], MutAnyOrigin],
+    y: Outputs[T],
     x: Pointer[Scalar[T], ImmutAnyOrigin],
     w: Pointer[Scalar[T], ImmutAnyOrigin],
     bias: Pointer[Float32, ImmutAnyOrigin],
@@ -150,7 +154,8 @@ def matmul_gpu[T: DType, //, epilogue: Int](
         comptime kernel = matmul_kernel[T, epilogue, side]
         comptime bytes = stages_of(side) * 2 * side * DEPTH * size_of[Scalar[T]]()
         ctx.enqueue_function[kernel](
-            y, x, w, bias, residual, Int32(m), Int32(n), Int32(k),
+            y.first, y.second, y.third, Int32(y.width), x, w, bias, residual,
+            Int32(m), Int32(n), Int32(k),
             grid_dim=((n + side - 1) // side, (m + side - 1) // side),
             block_dim=THREADS,
             shared_mem_bytes=bytes,
@@ -172,6 +177,11 @@ def matmul_gpu[T: DType, //, epilogue: Int](
             launch[SMALL]()
 
 
+def in_one[T: DType, //](y: OutputTensor[dtype=T, rank=2, ...]) -> Outputs[T]:
+    """All outputs in one matrix."""
+    return Outputs[T](y.unsafe_ptr(), y.unsafe_ptr(), y.unsafe_ptr(), y.dim_size(1))
+
+
 @extensibility.register("mwc_gpu_matmul")
 struct GPUMatmul:
     """y[m, n] = act(x[m, k] · w[n, k]ᵀ + bias[n]); act is GELU where `activation` is 1."""
@@ -186,7 +196,7 @@ struct GPUMatmul:
     ) raises:
         comptime epilogue = BIAS_GELU if activation == 1 else BIAS
         matmul_gpu[epilogue](
-            y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+            in_one(y), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
             x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
         )
 
@@ -205,6 +215,29 @@ struct GPUMatmulResidual:
         ctx: DeviceContext,
     ) raises:
         matmul_gpu[BIAS_RESIDUAL](
-            y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(),
+            in_one(y), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(),
             residual.unsafe_ptr(), x.dim_size(0), y.dim_size(1), x.dim_size(1), ctx,
+        )
+
+
+@extensibility.register("mwc_gpu_matmul_thirds")
+struct GPUMatmulThirds:
+    """x[m, k] · w[3 * n, k]ᵀ + bias[3 * n] as three matrices [m, n]; LARGE divides n."""
+
+    @staticmethod
+    def execute[target: StaticString, T: DType](
+        first: OutputTensor[dtype=T, rank=2, ...],
+        second: OutputTensor[dtype=T, rank=2, ...],
+        third: OutputTensor[dtype=T, rank=2, ...],
+        x: InputTensor[dtype=T, rank=2, ...],
+        w: InputTensor[dtype=T, rank=2, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var y = Outputs[T](
+            first.unsafe_ptr(), second.unsafe_ptr(), third.unsafe_ptr(), first.dim_size(1)
+        )
+        matmul_gpu[BIAS](
+            y, x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+            x.dim_size(0), w.dim_size(0), x.dim_size(1), ctx,
         )

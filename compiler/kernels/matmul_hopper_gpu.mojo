@@ -42,7 +42,7 @@ from std.utils.static_tuple import StaticTuple
 
 from .early_launch_gpu import early_launch
 from .matmul_registers_gpu import Epilogue
-from .matmul_tiles_gpu import DEPTH
+from .matmul_tiles_gpu import DEPTH, Outputs
 
 comptime F32 = DType.float32
 comptime GROUP = 4 * WARP_SIZE
@@ -131,10 +131,14 @@ struct Ring[stages: Int](Movable):
 @__llvm_metadata(MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(THREADS)))
 @__llvm_arg_metadata(x_map, `nvvm.grid_constant`)
 @__llvm_arg_metadata(w_map, `nvvm.grid_constant`)
+@__name(t"mwc_matmul_hopper_{epilogue}_{tall}")
 def matmul_hopper_kernel[T: DType, epilogue: Int, tall: Int](
     x_map: TMADescriptor,
     w_map: TMADescriptor,
     y: Pointer[Scalar[T], MutAnyOrigin],
+    second: Pointer[Scalar[T], MutAnyOrigin],
+    third: Pointer[Scalar[T], MutAnyOrigin],
+    width: Int32,
     bias: Pointer[Float32, ImmutAnyOrigin],
     residual: Pointer[Scalar[T], ImmutAnyOrigin],
     m: Int32,
@@ -204,6 +208,7 @@ def matmul_hopper_kernel[T: DType, epilogue: Int, tall: Int](
         var taker = group - 1
         var passed = taker * depths
         var turn = 1 - taker
+        var to = Outputs[T](y, second, third, Int(width))
         for tile in range(first + taker * blocks, tiles, TAKERS * blocks):
             var finish = Finish(
                 tile // across * tall, rows, tile % across * SIDE, outputs, residual
@@ -239,11 +244,11 @@ def matmul_hopper_kernel[T: DType, epilogue: Int, tall: Int](
             if leads:
                 _ = mbarrier_arrive(free.unsafe_offset(ring.before()))
             comptime for part in range(PARTS):
-                finish.store[part](sums[part], y, bias)
+                finish.store[part](sums[part], to, bias)
 
 
 def matmul_hopper[T: DType, //, epilogue: Int, tall: Int](
-    y: Pointer[Scalar[T], MutAnyOrigin],
+    y: Outputs[T],
     x: Pointer[Scalar[T], ImmutAnyOrigin],
     w: Pointer[Scalar[T], ImmutAnyOrigin],
     bias: Pointer[Float32, ImmutAnyOrigin],
@@ -259,8 +264,8 @@ def matmul_hopper[T: DType, //, epilogue: Int, tall: Int](
     var tiles = (m + tall - 1) // tall * ((n + SIDE - 1) // SIDE)
     var processors = ctx.get_attribute(DeviceAttribute.MULTIPROCESSOR_COUNT)
     ctx.enqueue_function[kernel](
-        tile_map[tall](x, m, k, ctx), tile_map[SIDE](w, n, k, ctx), y, bias, residual,
-        Int32(m), Int32(n), Int32(k),
+        tile_map[tall](x, m, k, ctx), tile_map[SIDE](w, n, k, ctx),
+        y.first, y.second, y.third, Int32(y.width), bias, residual, Int32(m), Int32(n), Int32(k),
         grid_dim=min(tiles, processors),
         block_dim=THREADS,
         shared_mem_bytes=bytes,

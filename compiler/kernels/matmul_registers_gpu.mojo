@@ -11,6 +11,7 @@ from std.memory import bitcast
 from std.sys._assembly import inlined_assembly
 
 from .linear import BIAS_GELU, BIAS_RESIDUAL, gelu_ratio
+from .matmul_tiles_gpu import Outputs
 
 comptime F32 = DType.float32
 comptime U32 = DType.uint32
@@ -108,10 +109,11 @@ struct Epilogue[T: DType, kind: Int, tall: Int, side: Int](Movable):
     def store[part: Int, sums_held: Int](
         self,
         sums: SIMD[F32, sums_held],
-        y: Pointer[Scalar[Self.T], MutAnyOrigin],
+        y: Outputs[Self.T],
         bias: Pointer[Float32, ImmutAnyOrigin],
     ):
         """Store a product's sums with what is added to them."""
+        var to = y.of(self.first_output)
         comptime for run in range(Self.RUNS):
             # Four times eight outputs, each two rows of two neighbours.
             var made = sums.slice[16, offset=run * 16]()
@@ -136,4 +138,4 @@ struct Epilogue[T: DType, kind: Int, tall: Int, side: Int](Movable):
                 var row = self.row[part, half]()
                 var output = self.output[run]()
                 if row < self.rows and output < self.outputs:
-                    y.unsafe_store[alignment=16](row * self.outputs + output, stored)
+                    to.unsafe_store[alignment=16](row * y.width + output, stored)

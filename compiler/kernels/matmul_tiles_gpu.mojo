@@ -21,6 +21,26 @@ comptime BETWEEN = 8
 """Values between the rows of sums in shared memory: rows next to each other start at other banks."""
 
 
+@fieldwise_init
+struct Outputs[T: DType, origin: MutOrigin = MutAnyOrigin](Copyable, Movable):
+    """Where a product goes: one matrix [m, n], or one for each third of its outputs, [m, n / 3].
+
+    A tile's outputs are all of one third.
+    """
+
+    var first: Pointer[Scalar[Self.T], Self.origin]
+    var second: Pointer[Scalar[Self.T], Self.origin]
+    var third: Pointer[Scalar[Self.T], Self.origin]
+    var width: Int
+
+    @always_inline
+    def of(self, output: Int) -> Pointer[Scalar[Self.T], Self.origin]:
+        """The first row of the matrix that an output is in, from where output 0 would be."""
+        var which = output // self.width
+        var matrix = self.first if which == 0 else self.second if which == 1 else self.third
+        return matrix.unsafe_offset(-which * self.width)
+
+
 @always_inline
 def place(row: Int, piece: Int) -> Int:
     """Where a piece of a tile's row is in shared memory."""
@@ -71,7 +91,7 @@ def put_sums[side: Int](
 @always_inline
 def store_tile[T: DType, //, epilogue: Int, side: Int, threads: Int](
     tile: Pointer[Float32, _, address_space=AddressSpace.SHARED],
-    y: Pointer[Scalar[T], MutAnyOrigin],
+    y: Outputs[T],
     bias: Pointer[Float32, ImmutAnyOrigin],
     residual: Pointer[Scalar[T], ImmutAnyOrigin],
     first_row: Int,
@@ -84,16 +104,18 @@ def store_tile[T: DType, //, epilogue: Int, side: Int, threads: Int](
     PIECE divides `outputs`.
     """
     comptime PER_ROW = side // PIECE
+    var to = y.of(first_output)
     comptime for r in range(side * PER_ROW // threads):
         var i = (Int(thread_idx.x) + r * threads) // PER_ROW
         var j = (Int(thread_idx.x) + r * threads) % PER_ROW * PIECE
         if first_row + i < rows and first_output + j < outputs:
             var sum = tile.unsafe_load[width=PIECE, alignment=16](i * (side + BETWEEN) + j)
-            var at = (first_row + i) * outputs + first_output + j
+            var column = first_output + j
             comptime if epilogue != NONE:
-                sum += bias.unsafe_load[width=PIECE, alignment=16](first_output + j)
+                sum += bias.unsafe_load[width=PIECE, alignment=16](column)
             comptime if epilogue == BIAS_GELU:
                 sum = gelu[PIECE](sum)
             comptime if epilogue == BIAS_RESIDUAL:
+                var at = (first_row + i) * outputs + column
                 sum += residual.unsafe_load[width=PIECE, alignment=16](at).cast[F32]()
-            y.unsafe_store[alignment=16](at, sum.cast[T]())
+            to.unsafe_store[alignment=16]((first_row + i) * y.width + column, sum.cast[T]())
