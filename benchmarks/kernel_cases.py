@@ -136,7 +136,11 @@ class Cases:
         samples = self._values(FRAMES_PER_CALL, VAD_CONTEXT + VAD_FRAME) / 10
         weights = [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.ENCODER_WEIGHTS]
         self._add("speech frames", vad.speech_gates, [samples, *weights], 0, 0, "f32")
-        inputs = [self._values(FRAMES_PER_CALL, vad.GATES), np.zeros(VAD_STATE_SHAPE, np.float32)]
+        inputs = [
+            self._values(FRAMES_PER_CALL, vad.GATES),
+            np.zeros((1, *VAD_STATE_SHAPE), np.float32),
+            np.array([FRAMES_PER_CALL], np.int32),
+        ]
         inputs += [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.LSTM_WEIGHTS]
         self._add(
             "speech LSTM", lambda plan, *given: vad.lstm(plan, *given)[0], inputs, 0, 0, "f32"

@@ -88,8 +88,8 @@ def cases_of(session: Session) -> Iterator[Case]:
     samples = _noise(rng, 3, PIECE_SAMPLES)
     yield Case(LOG_MEL, lambda: session.log_mel(samples), log_mel_work(model))
     frames = _noise(rng, VAD_FRAMES, VAD_CONTEXT + VAD_FRAME)
-    state = np.zeros(VAD_STATE_SHAPE, np.float32)
-    yield Case(VAD, lambda: session.vad(frames, state), None)
+    sequence = np.zeros((1, *VAD_STATE_SHAPE), np.float32), np.array([VAD_FRAMES], np.int32)
+    yield Case(VAD, lambda: session.vad(frames, *sequence), None)
     yield Case(
         ENCODE,
         encode_call(session),

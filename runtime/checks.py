@@ -28,6 +28,13 @@ def check_distinct(rows: Array) -> None:
         raise ValueError(f"rows of one call need distinct slots, not {rows.tolist()}")
 
 
+def check_counts(counts: Array, total: int) -> None:
+    """Sequences of 1 or more share out `total` frames, else ValueError."""
+    numbers = counts.tolist()
+    if min(numbers, default=0) < 1 or sum(numbers) != total:
+        raise ValueError(f"counts {numbers} do not share out {total} frames")
+
+
 def check_shapes(signature: GraphSignature, inputs: Mapping[str, Array]) -> None:
     """Every input has the sizes of its signature, and equal ones where they share a name.
 

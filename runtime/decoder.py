@@ -202,7 +202,7 @@ class Choice:
 
 
 class Hearing(Protocol):
-    """What a file is read with, before anything is decoded."""
+    """What a file is read with, before anything is decoded: the engine."""
 
     @property
     def spec(self) -> WhisperSpec:
@@ -214,7 +214,7 @@ class Hearing(Protocol):
         ...
 
     def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
-        """How likely frames hold speech, one after the other.
+        """How likely frames of a file hold speech, one after the other.
 
         Args:
             samples: float32 [frames, 576]: VAD_CONTEXT samples, then VAD_FRAME new ones.
@@ -226,8 +226,13 @@ class Hearing(Protocol):
         ...
 
 
-class Decoder(Hearing, Protocol):
+class Decoder(Protocol):
     """A loaded model, seen from the decoding loop."""
+
+    @property
+    def spec(self) -> WhisperSpec:
+        """The model's dimensions, audio constants and tokens."""
+        ...
 
     @property
     def n_windows(self) -> int:
@@ -247,6 +252,24 @@ class Decoder(Hearing, Protocol):
     @property
     def heard_ahead(self) -> int:
         """How many files to hear before there is room for them."""
+        ...
+
+    def log_mel(self, samples: Float32) -> Float32:
+        """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
+        ...
+
+    def vad(self, samples: Float32, states: Float32, counts: Int32) -> tuple[Float32, Float32]:
+        """How likely frames hold speech, of several files; each as if it were alone.
+
+        Args:
+            samples: float32 [frames, 576], as `Hearing.vad` takes them: one sequence, of a file,
+                after the other.
+            states: float32 [sequences, 2, 128], zeros before the first frame of a file.
+            counts: int32 [sequences], how many frames each has: 1 or more, `frames` in all.
+
+        Returns:
+            probabilities float32 [frames], and the states float32 [sequences, 2, 128] after them.
+        """
         ...
 
     def encode(

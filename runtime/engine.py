@@ -11,6 +11,8 @@ else does one, for everybody.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from mwc.runtime.decode import DecodingBatch, WindowResult
 from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.detect import detect_languages
@@ -67,14 +69,16 @@ class Engine:
         return self._decoder.heard_ahead
 
     def log_mel(self, samples: Float32) -> Float32:
-        """Raw log10-mel frames between two rounds; see `Decoder.log_mel`."""
+        """Raw log10-mel frames between two rounds; see `Hearing.log_mel`."""
         with self._turns:
             return self._decoder.log_mel(samples)
 
     def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
-        """How likely frames hold speech, between two rounds; see `Decoder.vad`."""
+        """How likely frames hold speech, between two rounds; see `Hearing.vad`."""
         with self._turns:
-            return self._decoder.vad(samples, state)
+            count = np.array([len(samples)], np.int32)
+            probabilities, states = self._decoder.vad(samples, state[None], count)
+            return probabilities, states[0]
 
     def request(self, options: TranscribeOptions, n_lanes: int, stop: Stop) -> Request:
         """A request of a call (call.py) for windows decoded by `options`, `n_lanes` at a time.

@@ -19,7 +19,7 @@ from mwc.runtime.artifact import (
     stored_weights,
 )
 from mwc.runtime.caches import cross_kv_of
-from mwc.runtime.checks import check_distinct, check_range
+from mwc.runtime.checks import check_counts, check_distinct, check_range
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
     HEARD_AHEAD,
@@ -141,9 +141,11 @@ class Session:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""
         return self._caller.run("log_mel", {"samples": samples})["log_mel"]
 
-    def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
-        """How likely frames hold speech, and the state after them; see `Decoder.vad`."""
-        outputs = self._caller.run("vad", {"samples": samples, "state": state})
+    def vad(self, samples: Float32, states: Float32, counts: Int32) -> tuple[Float32, Float32]:
+        """How likely frames hold speech, and the states after them; see `Decoder.vad`."""
+        check_counts(counts, len(samples))
+        inputs = {"samples": samples, "state": states, "counts": counts}
+        outputs = self._caller.run("vad", inputs)
         return outputs["probabilities"], outputs["state"]
 
     def encode(

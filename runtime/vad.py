@@ -23,7 +23,7 @@ from mwc.runtime.spec import SAMPLE_RATE
 Float32 = npt.NDArray[np.float32]
 
 Vad = Callable[[Float32, Float32], tuple[Float32, Float32]]
-"""`Decoder.vad`: float32 [frames, 576] and state [2, 128] -> probabilities [frames] and state."""
+"""`Hearing.vad`: float32 [frames, 576] and state [2, 128] -> probabilities [frames] and state."""
 
 FRAMES_PER_CALL = 512
 """Frames computed in one call while more audio follows: 16 s."""
@@ -135,7 +135,7 @@ class SpeechDetector:
 
     Nothing of the audio is kept but a buffer of 16 s.
 
-        detector = SpeechDetector(session.vad)
+        detector = SpeechDetector(engine.vad)
         for block in source.blocks():
             detector.add(block)
         probabilities = detector.finish()

@@ -77,12 +77,15 @@ class FakeDecoder:
     def log_mel(self, samples: Float32) -> Float32:
         return np.zeros((len(samples), 1000, self.spec.model.n_mels), dtype=np.float32)
 
-    def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
-        """Speech is where a sample is not zero; the state counts the frames."""
-        assert samples.shape[1:] == (576,)
-        assert state.shape == (2, 128)
-        assert samples.dtype == state.dtype == np.float32
-        return samples[:, 64:].any(axis=1).astype(np.float32), state + np.float32(len(samples))
+    def vad(self, samples: Float32, states: Float32, counts: Int32) -> tuple[Float32, Float32]:
+        """Speech is where a sample is not zero; the states count the frames."""
+        assert samples.shape == (counts.sum(), 576)
+        assert states.shape == (len(counts), 2, 128)
+        assert samples.dtype == states.dtype == np.float32
+        assert counts.dtype == np.int32
+        assert counts.min() > 0
+        counted = states + counts.astype(np.float32)[:, None, None]
+        return samples[:, 64:].any(axis=1).astype(np.float32), counted
 
     def encode(
         self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32, windows: Int32

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from decoding import steps_one_by_one
 from numpy_log_mel import numpy_log_mel
-from numpy_vad import numpy_vad
 
 from mwc.compiler.reference_numpy import NumpyReference, softmax
 from mwc.runtime.decoder import Choice, Float32, Int32, PrefillResult, PrefillRow, StepBatch
@@ -25,10 +24,6 @@ class FakeSession:
 
     def log_mel(self, samples: Float32) -> Float32:
         return numpy_log_mel(self.spec.model.n_mels)(samples)
-
-    def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
-        probabilities, after = numpy_vad(samples, state)
-        return probabilities.astype(np.float32), after.astype(np.float32)
 
     def normalise(self, raw: Float32, top: float, n_frames: int) -> Float32:
         features = (np.maximum(raw, top - 8) + 4) / 4

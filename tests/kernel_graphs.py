@@ -289,10 +289,11 @@ class Kernels:
         def weights(names: tuple[str, ...]) -> list[tuple[str | int, ...]]:
             return [("float32", *DETECTOR_RULES[f"vad.{name}"].shape) for name in names]
 
-        samples, gates, state = ("float32", "f", 576), ("float32", "f", 512), ("float32", 2, 128)
+        samples, gates = ("float32", "f", 576), ("float32", "f", 512)
+        sequences = [("float32", "s", 2, 128), ("int32", "s")]
         self._add("fold_frames", fold_frames, ("float32", "b", "length"))
         self._add("speech_gates", vad.speech_gates, samples, *weights(vad.ENCODER_WEIGHTS))
-        self._add("lstm", vad.lstm, gates, state, *weights(vad.LSTM_WEIGHTS))
+        self._add("lstm", vad.lstm, gates, *sequences, *weights(vad.LSTM_WEIGHTS))
 
     def _caches(self, dtype: str, key: tuple[int, ...], value: tuple[int, ...]) -> list[Any]:
         return [

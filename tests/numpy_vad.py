@@ -1,13 +1,16 @@
 """Silero VAD in numpy, straight from Silero's own tensors; and its ONNX file run by onnxruntime."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mwc.compiler.vad_weights import FILE, PACKAGE, installed_detector
+from mwc.runtime.vad import Vad
 
 Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
 
 
@@ -28,6 +31,17 @@ def convolution(x: Float64, weight: Float64, bias: Float64, stride: int) -> Floa
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
     taps = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=2)[:, :, ::stride]
     return np.maximum(np.einsum("fctk,ock->fot", taps, weight) + bias[:, None], 0)
+
+
+def alone(vad: Callable[[Float32, Float32, Int32], tuple[Float32, Float32]]) -> Vad:
+    """What `Decoder.vad` gives for a sequence by itself: of samples and a state [2, 128]."""
+
+    def run(samples: Float32, state: Float32) -> tuple[Float32, Float32]:
+        count = np.array([len(samples)], np.int32)
+        probabilities, states = vad(samples, state[None], count)
+        return probabilities, states[0]
+
+    return run
 
 
 def numpy_vad(frames: Float32, state: Float32) -> tuple[Float64, Float64]:

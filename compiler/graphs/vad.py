@@ -4,6 +4,8 @@ A frame is 512 samples, 32 ms, after the 64 before them. Its spectrum has four c
 samples, the last of which is filled up by reflection; four convolutions make one vector of the
 columns; an LSTM of 128 units carries on from frame to frame (snakers4/silero-vad,
 `src/silero_vad/data/silero_vad.onnx`; the weights' order is compiler/vad_weights.py's).
+
+A call takes frames of several files: of each a sequence, with a state of its own.
 """
 
 from max.dtype import DType
@@ -26,26 +28,31 @@ LSTM_WEIGHTS = ("lstm.recurrent", "output.weight", "output.bias")
 
 
 def inputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """samples float32 [frames, 576], 16 kHz, in [-1, 1], in order of time; state [2, 128]."""
+    """What is heard, and how it is shared out.
+
+    samples float32 [frames, 576], 16 kHz, in [-1, 1]: one sequence after the other, each in order
+    of time; state float32 [sequences, 2, 128]; counts int32 [sequences], the frames of each.
+    """
     return (
         TensorSpec("samples", "float32", ("frames", VAD_CONTEXT + VAD_FRAME)),
-        TensorSpec("state", "float32", VAD_STATE_SHAPE),
+        TensorSpec("state", "float32", ("sequences", *VAD_STATE_SHAPE)),
+        TensorSpec("counts", "int32", ("sequences",)),
     )
 
 
 def outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """probabilities float32 [frames]; the state after the last frame, float32 [2, 128]."""
+    """probabilities float32 [frames]; the state after a sequence's last, [sequences, 2, 128]."""
     return (
         TensorSpec("probabilities", "float32", ("frames",)),
-        TensorSpec("state", "float32", VAD_STATE_SHAPE),
+        TensorSpec("state", "float32", ("sequences", *VAD_STATE_SHAPE)),
     )
 
 
 def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """The gates of all frames at once, then the LSTM frame after frame."""
-    samples, state = values["samples"].tensor, values["state"].tensor
+    samples, state, counts = (values[name].tensor for name in ("samples", "state", "counts"))
     gates = speech_gates(scope.plan, samples, *scope.layer_weights("vad", ENCODER_WEIGHTS))
-    return list(lstm(scope.plan, gates, state, *scope.layer_weights("vad", LSTM_WEIGHTS)))
+    return list(lstm(scope.plan, gates, state, counts, *scope.layer_weights("vad", LSTM_WEIGHTS)))
 
 
 def speech_gates(plan: Plan, samples: TensorValue, *weights: TensorValue) -> TensorValue:
@@ -55,12 +62,15 @@ def speech_gates(plan: Plan, samples: TensorValue, *weights: TensorValue) -> Ten
 
 
 def lstm(
-    plan: Plan, gates: TensorValue, state: TensorValue, *weights: TensorValue
+    plan: Plan, gates: TensorValue, state: TensorValue, counts: TensorValue, *weights: TensorValue
 ) -> tuple[TensorValue, TensorValue]:
-    """Probabilities [frames] of gates [frames, 512], and the state after them; LSTM_WEIGHTS."""
+    """Probabilities [frames] of gates [frames, 512], and sequences' states after them.
+
+    Also given: state [sequences, 2, 128], counts int32 [sequences], and LSTM_WEIGHTS.
+    """
     kinds = [
         TensorType(DType.float32, [gates.shape[0]], plan.device),
         TensorType(DType.float32, state.shape, plan.device),
     ]
-    results = ops.custom("mwc_lstm", plan.device, [gates, state, *weights], kinds)
+    results = ops.custom("mwc_lstm", plan.device, [gates, state, counts, *weights], kinds)
     return results[0].tensor, results[1].tensor

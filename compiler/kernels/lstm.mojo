@@ -1,5 +1,7 @@
 """The speech detector's LSTM and its output, frame after frame: the only part with a memory.
 
+A file's frames are a sequence, with a state of its own; one call takes those of several files.
+
 Every frame multiplies the state by the whole recurrent matrix, 256 KB, so a frame takes as long as
 streaming that from the second-level cache. Units go in blocks of 16: the four gates of a block are
 two panels (vad.mojo), and its new state follows at once from them.
@@ -67,24 +69,27 @@ def probability(
 
 @extensibility.register("mwc_lstm")
 struct Lstm:
-    """probabilities[frames] of gates[frames, 512], and new_state[2, 128] after the last of them.
+    """probabilities[frames] of gates[frames, 512], and new_state[sequences, 2, 128].
 
-    `state` is the hidden state and the cells before the first frame. Frames are in order of time.
+    Frames are those of all sequences, one sequence after the other, each in order of time;
+    counts[sequences] tells how many each has, at least one, and they add up to all frames. `state`
+    is the hidden state and the cells before a sequence's first frame, `new_state` after its last.
     """
 
     @staticmethod
     def execute[target: StaticString](
         probabilities: OutputTensor[dtype=F32, rank=1, ...],
-        new_state: OutputTensor[dtype=F32, rank=2, ...],
+        new_state: OutputTensor[dtype=F32, rank=3, ...],
         gates: InputTensor[dtype=F32, rank=2, ...],
-        state: InputTensor[dtype=F32, rank=2, ...],
+        state: InputTensor[dtype=F32, rank=3, ...],
+        counts: InputTensor[dtype=DType.int32, rank=1, ...],
         recurrent: InputTensor[dtype=F32, rank=3, ...],
         weight: InputTensor[dtype=F32, rank=1, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime if target == "gpu":
-            lstm_gpu(probabilities, new_state, gates, state, recurrent, weight, bias, ctx)
+            lstm_gpu(probabilities, new_state, gates, state, counts, recurrent, weight, bias, ctx)
             return
         var hidden_list = List[Float32](length=UNITS, fill=0)
         var next_list = List[Float32](length=UNITS, fill=0)
@@ -94,22 +99,28 @@ struct Lstm:
         var cells = cell_list.unsafe_ptr()
         var state_ptr = state.unsafe_ptr()
         var new_state_ptr = new_state.unsafe_ptr()
-        for unit in range(UNITS):
-            hidden[unsafe_offset=unit] = state_ptr[unsafe_offset=unit]
-            cells[unsafe_offset=unit] = state_ptr[unsafe_offset=UNITS + unit]
+        var count_ptr = counts.unsafe_ptr()
         var gate_ptr = gates.unsafe_ptr()
         var recurrent_ptr = recurrent.unsafe_ptr()
         var weight_ptr = weight.unsafe_ptr()
         var probability_ptr = probabilities.unsafe_ptr()
         var shift = bias.unsafe_ptr()[unsafe_offset=0]
-        for f in range(gates.dim_size(0)):
-            advance(next, cells, hidden, gate_ptr.unsafe_offset(f * GATES), recurrent_ptr)
-            for unit in range(0, UNITS, WIDTH):
-                hidden.unsafe_store(unit, next.unsafe_load[width=WIDTH](unit))
-            probability_ptr[unsafe_offset=f] = probability(hidden, weight_ptr, shift)
-        for unit in range(UNITS):
-            new_state_ptr[unsafe_offset=unit] = hidden[unsafe_offset=unit]
-            new_state_ptr[unsafe_offset=UNITS + unit] = cells[unsafe_offset=unit]
+        var first = 0
+        for sequence in range(counts.dim_size(0)):
+            var own = sequence * 2 * UNITS
+            for unit in range(UNITS):
+                hidden[unsafe_offset=unit] = state_ptr[unsafe_offset=own + unit]
+                cells[unsafe_offset=unit] = state_ptr[unsafe_offset=own + UNITS + unit]
+            var end = first + Int(count_ptr[unsafe_offset=sequence])
+            for f in range(first, end):
+                advance(next, cells, hidden, gate_ptr.unsafe_offset(f * GATES), recurrent_ptr)
+                for unit in range(0, UNITS, WIDTH):
+                    hidden.unsafe_store(unit, next.unsafe_load[width=WIDTH](unit))
+                probability_ptr[unsafe_offset=f] = probability(hidden, weight_ptr, shift)
+            first = end
+            for unit in range(UNITS):
+                new_state_ptr[unsafe_offset=own + unit] = hidden[unsafe_offset=unit]
+                new_state_ptr[unsafe_offset=own + UNITS + unit] = cells[unsafe_offset=unit]
         _ = hidden_list^
         _ = next_list^
         _ = cell_list^

@@ -1,11 +1,12 @@
-"""The speech detector's LSTM on GPUs: one block, a thread for each gate; see lstm.mojo for what.
+"""The speech detector's LSTM on GPUs: a block for a sequence, a thread for a gate; see lstm.mojo.
 
 Frames follow one another, so a frame has to be short: its 256 KiB of weights stay on the
-multiprocessor, most of a gate's in its thread's registers and the rest in shared memory.
+multiprocessor, most of a gate's in its thread's registers and the rest in shared memory. Sequences
+take no longer together than the longest of them, as long as there are multiprocessors.
 """
 
 from extensibility import InputTensor, OutputTensor
-from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, WARP_SIZE, barrier, thread_idx
+from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, WARP_SIZE, barrier, block_idx, thread_idx
 from max.gpu.host import DeviceContext, FuncAttribute
 from max.gpu.memory import AddressSpace, external_memory
 from max.gpu.primitives import warp
@@ -35,12 +36,12 @@ def lstm_kernel(
     new_state: Pointer[Float32, MutAnyOrigin],
     gates: Floats,
     state: Floats,
+    counts: Pointer[Int32, ImmutAnyOrigin],
     recurrent: Floats,
     weight: Floats,
     bias: Floats,
-    frames: Int32,
 ):
-    """Thread g sums gate g, thread u < 128 then moves unit u on."""
+    """Block s has sequence s; thread g sums gate g, thread u < 128 then moves unit u on."""
     comptime SHARED = AddressSpace.SHARED
     var tid = Int(thread_idx.x)
     var rest = external_memory[Float32, address_space=SHARED, alignment=16]()
@@ -55,16 +56,21 @@ def lstm_kernel(
         kept[k // WIDTH][k % WIDTH] = own[unsafe_offset=k * PANEL]
     for k in range(REST):
         rest[unsafe_offset=k * GATES + tid] = own[unsafe_offset=(KEPT + k) * PANEL]
+    var sequence = Int(block_idx.x)
+    var first = 0
+    for before in range(sequence):
+        first += Int(counts[unsafe_offset=before])
+    var end = first + Int(counts[unsafe_offset=sequence])
     var cell = Float32(0)
     var output = Float32(0)
     if tid < UNITS:
-        hidden[unsafe_offset=tid] = state[unsafe_offset=tid]
-        cell = state[unsafe_offset=UNITS + tid]
+        hidden[unsafe_offset=tid] = state[unsafe_offset=sequence * 2 * UNITS + tid]
+        cell = state[unsafe_offset=sequence * 2 * UNITS + UNITS + tid]
         output = weight[unsafe_offset=tid]
     barrier()
-    var gate = gates[unsafe_offset=tid]
-    for f in range(Int(frames)):
-        var next_gate = gates[unsafe_offset=min(f + 1, Int(frames) - 1) * GATES + tid]
+    var gate = gates[unsafe_offset=first * GATES + tid]
+    for f in range(first, end):
+        var next_gate = gates[unsafe_offset=min(f + 1, end - 1) * GATES + tid]
         var sum = Some(0)
         comptime for k in range(0, UNITS, WIDTH):
             var h = hidden.unsafe_load[width=WIDTH, alignment=16](k)
@@ -94,27 +100,28 @@ def lstm_kernel(
                 logit += parts[unsafe_offset=part]
             probabilities[unsafe_offset=f] = sigmoid[1](logit)
     if tid < UNITS:
-        new_state[unsafe_offset=tid] = hidden[unsafe_offset=tid]
-        new_state[unsafe_offset=UNITS + tid] = cell
+        new_state[unsafe_offset=sequence * 2 * UNITS + tid] = hidden[unsafe_offset=tid]
+        new_state[unsafe_offset=sequence * 2 * UNITS + UNITS + tid] = cell
 
 
 def lstm_gpu(
     probabilities: OutputTensor[dtype=F32, rank=1, ...],
-    new_state: OutputTensor[dtype=F32, rank=2, ...],
+    new_state: OutputTensor[dtype=F32, rank=3, ...],
     gates: InputTensor[dtype=F32, rank=2, ...],
-    state: InputTensor[dtype=F32, rank=2, ...],
+    state: InputTensor[dtype=F32, rank=3, ...],
+    counts: InputTensor[dtype=DType.int32, rank=1, ...],
     recurrent: InputTensor[dtype=F32, rank=3, ...],
     weight: InputTensor[dtype=F32, rank=1, ...],
     bias: InputTensor[dtype=F32, rank=1, ...],
     ctx: DeviceContext,
 ) raises:
-    """Launch the block."""
+    """Launch a block for each sequence."""
     comptime bytes = REST * GATES * 4
     ctx.enqueue_function[lstm_kernel](
         probabilities.unsafe_ptr(), new_state.unsafe_ptr(), gates.unsafe_ptr(),
-        state.unsafe_ptr(), recurrent.unsafe_ptr(), weight.unsafe_ptr(), bias.unsafe_ptr(),
-        Int32(gates.dim_size(0)),
-        grid_dim=1, block_dim=GATES,
+        state.unsafe_ptr(), counts.unsafe_ptr(), recurrent.unsafe_ptr(), weight.unsafe_ptr(),
+        bias.unsafe_ptr(),
+        grid_dim=counts.dim_size(0), block_dim=GATES,
         shared_mem_bytes=bytes,
         func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(bytes)),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from numpy_vad import onnx_vad
+from numpy_vad import alone, onnx_vad
 from speech_corpus import Clip
 
 from mwc.runtime.audio import open_audio, read_samples
@@ -21,7 +21,7 @@ SHORT_PAUSES = VadOptions(min_silence_duration_ms=160, speech_pad_ms=100)
 
 
 def probabilities_of(session: Session, path: Path) -> tuple[Float32, int]:
-    detector = SpeechDetector(session.vad)
+    detector = SpeechDetector(alone(session.vad))
     for block in open_audio(path).blocks():
         detector.add(block)
     return detector.finish(), detector.n_samples

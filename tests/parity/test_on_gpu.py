@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_vad import frames_of, numpy_vad
+from numpy_vad import alone, frames_of, numpy_vad
 
 from mwc.compiler import ConvertOptions, convert, verify_artifact
 from mwc.runtime import Model, load
@@ -97,10 +97,21 @@ def test_word_times_are_in_order_and_within_the_clip(model: Model, clip: np.ndar
 
 def test_speech_is_detected_as_silero_does(model: Model, clip: np.ndarray) -> None:
     frames, state = frames_of(clip), np.zeros((2, 128), np.float32)
-    probabilities, after = model.session.vad(frames, state)
+    probabilities, after = alone(model.session.vad)(frames, state)
     exact, exact_after = numpy_vad(frames, state)
     assert np.abs(probabilities - exact).max() < 1e-4
     assert np.abs(after - exact_after).max() < 1e-3
+
+
+def test_files_are_heard_together_as_each_alone(model: Model, clip: np.ndarray) -> None:
+    frames, rng = frames_of(clip), np.random.default_rng(0)
+    counts = np.array([1, 300, 17, 2, 80], np.int32)
+    states = rng.standard_normal((len(counts), 2, 128)).astype(np.float32)
+    parts = [frames[i : i + count] for i, count in enumerate(counts.tolist())]
+    together, after = model.session.vad(np.concatenate(parts), states, counts)
+    heard = [alone(model.session.vad)(*each) for each in zip(parts, states, strict=True)]
+    assert np.array_equal(together, np.concatenate([each[0] for each in heard]))
+    assert np.array_equal(after, np.stack([each[1] for each in heard]))
 
 
 def free() -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_vad import frames_of, numpy_vad, onnx_vad
+from numpy_vad import alone, frames_of, numpy_vad, onnx_vad
 from tiny_model import speech_like
 
 from mwc.compiler.vad_weights import DETECTOR_RULES, NAME, SHA256, VERSION
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def detected(session: Session, blocks: list[np.ndarray]) -> np.ndarray:
-    detector = SpeechDetector(session.vad)
+    detector = SpeechDetector(alone(session.vad))
     for block in blocks:
         detector.add(block)
     return detector.finish()
@@ -59,7 +59,7 @@ def test_one_call_is_numpys_with_any_state(session: Session) -> None:
     rng = np.random.default_rng(2)
     samples = frames_of(speech_like(1.7, seed=3))
     state = rng.standard_normal((2, 128)).astype(np.float32)
-    ours, our_state = session.vad(samples, state)
+    ours, our_state = alone(session.vad)(samples, state)
     exact, exact_state = numpy_vad(samples, state)
     np.testing.assert_allclose(ours, exact, atol=TOLERANCE)
     np.testing.assert_allclose(our_state, exact_state, atol=TOLERANCE)
@@ -74,8 +74,35 @@ def test_blocks_of_any_size_give_the_same_bits(session: Session) -> None:
     assert np.array_equal(detected(session, blocks), whole)
 
 
-def test_wrong_shapes_are_refused(session: Session) -> None:
-    with pytest.raises(ValueError, match="samples has shape"):
-        session.vad(np.zeros((3, 512), np.float32), np.zeros((2, 128), np.float32))
-    with pytest.raises(ValueError, match="state has shape"):
-        session.vad(np.zeros((3, 576), np.float32), np.zeros((2, 1, 128), np.float32))
+def test_files_heard_together_are_as_each_alone(session: Session) -> None:
+    files = [frames_of(speech_like(seconds)) for seconds in (16.0, 0.03, 3.3)]
+    states = np.random.default_rng(5).standard_normal((3, 2, 128)).astype(np.float32)
+    counts = np.array([len(frames) for frames in files], np.int32)
+    together, after = session.vad(np.concatenate(files), states, counts)
+    heard = [alone(session.vad)(*each) for each in zip(files, states, strict=True)]
+    assert np.array_equal(together, np.concatenate([each[0] for each in heard]))
+    assert np.array_equal(after, np.stack([each[1] for each in heard]))
+
+
+@pytest.mark.parametrize(
+    ("width", "state", "message"),
+    [
+        (512, (1, 2, 128), "samples has shape"),
+        (576, (2, 128), "state has shape"),
+        (576, (1, 2, 1, 128), "state has shape"),
+        (576, (2, 2, 128), "counts has shape"),
+    ],
+)
+def test_wrong_shapes_are_refused(
+    session: Session, width: int, state: tuple[int, ...], message: str
+) -> None:
+    samples, states = np.zeros((3, width), np.float32), np.zeros(state, np.float32)
+    with pytest.raises(ValueError, match=message):
+        session.vad(samples, states, np.array([3], np.int32))
+
+
+@pytest.mark.parametrize("counts", [[], [2], [4], [0, 3], [3, 0], [5, -2], [2, 2]])
+def test_counts_that_are_not_the_frames_are_refused(session: Session, counts: list[int]) -> None:
+    states = np.zeros((len(counts), 2, 128), np.float32)
+    with pytest.raises(ValueError, match=r"counts \[.*\] do not share out 3 frames"):
+        session.vad(np.zeros((3, 576), np.float32), states, np.array(counts, np.int32))

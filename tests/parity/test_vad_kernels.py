@@ -27,8 +27,14 @@ def stored(names: tuple[str, ...]) -> list[Array]:
 
 def run(kernels: Kernels, samples: Array, state: Array) -> tuple[Array, Array]:
     gates = kernels.run("speech_gates", samples, *stored(ENCODER_WEIGHTS))
-    probabilities, after = kernels.run("lstm", gates, state, *stored(LSTM_WEIGHTS))
-    return probabilities, after
+    return lstm(kernels, gates, state)
+
+
+def lstm(kernels: Kernels, gates: Array, state: Array) -> tuple[Array, Array]:
+    """Of one sequence."""
+    count = np.array([len(gates)], np.int32)
+    probabilities, after = kernels.run("lstm", gates, state[None], count, *stored(LSTM_WEIGHTS))
+    return probabilities, after[0]
 
 
 # Alone, fewer than a tile, a tile and some, a block and some, several blocks with a tail.
@@ -66,11 +72,31 @@ def test_pieces_give_the_same_bits_as_the_whole(kernels: Kernels) -> None:
     assert np.array_equal(state, last)
 
 
+@pytest.mark.parametrize("counts", [[75], [1, 500], [1, 1], [500, 1, 33, 2, 131]])
+def test_sequences_are_numpys_and_as_each_alone(kernels: Kernels, counts: list[int]) -> None:
+    rng = np.random.default_rng(len(counts))
+    sequences = [frames_of(speech_like(0.032 * count, seed=count)) for count in counts]
+    assert [len(samples) for samples in sequences] == counts
+    states = rng.standard_normal((len(counts), 2, 128)).astype(np.float32) / 2
+    gates = kernels.run("speech_gates", np.concatenate(sequences), *stored(ENCODER_WEIGHTS))
+    inputs = gates, states, np.array(counts, np.int32)
+    together, after = kernels.run("lstm", *inputs, *stored(LSTM_WEIGHTS))
+    assert after.shape == states.shape
+    ours = np.split(together, np.cumsum(counts)[:-1])
+    for k, (samples, state) in enumerate(zip(sequences, states, strict=True)):
+        exact, exact_state = numpy_vad(samples, state)
+        np.testing.assert_allclose(ours[k], exact, atol=TOLERANCE)
+        np.testing.assert_allclose(after[k], exact_state, rtol=CELL_TOLERANCE, atol=TOLERANCE)
+        alone, alone_state = run(kernels, samples, state)
+        assert np.array_equal(ours[k], alone)
+        assert np.array_equal(after[k], alone_state)
+
+
 def test_loud_frames_saturate_without_nan(kernels: Kernels) -> None:
     """Gates of thousands: exp overflows to infinity, and the sigmoid to 0 or 1."""
     gates = np.random.default_rng(0).standard_normal((9, 512)).astype(np.float32) * 3000
     state = np.zeros((2, 128), np.float32)
-    probabilities, after = kernels.run("lstm", gates, state, *stored(LSTM_WEIGHTS))
+    probabilities, after = lstm(kernels, gates, state)
     assert np.isfinite(probabilities).all()
     assert np.isfinite(after).all()
     assert np.abs(after[0]).max() <= 1
