@@ -75,6 +75,11 @@ HEARD_AHEAD = 4
 30 s of audio in about the time that a GPU takes to transcribe them. The log-mel frames of half an
 hour are 92 MB. On a CPU the graphs keep all cores busy."""
 
+HEARD_TOGETHER = 8
+"""Files that a GPU computes log-mel frames for, or detects speech in, in one call at most: 10 s of
+samples take it about 6 MB to work in, and a call has up to 30 s of each. On a CPU a call keeps all
+cores busy with one, and is not spared the others' work."""
+
 RULE_STATE_SIZE = 6
 """Columns of a row's rule state; see `rules.rule_state`."""
 
@@ -252,6 +257,11 @@ class Decoder(Protocol):
     @property
     def heard_ahead(self) -> int:
         """How many files to hear before there is room for them."""
+        ...
+
+    @property
+    def heard_together(self) -> int:
+        """How many files' samples to give `log_mel` or `vad` in one call at most."""
         ...
 
     def log_mel(self, samples: Float32) -> Float32:

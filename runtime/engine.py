@@ -11,13 +11,12 @@ else does one, for everybody.
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from mwc.runtime.decode import DecodingBatch, WindowResult
 from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.detect import detect_languages
 from mwc.runtime.encoding import EncodingBatch
 from mwc.runtime.errors import BusyError, Cancelled, MemoryShortage
+from mwc.runtime.hear_together import HearTogether
 from mwc.runtime.lanes import Lane, UnderWay, lay_out
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.request import Request
@@ -51,6 +50,7 @@ class Engine:
         self._decoder = decoder
         self._most_lanes = self._fitting = most_lanes
         self._turns = Turns()
+        self._hearing = HearTogether(decoder, self._turns)
         self._is_working = False
         self._lanes: list[Lane] = []
         self._width = 0
@@ -70,15 +70,11 @@ class Engine:
 
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames between two rounds; see `Hearing.log_mel`."""
-        with self._turns:
-            return self._decoder.log_mel(samples)
+        return self._hearing.log_mel(samples)
 
     def vad(self, samples: Float32, state: Float32) -> tuple[Float32, Float32]:
         """How likely frames hold speech, between two rounds; see `Hearing.vad`."""
-        with self._turns:
-            count = np.array([len(samples)], np.int32)
-            probabilities, states = self._decoder.vad(samples, state[None], count)
-            return probabilities, states[0]
+        return self._hearing.vad(samples, state)
 
     def request(self, options: TranscribeOptions, n_lanes: int, stop: Stop) -> Request:
         """A request of a call (call.py) for windows decoded by `options`, `n_lanes` at a time.

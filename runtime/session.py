@@ -23,6 +23,7 @@ from mwc.runtime.checks import check_counts, check_distinct, check_range
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
     HEARD_AHEAD,
+    HEARD_TOGETHER,
     MOST_AHEAD,
     Choice,
     Float32,
@@ -136,6 +137,11 @@ class Session:
     def heard_ahead(self) -> int:
         """How many files to hear before there is room for them."""
         return 0 if self._target.device == "cpu" else HEARD_AHEAD
+
+    @property
+    def heard_together(self) -> int:
+        """How many files' samples to give `log_mel` or `vad` in one call at most."""
+        return 1 if self._target.device == "cpu" else HEARD_TOGETHER
 
     def log_mel(self, samples: Float32) -> Float32:
         """Raw log10-mel frames: float32 [pieces, 160240] -> [pieces, 1000, n_mels]."""

@@ -43,6 +43,11 @@ class Turns:
     ) -> None:
         self.leave()
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether the thread that asks has it."""
+        return self._owner == threading.get_ident()
+
     def leave(self) -> None:
         """Give it up once: what `__enter__` or `take_if_free` took."""
         with self._guard:

@@ -65,6 +65,7 @@ class FakeDecoder:
     n_rows: int = 3
     encoded_together: int = ENCODED_TOGETHER
     heard_ahead: int = 0
+    heard_together: int = 1
     windows: dict[int, FakeWindow] = field(default_factory=dict)
     rows: dict[int, list[int]] = field(default_factory=dict)
     encoded: list[FakeWindow] = field(default_factory=list)

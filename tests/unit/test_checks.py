@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mwc.runtime.checks import check_distinct, check_range, check_shapes
+from mwc.runtime.checks import check_counts, check_distinct, check_range, check_shapes
 from mwc.runtime.spec import GraphSignature, TensorSpec
 
 STEP = GraphSignature(
@@ -41,6 +41,14 @@ def test_two_rows_in_one_slot_are_refused() -> None:
     check_distinct(np.array([]))
     with pytest.raises(ValueError, match=r"distinct slots, not \[2, 0, 2\]"):
         check_distinct(np.array([2, 0, 2]))
+
+
+def test_counts_that_are_not_all_frames_are_refused() -> None:
+    check_counts(np.array([3]), 3)
+    check_counts(np.array([1, 2]), 3)
+    for counts in ([], [2], [4], [0, 3], [5, -2]):
+        with pytest.raises(ValueError, match=r"counts \[.*\] do not share out 3 frames"):
+            check_counts(np.array(counts, np.int32), 3)
 
 
 def test_shapes_of_the_signature_are_accepted() -> None:
