@@ -70,12 +70,13 @@ ENCODED_TOGETHER = 8
 MB each, and more of them make none faster. On a CPU one is enough for all threads, which find what
 they work in still in cache (tiny.en int8, 2 Zen 3 CPUs: 3.19 s for what takes 3.28 s by eight)."""
 
-HEARD_AHEAD = 4
+HEARD_AHEAD = 8
 """Files that are heard before there is room for them, for a GPU, each in a thread: FFmpeg decodes
-30 s of audio in about the time that a GPU takes to transcribe them. The log-mel frames of half an
-hour are 92 MB. On a CPU the graphs keep all cores busy."""
+30 s of audio in about the time that a GPU takes to transcribe them, and those heard at the same
+time share their calls of it. The log-mel frames of half an hour are 92 MB, so these are 736 MB at
+most. On a CPU the graphs keep all cores busy."""
 
-HEARD_TOGETHER = 8
+HEARD_TOGETHER = HEARD_AHEAD
 """Files that a GPU computes log-mel frames for, or detects speech in, in one call at most: 10 s of
 samples take it about 6 MB to work in, and a call has up to 30 s of each. On a CPU a call keeps all
 cores busy with one, and is not spared the others' work."""

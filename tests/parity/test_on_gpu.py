@@ -114,6 +114,13 @@ def test_files_are_heard_together_as_each_alone(model: Model, clip: np.ndarray) 
     assert np.array_equal(after, np.stack([each[1] for each in heard]))
 
 
+def test_pieces_are_the_same_in_any_company(model: Model) -> None:
+    pieces = np.random.default_rng(1).standard_normal((24, 160240), np.float32) / 10
+    together = model.session.log_mel(pieces)
+    for first, end in ((0, 3), (3, 4), (4, 6), (6, 24)):
+        assert np.array_equal(model.session.log_mel(pieces[first:end]), together[first:end])
+
+
 def free() -> int:
     """Bytes that the GPU has left."""
     from max.driver import Accelerator

@@ -132,11 +132,19 @@ def test_what_is_asked_while_others_have_the_turn_is_run_together() -> None:
 
 def test_whoever_has_the_turn_need_not_wait_for_it() -> None:
     doubling = Doubling(8)
-    with doubling.turns:
-        threads = doubling.start_all([1, 2])
-        assert doubling.together(7) == 14
-        assert doubling.calls == [[7]]
-    join(threads)
+    holds = threading.Event()
+
+    def hold() -> None:
+        with doubling.turns:
+            holds.set()
+            until(lambda: len(doubling.together._queue) == 2)
+            doubling.ask(7)
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    assert holds.wait(WAIT)
+    join([holder, *doubling.start_all([1, 2])])
+    assert doubling.answers == {1: 2, 2: 4, 7: 14}
     assert doubling.calls == [[7], [1, 2]]
 
 
