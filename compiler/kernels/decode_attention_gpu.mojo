@@ -33,6 +33,12 @@ comptime FOUND = HEAD + 2
 """What a block finds: its sum of values, the highest score, the weights' sum."""
 comptime PARTS = 8
 """Parts that 30 s of audio have, which are a cluster where there are such."""
+comptime MOST_CLUSTERS = 160
+"""Heads of tokens up to which they are: eight tokens of a large model.
+
+Of more, blocks take turns, and those of a cluster begin only where eight can and end only together:
+this costs more than a launch.
+"""
 
 
 def attend_own_kernel[KV: DType, ACT: DType, held: Int, writes: Bool](
@@ -302,7 +308,8 @@ struct GPUSelfAttention:
 struct GPUCrossAttention:
     """As mwc_cross_attention; `found` f32 [n, heads, parts, FOUND] is memory to work with.
 
-    One launch where the parts can be a cluster, else two.
+    One launch where the parts can be a cluster and tokens are few, else two. What a part finds and
+    the order in which `combined` takes the parts are the same for both, so the results are.
     """
 
     @staticmethod
@@ -336,7 +343,7 @@ struct GPUCrossAttention:
             )
 
         comptime if has_clusters() and PARTS <= MOST_BLOCKS:
-            if parts == PARTS:
+            if parts == PARTS and heads * n <= MOST_CLUSTERS:
                 attend[True]()
                 return
         attend[False]()
