@@ -26,7 +26,7 @@ comptime Floats = SIMD[F32, TAKEN]
 @always_inline
 def norm_row[T: DType, //, keeps: Bool](
     y: Pointer[mut=True, Scalar[T], _, address_space=_],
-    x: Pointer[Scalar[T], ImmutAnyOrigin],
+    x: Pointer[Scalar[T], _],
     gamma: Pointer[Float32, _, address_space=_],
     beta: Pointer[Float32, _, address_space=_],
     terms: Int,
