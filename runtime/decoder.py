@@ -71,10 +71,10 @@ MB each, and more of them make none faster. On a CPU one is enough for all threa
 they work in still in cache (tiny.en int8, 2 Zen 3 CPUs: 3.19 s for what takes 3.28 s by eight)."""
 
 HEARD_AHEAD = 8
-"""Files that are heard before there is room for them, for a GPU, each in a thread: FFmpeg decodes
-30 s of audio in about the time that a GPU takes to transcribe them, and those heard at the same
-time share their calls of it. The log-mel frames of half an hour are 92 MB, so these are 736 MB at
-most. On a CPU the graphs keep all cores busy."""
+"""Files that are heard before there is room for them, for a GPU, each in a thread: decoding and
+resampling are the CPU's work, and those heard at the same time share their calls of the GPU. The
+log-mel frames of half an hour are 92 MB, so these are 736 MB at most. On a CPU the graphs keep all
+cores busy."""
 
 HEARD_TOGETHER = HEARD_AHEAD
 """Files that a GPU computes log-mel frames for, or detects speech in, in one call at most: 10 s of

@@ -2,20 +2,9 @@
 
 from max.gpu.memory import AddressSpace
 from std.sys._assembly import inlined_assembly
-from std.sys.info import _accelerator_arch
 
 comptime MOST_BLOCKS = 8
 """Of a cluster, on every GPU that has them."""
-
-
-@always_inline
-def has_clusters() -> Bool:
-    """Whether the GPU that is compiled for launches blocks as clusters.
-
-    Its name may have the vendor's before it: it does where the GPU is not here.
-    """
-    comptime arch = _accelerator_arch()
-    return arch.endswith("sm_90a") or arch.endswith("sm_100a")
 
 
 @always_inline

@@ -20,8 +20,9 @@ from max.gpu.primitives.grid_controls import (
 from std.math import exp
 from std.memory import stack_allocation
 
+from .architecture_gpu import has_clusters
 from .attention_head_gpu import HEAD, KEYS, THREADS, WARPS, Head, softmax_of
-from .cluster_gpu import MOST_BLOCKS, has_clusters, in_first_block, store_in_cluster
+from .cluster_gpu import MOST_BLOCKS, in_first_block, store_in_cluster
 from .early_launch_gpu import early_launch
 from .rules import LOWEST
 

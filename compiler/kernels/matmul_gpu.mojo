@@ -20,11 +20,12 @@ from max.gpu.memory import (
 )
 from max.gpu.primitives.grid_controls import launch_dependent_grids, wait_on_dependent_grids
 from std.sys import size_of
-from std.sys.info import _accelerator_arch
 
+from .architecture_gpu import is_hopper
 from .early_launch_gpu import early_launch
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL
-from .matmul_hopper_gpu import GROUP_ROWS, matmul_hopper
+from .matmul_hopper_gpu import matmul_hopper
+from .matmul_registers_gpu import GROUP_ROWS
 from .matmul_tiles_gpu import DEPTH, Outputs, fetch, place, put_sums, store_tile
 
 comptime F32 = DType.float32
@@ -164,8 +165,7 @@ def matmul_gpu[T: DType, //, epilogue: Int](
         )
 
     var tiles = ((m + LARGE - 1) // LARGE) * ((n + LARGE - 1) // LARGE)
-    # The name is "nvidia:sm_90a" where it is compiled for another machine.
-    comptime if "sm_90a" in _accelerator_arch():
+    comptime if is_hopper():
         if tiles > FEW_TILES:
             matmul_hopper[epilogue, 2 * GROUP_ROWS](y, x, w, bias, residual, m, n, k, ctx)
         else:

@@ -41,14 +41,12 @@ from std.utils.index import IndexList
 from std.utils.static_tuple import StaticTuple
 
 from .early_launch_gpu import early_launch
-from .matmul_registers_gpu import Epilogue
+from .matmul_registers_gpu import GROUP_ROWS, Epilogue
 from .matmul_tiles_gpu import DEPTH, Outputs
 
 comptime F32 = DType.float32
 comptime GROUP = 4 * WARP_SIZE
 """Threads that issue a product together."""
-comptime GROUP_ROWS = 64
-"""Rows of a product."""
 comptime TERMS = 16
 """Terms of a product."""
 comptime SIDE = 128

@@ -15,7 +15,7 @@ from .matmul_tiles_gpu import Outputs
 
 comptime F32 = DType.float32
 comptime U32 = DType.uint32
-comptime PART = 64
+comptime GROUP_ROWS = 64
 """Rows of a product."""
 comptime ACROSS = 32
 """Outputs that four lanes turn at a time."""
@@ -61,7 +61,7 @@ struct Epilogue[T: DType, kind: Int, tall: Int, side: Int](Movable):
     """
 
     comptime RUNS = Self.side // ACROSS
-    comptime READS = Self.tall // PART * Self.RUNS * 2 if Self.kind == BIAS_RESIDUAL else 1
+    comptime READS = Self.tall // GROUP_ROWS * Self.RUNS * 2 if Self.kind == BIAS_RESIDUAL else 1
 
     var first_row: Int
     var rows: Int
@@ -98,7 +98,7 @@ struct Epilogue[T: DType, kind: Int, tall: Int, side: Int](Movable):
     @always_inline
     def row[part: Int, half: Int](self) -> Int:
         """A row of which this thread has sums: one of the first eight of a warp's 16, or below."""
-        return self.first_row + part * PART + half * 8
+        return self.first_row + part * GROUP_ROWS + half * 8
 
     @always_inline
     def output[run: Int](self) -> Int:

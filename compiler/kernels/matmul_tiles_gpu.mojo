@@ -1,9 +1,8 @@
 """Tiles of matrices in a GPU's shared memory: how they come in, and how a tile of sums goes out.
 
-A tile has DEPTH terms of some rows; some tiles are under way at a time, in the stages of a ring. A row is as long as all banks together; of
-its eight pieces of 16 bytes each is where the last three bits of the row's number put it, so that
-eight rows' pieces of one column are in different banks, and where Hopper's tensor cores expect it
-(the layout with a 128-byte swizzle; PTX ISA 9.7.15.5.1).
+A tile has DEPTH terms of some rows; some tiles are under way at a time, in the stages of a ring. A
+row is as long as all banks together; of its eight pieces of 16 bytes each is where the last three
+bits of the row's number put it, so that eight rows' pieces of one column are in different banks.
 """
 
 from max.gpu import WARP_SIZE, thread_idx

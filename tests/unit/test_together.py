@@ -45,6 +45,20 @@ class Doubling:
         except ZeroDivisionError as error:
             self.answers[number] = error
 
+    def hold(self) -> tuple[threading.Thread, threading.Event]:
+        """Have a thread keep the turn until the event is set."""
+        holds, may_go = threading.Event(), threading.Event()
+
+        def keep() -> None:
+            with self.turns:
+                holds.set()
+                assert may_go.wait(WAIT)
+
+        thread = threading.Thread(target=keep, daemon=True)
+        thread.start()
+        assert holds.wait(WAIT)
+        return thread, may_go
+
     def start(self, number: int) -> threading.Thread:
         """Ask in a thread; return once it stands in the queue."""
         n_before = len(self.together._queue)
@@ -182,16 +196,7 @@ def test_who_is_interrupted_asleep_is_left_out() -> None:
 
 def test_who_is_interrupted_before_its_turn_leaves_it_to_the_next() -> None:
     doubling = Doubling(8)
-    holds, may_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with doubling.turns:
-            holds.set()
-            assert may_go.wait(WAIT)
-
-    holder = threading.Thread(target=hold, daemon=True)
-    holder.start()
-    assert holds.wait(WAIT)
+    holder, may_go = doubling.hold()
     asking: list[threading.Thread] = []
 
     def ask() -> None:
@@ -212,16 +217,8 @@ def test_who_is_interrupted_before_its_turn_leaves_it_to_the_next() -> None:
 def test_what_others_asked_is_run_again_where_a_call_is_interrupted() -> None:
     """The main thread is the first of a queue of three, whose call is interrupted half-way."""
     doubling = Doubling(8)
-    holds, may_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with doubling.turns:
-            holds.set()
-            assert may_go.wait(WAIT)
-
-    threads = [threading.Thread(target=hold, daemon=True)]
-    threads[0].start()
-    assert holds.wait(WAIT)
+    holder, may_go = doubling.hold()
+    threads = [holder]
 
     def ask() -> None:
         until(lambda: len(doubling.together._queue) == 1)
