@@ -91,16 +91,23 @@ class Cases:
         model = self._model
         t, d, mlp = model.n_audio_ctx, model.n_audio_state, model.n_audio_mlp
         norm = [self._values(d), self._values(d)]
-        self._many("qkv", t, d, 3 * d, norm=norm)
+        if self._plan.int8:
+            self._many("qkv", t, d, 3 * d, norm=norm, heads=True)
+        else:
+            self._many("qkv", t, d, 3 * d, norm=norm)
         self._many("out_proj", t, d, d, residual=True)
         self._many("fc1", t, d, mlp, norm=norm, gelu=True)
         self._many("fc2", t, mlp, d, residual=True)
         self._many("conv1", 2 * t, 3 * model.n_mels, d, gelu=True)
         self._many("conv2", t, 3 * d, d, gelu=True)
         self._many("cross_kv", t, d, 2 * model.n_text_state)
-        qkv = self._values(1, t, 3 * d)
-        kind = "int8" if self._plan.int8 else "f32"
-        self._add("attention", layers.encoder_attention, [qkv], 4.0 * t * t * d, 0, kind)
+        if self._plan.int8:
+            qkv = self._values(1, 3 * model.n_audio_head, t, layers_int8.HEAD)
+            attention, kind = layers_int8.encoder_attention, "int8"
+        else:
+            qkv = self._values(1, t, 3 * d)
+            attention, kind = layers.encoder_attention, "f32"
+        self._add("attention", attention, [qkv], 4.0 * t * t * d, 0, kind)
 
     def add_decoder(self, rows: int) -> None:
         """The decoder's products and attention, for a number of rows."""
@@ -175,6 +182,8 @@ class Cases:
         def build(plan: Plan, x: Any, *given: Any) -> Any:
             weight = Matrix(*given[: len(matrix)])
             bias, *given = given[len(matrix) :]
+            if "heads" in how:
+                return layers_int8.norm_linear_heads(plan, x, tuple(given), weight, bias)
             options = {"residual": given[0]} if residual else {"gelu": gelu}
             if norm:
                 options["norm"] = tuple(given)

@@ -5,7 +5,6 @@ of the models are used to call the kernels, with caches of 2 layers, 3 slots and
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
+from max.graph import BufferType, DeviceRef, Graph, Module, TensorType, ops
 from tiny_layouts import to_bfloat16
 from tiny_model import tiny_model
 
@@ -30,7 +29,6 @@ from mwc.runtime.decoder import (
     TEXT_KEY_SHAPE,
     TEXT_VALUE_SHAPE,
 )
-from mwc.runtime.spec import TensorSpec
 
 Array = npt.NDArray[Any]
 Build = Callable[..., Any]
@@ -222,6 +220,7 @@ class Kernels:
         self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
         self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)
         self._add("norm_matmul.int8", with_norm(gelu=False), *many, *normed)
+        self._add("norm_matmul_heads.int8", norm_matmul_heads, *many, *normed)
         self._add("norm_matmul_gelu.int8", with_norm(gelu=True), *many, *normed)
         self._add("matmul_residual.int8", with_residual, *many, vector, x3("n"))
         for stride in (1, 2):
@@ -329,10 +328,19 @@ def matmul(plan: Plan, x: Any, w: Any) -> Any:
     return layers.linear(plan, x, Matrix(w))
 
 
+def norm_matmul_heads(
+    plan: Plan, x: Any, w: Any, scale: Any, bias: Any, gamma: Any, beta: Any
+) -> Any:
+    """A product whose columns stand head by head."""
+    weight = Matrix(w, scale)
+    return layers_int8.norm_linear_heads(plan, x, (gamma, beta), weight, bias)
+
+
 def attention_int8(plan: Plan, qkv: Any) -> Any:
-    """The encoder's attention as int8 artifacts have it."""
-    weights = {"fc1.weight": TensorSpec("fc1.weight", "int8", (1,))}
-    return layers.encoder_attention(replace(plan, weights=weights), qkv)
+    """The encoder's attention as int8 artifacts have it, of [b, t, 3 * state]."""
+    batch, time, width = qkv.shape
+    heads = ops.reshape(qkv, [batch, time, int(width) // layers_int8.HEAD, layers_int8.HEAD])
+    return layers_int8.encoder_attention(plan, ops.permute(heads, [0, 2, 1, 3]))
 
 
 def x3(width: str | int) -> tuple[str | int, ...]:

@@ -74,6 +74,9 @@ def encoder_self_attention(
     """
     if plan.flash_attention:
         return layers_gpu.flash_attention(plan, layer_norm(plan, x, *norm), weight.values, bias)
+    if plan.int8:
+        heads = layers_int8.norm_linear_heads(plan, x, norm, weight, bias)
+        return layers_int8.encoder_attention(plan, heads)
     return encoder_attention(plan, linear(plan, x, weight, bias, norm=norm))
 
 
@@ -86,8 +89,7 @@ def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
         return layers_gpu.encoder_attention(plan, qkv)
     batch, time, width = qkv.shape
     output = TensorType(DType.float32, [batch, time, int(width) // 3], plan.device)
-    bytes_ = int(plan.int8)
-    return custom("mwc_encoder_attention", plan, [qkv], output, bytes=bytes_)
+    return custom("mwc_encoder_attention", plan, [qkv], output)
 
 
 def norm_linear(

@@ -5,6 +5,8 @@ from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs.scope import LayerWeights, Linear, Matrix, Norm, Plan, custom
 
+HEAD = 64
+"""Width of an attention head, in every Whisper model."""
 DECODER_LAYER_PARTS = (
     ("self_attn_layer_norm", "self_attn.qkv", "self_attn.out_proj"),
     ("encoder_attn_layer_norm", "encoder_attn.q_proj", "encoder_attn.out_proj"),
@@ -32,6 +34,28 @@ def linear(
         inputs = [x, *norm, *layer]
         return custom("mwc_norm_matmul_bias_int8", plan, inputs, output, activation=int(gelu))
     return custom("mwc_matmul_bias_int8", plan, [x, *layer], output, activation=int(gelu))
+
+
+def norm_linear_heads(
+    plan: Plan, x: TensorValue, norm: Norm, weight: Matrix, bias: TensorValue
+) -> TensorValue:
+    """norm(x) @ weight.T + bias, head by head: [b, t, state] -> [b, n_out / 64, t, 64]."""
+    batch, time, _ = x.shape
+    shape = [batch, weight.n_out // HEAD, time, HEAD]
+    output = TensorType(DType.float32, shape, plan.device)
+    inputs = [x, *norm, *weight.parts(), bias]
+    return custom("mwc_norm_matmul_heads_int8", plan, inputs, output)
+
+
+def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
+    """Full self-attention of the heads' queries, keys, values: [b, 3 * heads, t, 64] -> [b, t, state].
+
+    Queries are already scaled: weights.py folds 64^-0.5 into them.
+    """
+    batch, thirds, time, width = qkv.shape
+    state = int(thirds) // 3 * int(width)
+    output = TensorType(DType.float32, [batch, time, state], plan.device)
+    return custom("mwc_encoder_attention_int8", plan, [qkv], output)
 
 
 def feed_forward(

@@ -131,7 +131,10 @@ def fitting_unit(x: Pointer[Float32, _], unsigned_limit: Int) -> Float32:
         comptime if not VNNI:
             highest = max(highest, max(sums_of_four(max(values, 0)), -sums_of_four(min(values, 0))))
         largest = max(largest, abs(values))
-    return max(highest.reduce_max() / fitting_sum(unsigned_limit), largest.reduce_max() / BYTE_TOP)
+    var unit = largest.reduce_max() / BYTE_TOP
+    comptime if VNNI:
+        return unit
+    return max(highest.reduce_max() / fitting_sum(unsigned_limit), unit)
 
 
 @always_inline

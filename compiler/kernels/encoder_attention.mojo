@@ -188,13 +188,10 @@ def pack_head(
 
 @extensibility.register("mwc_encoder_attention")
 struct EncoderAttention:
-    """mixed[b, t, state] = attention of qkv[b, t, 3 * state] (queries, keys, values).
-
-    Products are of f32, or of 8-bit values where `bytes` is 1.
-    """
+    """mixed[b, t, state] = attention of qkv[b, t, 3 * state] (queries, keys, values)."""
 
     @staticmethod
-    def execute[target: StaticString, bytes: Int](
+    def execute[target: StaticString](
         mixed: OutputTensor[dtype=F32, rank=3, ...],
         qkv: InputTensor[dtype=F32, rank=3, ...],
         ctx: DeviceContext,
@@ -202,11 +199,6 @@ struct EncoderAttention:
         var length = qkv.dim_size(1)
         var stride = qkv.dim_size(2)
         var state = stride // 3
-        comptime if bytes == 1:
-            attend_windows_int8(
-                mixed.unsafe_ptr(), qkv.unsafe_ptr(), qkv.dim_size(0), length, state
-            )
-            return
         var heads = state // HEAD
         var padded = (length + PANEL - 1) // PANEL * PANEL
         var pairs = qkv.dim_size(0) * heads

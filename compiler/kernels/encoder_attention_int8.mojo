@@ -11,7 +11,10 @@ Keys and weights are unsigned bytes; queries and values are signed ones, that fi
 (quantized.mojo).
 """
 
+import extensibility
+from extensibility import InputTensor, OutputTensor
 from max.algorithm import sync_parallelize
+from max.gpu.host import DeviceContext
 from std.math import exp2, iota
 from std.runtime import parallelism_level
 
@@ -31,15 +34,15 @@ from .attention_int8 import (
 )
 from .linear import larger
 from .parallel import take_turn, turn_counters
-from .quantized import AVX512_WORDS, F32, I8, I32, VNNI, sum_bytes
-from .softmax_bytes import AT_ONCE, THRESHOLD, WEIGHT_TOP, dither_pattern, weigh_row
+from .quantized import AVX512_WORDS, F32, I8, I32, VNNI, PairSums, Sums, sum_bytes, sum_bytes_beside
+from .softmax_bytes import AT_ONCE, DITHERS, THRESHOLD, WEIGHT_TOP, dither_pattern, power_table, weigh
 
 comptime KEY_TOP = BYTE_TOP if VNNI else 95
 """The largest magnitude of a key's axis. Where queries have to fit, more would make these coarser."""
 comptime KEY_ZERO = KEY_TOP + 1
 """The byte that stands for 0 in a key."""
-comptime QUERIES = 6 if AVX512_WORDS else 3
-"""Queries of one tile: with BLOCKS their sums fill three quarters of the registers."""
+comptime QUERIES = 5 if AVX512_WORDS else 3
+"""Queries of one tile: their sums with BLOCKS leave registers for what is done beside them."""
 comptime BLOCKS = 4 if AVX512_WORDS else 1
 """Blocks of keys, or of a value's axes, multiplied together: see matmul_int8.mojo."""
 comptime CHUNK = 256
@@ -51,134 +54,221 @@ comptime PerRow = SIMD[F32, 8]
 comptime LOG2_E = Float32(1.4426950408889634)
 
 
+struct Chunk[rows: Int](Movable):
+    """A tile's scores with some keys, the bytes they become and the sums of these."""
+
+    var scores: List[Float32]
+    var weights: List[UInt8]
+    var sums: Array[PairSums, Self.rows]
+    var units: PerRow
+    var highest: PerRow
+    var start: Int
+    var size: Int
+
+    def __init__(out self):
+        self.scores = List[Float32](length=Self.rows * CHUNK, fill=0)
+        self.weights = List[UInt8](length=Self.rows * CHUNK, fill=0)
+        self.sums = Array[PairSums, length=Self.rows](fill=PairSums(0))
+        self.units = PerRow(0)
+        self.highest = PerRow(0)
+        self.start = 0
+        self.size = 0
+
+
+struct Mix[rows: Int](Movable):
+    """A tile's mix of values so far (online softmax)."""
+
+    var mixed: Array[Float32, Self.rows * HEAD]
+    var highest: PerRow
+    var total: PerRow
+
+    def __init__(out self):
+        self.mixed = Array[Float32, length=Self.rows * HEAD](fill=0)
+        self.highest = PerRow(MASKED)
+        self.total = PerRow(0)
+
+    @always_inline
+    def add(mut self, values: Pointer[UInt8, _], chunk: Chunk[Self.rows], padded: Int):
+        """Add the values of the chunk whose bytes are made, with their weights.
+
+        Of what is mixed so far and what comes, the one with the lower maximum is worth less.
+        """
+        var sums = PerRow(0)
+        comptime for i in range(Self.rows):
+            sums[i] = Float32(chunk.sums[i].reduce_add())
+        var less = exp2(-abs(chunk.highest - self.highest))
+        var rises = chunk.highest.gt(self.highest)
+        var rescale = rises.select(less, PerRow(1))
+        var worth = rises.select(PerRow(1), less)
+        self.highest = max(self.highest, chunk.highest)
+        self.total = self.total.fma(rescale, sums * worth)
+        var mixed = self.mixed.unsafe_ptr()
+        for part in range(0, PARTS_OF_HEAD, BLOCKS):
+            var columns = values.unsafe_offset((part * padded + chunk.start) * LANES)
+            var sums = sum_bytes[Self.rows, BLOCKS](
+                chunk.weights.unsafe_ptr(), CHUNK, columns.bitcast[Int8](), padded * LANES, chunk.size
+            )
+            comptime for i in range(Self.rows):
+                comptime for b in range(BLOCKS):
+                    var at = i * HEAD + (part + b) * LANES
+                    var so_far = mixed.unsafe_load[width=LANES](at) * rescale[i]
+                    var more = sums[i * BLOCKS + b].cast[F32]()
+                    mixed.unsafe_store(at, more.fma(Vector(worth[i]), so_far))
+
+    @always_inline
+    def take(
+        mut self, y: Pointer[mut=True, Float32, _], values: Pointer[UInt8, _], padded: Int, state: Int
+    ):
+        """Put the mix into y[rows, HEAD], rows `state` apart, and begin anew."""
+        var unit = value_units(values, padded)
+        var mixed = self.mixed.unsafe_ptr()
+        comptime for i in range(Self.rows):
+            var scale = 1.0 / self.total[i]
+            comptime for part in range(PARTS_OF_HEAD):
+                comptime at = part * LANES
+                var result = mixed.unsafe_load[width=LANES](i * HEAD + at) * scale
+                var middle = unit.unsafe_load[width=LANES](HEAD + at)
+                y.unsafe_store(i * state + at, result.fma(unit.unsafe_load[width=LANES](at), middle))
+                mixed.unsafe_store(i * HEAD + at, Vector(0))
+        self.highest = PerRow(MASKED)
+        self.total = PerRow(0)
+
+
 @always_inline
-def score_blocks[rows: Int, masked: Bool](
-    scores: Pointer[mut=True, Float32, _],
+def score_group[rows: Int, masked: Bool, weighing: Bool](
+    mut chunk: Chunk[rows],
     highest: Pointer[mut=True, Vector, _],
     q: Pointer[Int8, _],
     offsets: Array[Int32, rows],
-    keys: Pointer[UInt8, _],
-    t: Int,
-    start: Int,
+    keys: Pointer[mut=False, UInt8, _],
+    at: Int,
     length: Int,
+    mut before: Chunk[rows],
+    dithers: Pointer[Scalar[THRESHOLD], _],
+    powers: Pointer[UInt16, _],
 ):
-    """Set scores[rows, t … t + BLOCKS * LANES), in units of their row's query; raise `highest`.
+    """Set the chunk's scores[rows, at … at + AT_ONCE), in units of their row's query; raise `highest`.
 
-    q is [rows, HEAD]. Positions from `length` on are passed over where `masked`.
+    q is [rows, HEAD]. Positions from `length` on are passed over where `masked`. Where `weighing`,
+    the scores of as many keys of the chunk before become bytes meanwhile.
     """
+    var t = chunk.start + at
     var block = keys.unsafe_offset(t // LANES * KEY_BLOCK_BYTES)
-    var sums = sum_bytes[rows, BLOCKS](q, HEAD, block, KEY_BLOCK_BYTES, HEAD, offsets)
-    comptime for i in range(rows):
+    var weights = before.weights.unsafe_ptr()
+    var weight_sums = before.sums.unsafe_ptr()
+    var old_scores = before.scores.unsafe_ptr()
+    var units = before.units
+    var tops = before.highest
+
+    @always_inline
+    def work(i: Int) {var weights, var weight_sums, var old_scores, var units, var tops, var dithers, var powers, var at}:
+        comptime if weighing:
+            weigh(
+                weights.unsafe_offset(i * CHUNK + at), weight_sums.unsafe_offset(i),
+                old_scores.unsafe_offset(i * CHUNK + at), units[i], tops[i],
+                dithers.unsafe_offset(at % DITHERS), powers,
+            )
+
+    var new_scores = chunk.scores.unsafe_ptr()
+
+    @always_inline
+    def finish(i: Int, sums: Array[Sums, BLOCKS]) {var new_scores, var highest, var block, var at, var t, var length}:
         var top = highest[unsafe_offset=i]
         comptime for b in range(BLOCKS):
             var unit = key_units(block.unsafe_offset(b * KEY_BLOCK_BYTES))
-            var s = sums[i * BLOCKS + b].cast[F32]() * unit
+            var s = sums[b].cast[F32]() * unit
             comptime if masked:
                 var held = iota[I32, LANES](Int32(b * LANES)).lt(SIMD[I32, LANES](length - t))
                 s = held.select(s, Vector(MASKED))
-            scores.unsafe_store(i * CHUNK + t - start + b * LANES, s)
+            new_scores.unsafe_store(i * CHUNK + at + b * LANES, s)
             top = larger[LANES](top, s)
         highest[unsafe_offset=i] = top
 
-
-@always_inline
-def mix_chunk[rows: Int](
-    mixed: Pointer[mut=True, Float32, _],
-    weights: Pointer[UInt8, _],
-    values: Pointer[UInt8, _],
-    worth: PerRow,
-    rescale: PerRow,
-    start: Int,
-    size: Int,
-    padded: Int,
-):
-    """Set mixed[rows, HEAD] = mixed · rescale + weights[rows, CHUNK] · values[start, start + size) · worth."""
-    for part in range(0, PARTS_OF_HEAD, BLOCKS):
-        var columns = values.unsafe_offset((part * padded + start) * LANES).bitcast[Int8]()
-        var sums = sum_bytes[rows, BLOCKS](weights, CHUNK, columns, padded * LANES, size)
-        comptime for i in range(rows):
-            comptime for b in range(BLOCKS):
-                var at = i * HEAD + (part + b) * LANES
-                var so_far = mixed.unsafe_load[width=LANES](at) * rescale[i]
-                mixed.unsafe_store(at, sums[i * BLOCKS + b].cast[F32]().fma(Vector(worth[i]), so_far))
+    sum_bytes_beside[rows, BLOCKS, HEAD](q, HEAD, block, KEY_BLOCK_BYTES, offsets, work, finish)
 
 
 @always_inline
-def attend_tile[rows: Int](
+def attend_tiles[rows: Int](
     y: Pointer[mut=True, Float32, _],
     queries: Pointer[Float32, _],
     keys: Pointer[UInt8, _],
     values: Pointer[UInt8, _],
     dithers: Pointer[Scalar[THRESHOLD], _],
-    scores: Pointer[mut=True, Float32, _],
-    weights: Pointer[mut=True, UInt8, _],
+    powers: Pointer[UInt16, _],
+    tiles: Int,
     length: Int,
     padded: Int,
-    stride: Int,
     state: Int,
 ):
-    """Set y[rows, HEAD] (rows `state` apart) to the attention of queries[rows, HEAD] (`stride` apart).
+    """Set y[tiles * rows, HEAD] (rows `state` apart) to the attention of queries[tiles * rows, HEAD].
 
-    scores and weights are [rows, CHUNK].
+    A chunk's scores become bytes while the next one's are multiplied, of whichever tile, and then
+    its values are mixed.
     """
-    var q = Array[Int8, length=rows * HEAD](fill=0)
-    var units = Array[Float32, length=rows](fill=0)
+    var q = List[Int8](length=rows * HEAD, fill=0)
     var offsets = Array[Int32, length=rows](fill=0)
-    comptime for i in range(rows):
-        # Not 0, with which masked scores would be as good as others.
-        var unit = max(fitting_unit(queries.unsafe_offset(i * stride), KEY_ZERO + KEY_TOP), Float32(1e-11))
-        var total = SIMD[I32, LANES](0)
-        comptime for part in range(PARTS_OF_HEAD):
-            var source = queries.unsafe_load[width=LANES](i * stride + part * LANES)
-            var whole = signed_units(source, 1 / unit)
-            total += whole
-            q.unsafe_ptr().unsafe_store(i * HEAD + part * LANES, whole.cast[I8]())
-        units[i] = unit * LOG2_E
-        offsets[i] = Int32(-KEY_ZERO) * total.reduce_add()
-
-    var mixed = Array[Float32, length=rows * HEAD](fill=0)
-    var top = PerRow(MASKED)
-    var total = PerRow(0)
-    for start in range(0, padded, CHUNK):
-        var end = min(start + CHUNK, padded)
-        var highest = Array[Vector, length=rows](fill=Vector(MASKED))
-        for t in range(start, end, BLOCKS * LANES):
-            if t + BLOCKS * LANES <= length:
-                score_blocks[rows, False](
-                    scores, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, t, start, length
-                )
-            else:
-                score_blocks[rows, True](
-                    scores, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, t, start, length
-                )
-        var own = PerRow(MASKED)
-        var sums = PerRow(0)
+    var units = PerRow(0)
+    var mix = Mix[rows]()
+    var chunk = Chunk[rows]()
+    var before = Chunk[rows]()
+    for tile in range(tiles):
         comptime for i in range(rows):
-            own[i] = highest[i].reduce_max() * units[i]
-            var sum = weigh_row(
-                weights.unsafe_offset(i * CHUNK), scores.unsafe_offset(i * CHUNK), units[i], own[i],
-                dithers, end - start,
-            )
-            sums[i] = Float32(sum)
-        # Of what is mixed so far and what comes, the one with the lower maximum is worth less.
-        var less = exp2(-abs(own - top))
-        var rises = own.gt(top)
-        var rescale = rises.select(less, PerRow(1))
-        var worth = rises.select(PerRow(1), less)
-        top = max(top, own)
-        total = total.fma(rescale, sums * worth)
-        mix_chunk[rows](
-            mixed.unsafe_ptr(), weights, values, worth, rescale, start, end - start, padded
-        )
+            var query = queries.unsafe_offset((tile * rows + i) * HEAD)
+            # Not 0, with which masked scores would be as good as others.
+            var unit = max(fitting_unit(query, KEY_ZERO + KEY_TOP), Float32(1e-11))
+            var total = SIMD[I32, LANES](0)
+            comptime for part in range(PARTS_OF_HEAD):
+                var whole = signed_units(query.unsafe_load[width=LANES](part * LANES), 1 / unit)
+                total += whole
+                q.unsafe_ptr().unsafe_store(i * HEAD + part * LANES, whole.cast[I8]())
+            units[i] = unit * LOG2_E
+            offsets[i] = Int32(-KEY_ZERO) * total.reduce_add()
 
-    var unit = value_units(values, padded)
+        for start in range(0, padded, CHUNK):
+            chunk.start = start
+            chunk.size = min(CHUNK, padded - start)
+            chunk.units = units
+            chunk.sums = Array[PairSums, length=rows](fill=PairSums(0))
+            var highest = Array[Vector, length=rows](fill=Vector(MASKED))
+            for at in range(0, max(chunk.size, before.size), AT_ONCE):
+                if at < min(chunk.size, before.size) and start + at + AT_ONCE <= length:
+                    score_group[rows, False, True](
+                        chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
+                        before, dithers, powers,
+                    )
+                    continue
+                if at < before.size:
+                    weigh_group(before, dithers, powers, at)
+                if at < chunk.size:
+                    score_group[rows, True, False](
+                        chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
+                        before, dithers, powers,
+                    )
+            comptime for i in range(rows):
+                chunk.highest[i] = highest[i].reduce_max() * units[i]
+            if before.size > 0:
+                mix.add(values, before, padded)
+                if start == 0:
+                    mix.take(y.unsafe_offset((tile - 1) * rows * state), values, padded, state)
+            swap(chunk, before)
+    for at in range(0, before.size, AT_ONCE):
+        weigh_group(before, dithers, powers, at)
+    mix.add(values, before, padded)
+    mix.take(y.unsafe_offset((tiles - 1) * rows * state), values, padded, state)
+
+
+@always_inline
+def weigh_group[rows: Int](
+    mut chunk: Chunk[rows], dithers: Pointer[Scalar[THRESHOLD], _], powers: Pointer[UInt16, _], at: Int
+):
+    """Make the bytes of the chunk's scores at … at + AT_ONCE."""
     comptime for i in range(rows):
-        var scale = 1.0 / total[i]
-        comptime for part in range(PARTS_OF_HEAD):
-            comptime at = part * LANES
-            var result = mixed.unsafe_ptr().unsafe_load[width=LANES](i * HEAD + at) * scale
-            var middle = unit.unsafe_load[width=LANES](HEAD + at)
-            y.unsafe_store(i * state + at, result.fma(unit.unsafe_load[width=LANES](at), middle))
+        weigh(
+            chunk.weights.unsafe_ptr().unsafe_offset(i * CHUNK + at),
+            chunk.sums.unsafe_ptr().unsafe_offset(i),
+            chunk.scores.unsafe_ptr().unsafe_offset(i * CHUNK + at),
+            chunk.units[i], chunk.highest[i], dithers.unsafe_offset(at % DITHERS), powers,
+        )
 
 
 @always_inline
@@ -189,9 +279,8 @@ def attend_windows_int8(
     length: Int,
     state: Int,
 ) raises:
-    """Compute mixed[windows, length, state] = attention of qkv[windows, length, 3 * state]."""
-    comptime assert CHUNK % AT_ONCE == 0 and AT_ONCE % (BLOCKS * LANES) == 0
-    var stride = 3 * state
+    """Compute mixed[windows, length, state] = attention of qkv[windows, 3 * heads, length, HEAD]."""
+    comptime assert CHUNK % AT_ONCE == 0 and AT_ONCE == BLOCKS * LANES
     var heads = state // HEAD
     var padded = (length + AT_ONCE - 1) // AT_ONCE * AT_ONCE
     var pairs = windows * heads
@@ -204,12 +293,11 @@ def attend_windows_int8(
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def task(t: Int) {var counters, var length, var stride, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
+    def task(t: Int) {var counters, var length, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
         var key_list = List[UInt8](length=padded // LANES * KEY_BLOCK_BYTES, fill=0)
         var value_list = List[UInt8](length=value_bytes(padded), fill=0)
-        var score_list = List[Float32](length=QUERIES * CHUNK, fill=0)
-        var weight_list = List[UInt8](length=QUERIES * CHUNK, fill=0)
         var dither_list = dither_pattern()
+        var power_list = power_table()
         var keys = key_list.unsafe_ptr()
         var values = value_list.unsafe_ptr()
         var ready = -1
@@ -220,36 +308,51 @@ def attend_windows_int8(
             var split = item % splits
             var window = pair // heads
             var head = pair % heads
-            var queries = qkv.unsafe_offset(window * length * stride + head * HEAD)
+            var queries = qkv.unsafe_offset((window * 3 * heads + head) * length * HEAD)
+            var k = queries.unsafe_offset(heads * length * HEAD)
+            var v = k.unsafe_offset(heads * length * HEAD)
             var y = mixed.unsafe_offset(window * length * state + head * HEAD)
             if pair != ready:
                 for i in range(length):
-                    pack_key[KEY_ZERO, KEY_TOP](keys, queries.unsafe_offset(i * stride + state), i)
-                pack_values[WEIGHT_TOP](values, queries.unsafe_offset(2 * state), length, padded, stride)
+                    pack_key[KEY_ZERO, KEY_TOP](keys, k.unsafe_offset(i * HEAD), i)
+                pack_values[WEIGHT_TOP](values, v, length, padded, HEAD)
                 ready = pair
 
             var i = (tiles * split // splits) * QUERIES
             var last = min((tiles * (split + 1) // splits) * QUERIES, length)
-            while i + QUERIES <= last:
-                attend_tile[QUERIES](
-                    y.unsafe_offset(i * state), queries.unsafe_offset(i * stride), keys, values,
-                    dither_list.unsafe_ptr(), score_list.unsafe_ptr(), weight_list.unsafe_ptr(),
-                    length, padded, stride, state,
+            var whole = (last - i) // QUERIES
+            if whole > 0:
+                attend_tiles[QUERIES](
+                    y.unsafe_offset(i * state), queries.unsafe_offset(i * HEAD), keys, values,
+                    dither_list.unsafe_ptr(), power_list.unsafe_ptr(), whole, length, padded, state,
                 )
-                i += QUERIES
-            while i < last:
-                attend_tile[1](
-                    y.unsafe_offset(i * state), queries.unsafe_offset(i * stride), keys, values,
-                    dither_list.unsafe_ptr(), score_list.unsafe_ptr(), weight_list.unsafe_ptr(),
-                    length, padded, stride, state,
+                i += whole * QUERIES
+            if i < last:
+                attend_tiles[1](
+                    y.unsafe_offset(i * state), queries.unsafe_offset(i * HEAD), keys, values,
+                    dither_list.unsafe_ptr(), power_list.unsafe_ptr(), last - i, length, padded, state,
                 )
-                i += 1
             turn = take_turn(counters, items, tasks, t)
         _ = key_list^
         _ = value_list^
-        _ = score_list^
-        _ = weight_list^
         _ = dither_list^
+        _ = power_list^
 
     sync_parallelize(task, tasks)
     _ = counter_list^
+
+
+@extensibility.register("mwc_encoder_attention_int8")
+struct EncoderAttentionInt8:
+    """mixed[b, t, state] = attention of qkv[b, 3 * heads, t, HEAD] (queries, keys, values)."""
+
+    @staticmethod
+    def execute[target: StaticString](
+        mixed: OutputTensor[dtype=F32, rank=3, ...],
+        qkv: InputTensor[dtype=F32, rank=4, ...],
+        ctx: DeviceContext,
+    ) raises:
+        attend_windows_int8(
+            mixed.unsafe_ptr(), qkv.unsafe_ptr(), mixed.dim_size(0), mixed.dim_size(1),
+            mixed.dim_size(2),
+        )

@@ -11,6 +11,7 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
+from .attention import HEAD
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
@@ -36,9 +37,22 @@ comptime RUN = GROUP // 2
 def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks: Int, k: Int):
     """The sum of each column's k bytes; totals int32 [blocks * COLUMNS]."""
     var one = List[UInt8](length=k, fill=1)
-    for block in range(blocks):
-        var sums = sum_bytes[1, 1](one.unsafe_ptr(), k, w.unsafe_offset(block * k * COLUMNS), 0, k)
-        totals.unsafe_store(block * COLUMNS, sums[0])
+    var ones = one.unsafe_ptr()
+
+    @always_inline
+    def add[count: Int](block: Int) {var totals, var ones, var w, var k}:
+        var columns = w.unsafe_offset(block * k * COLUMNS)
+        var sums = sum_bytes[1, count](ones, k, columns, k * COLUMNS, k)
+        comptime for b in range(count):
+            totals.unsafe_store((block + b) * COLUMNS, sums[b])
+
+    var block = 0
+    while block + BLOCKS <= blocks:
+        add[BLOCKS](block)
+        block += BLOCKS
+    while block < blocks:
+        add[1](block)
+        block += 1
     _ = one^
 
 
@@ -63,7 +77,23 @@ struct Quantized(Movable):
 
 
 @always_inline
-def multiply_rows[epilogue: Int](
+def row_place[heads: Bool](row: Int, n: Int, length: Int) -> Int:
+    """Where a row begins in [row, n], or by `heads` in [window, n / HEAD, length, HEAD]."""
+    comptime if heads:
+        return (row // length * n * length) + row % length * HEAD
+    return row * n
+
+
+@always_inline
+def column_place[heads: Bool](j: Int, length: Int) -> Int:
+    """How far behind its row's beginning column j is."""
+    comptime if heads:
+        return j // HEAD * length * HEAD + j % HEAD
+    return j
+
+
+@always_inline
+def multiply_rows[epilogue: Int, heads: Bool = False](
     y: Pointer[mut=True, Float32, _],
     x: Quantized,
     w: Pointer[Int8, _],
@@ -74,14 +104,23 @@ def multiply_rows[epilogue: Int](
     rows: Int,
     n: Int,
     k: Int,
+    first: Int = 0,
+    length: Int = 0,
 ):
-    """y[rows, n] = epilogue(x[rows, k] · wᵀ); residual has y's shape."""
+    """y[first + rows, n] = epilogue(x[rows, k] · wᵀ) from row `first` on; residual has y's shape.
+
+    By `heads` y is [windows, n / HEAD, length, HEAD].
+    """
     var bytes = x.bytes.unsafe_ptr()
     var units = x.units.unsafe_ptr()
     var zeros = x.zeros.unsafe_ptr()
+    var place_list = Array[Int, length=GROUP](fill=0)
+    for i in range(rows):
+        place_list[i] = row_place[heads](first + i, n, length)
+    var places = place_list.unsafe_ptr()
 
     @always_inline
-    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var places, var length, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
         var sums = sum_bytes[height, width](
             bytes.unsafe_offset(row * k), k, w.unsafe_offset(block * COLUMNS * k), COLUMNS * k, k
         )
@@ -91,7 +130,7 @@ def multiply_rows[epilogue: Int](
             var totals = column_sums.unsafe_load[width=COLUMNS](j)
             comptime for i in range(height):
                 var whole = sums[i * width + b] - totals * zeros[unsafe_offset=row + i]
-                var at = (row + i) * n + j
+                var at = places[unsafe_offset=row + i] + column_place[heads](j, length)
                 finish[epilogue, within_bytes=True](
                     y.unsafe_offset(at),
                     whole,
@@ -132,7 +171,7 @@ def sums_of(w: Pointer[Int8, _], n: Int, k: Int) -> List[Int32]:
 
 
 @always_inline
-def multiply_int8[epilogue: Int, norm: Bool](
+def multiply_int8[epilogue: Int, norm: Bool, heads: Bool = False](
     y: Pointer[mut=True, Float32, _],
     x: Pointer[Float32, _],
     gamma: Pointer[Float32, _],
@@ -144,10 +183,12 @@ def multiply_int8[epilogue: Int, norm: Bool](
     m: Int,
     n: Int,
     k: Int,
+    length: Int = 0,
 ) raises:
     """Compute y[m, n] = epilogue(x[m, k] · wᵀ) for packed w, x normalised first where `norm`.
 
-    k is a multiple of 16. What `norm` and the epilogue do not name is not read.
+    By `heads` y is [m / length, n / HEAD, length, HEAD]. k is a multiple of 16. What `norm` and the
+    epilogue do not name is not read.
     """
     var column_list = sums_of(w, n, k)
     var column_sums = column_list.unsafe_ptr()
@@ -157,7 +198,7 @@ def multiply_int8[epilogue: Int, norm: Bool](
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
+    def run(t: Int) {var m, var n, var k, var length, var items, var tasks, var counters, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
         var quantized = Quantized(k)
         var normed_list = List[Float32](length=k if norm else 1, fill=0)
         var normed = normed_list.unsafe_ptr()
@@ -172,9 +213,8 @@ def multiply_int8[epilogue: Int, norm: Bool](
                     quantized.put(i, normed, k)
                 else:
                     quantized.put(i, source, k)
-            multiply_rows[epilogue](
-                y.unsafe_offset(first * n), quantized, w, scale, column_sums, bias,
-                residual.unsafe_offset(first * n), rows, n, k,
+            multiply_rows[epilogue, heads](
+                y, quantized, w, scale, column_sums, bias, residual, rows, n, k, first, length
             )
             turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = normed_list^
@@ -228,6 +268,32 @@ struct NormMatmulBiasInt8:
             y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
             w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
             x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        )
+
+
+@extensibility.register("mwc_norm_matmul_heads_int8")
+struct NormMatmulHeadsInt8:
+    """y[b, h, t, :] = the part of layer_norm(x[b, t, k]) · wᵀ + bias that is head h's, HEAD wide.
+
+    Queries, keys and values follow each other: [b, 3 * heads, t, HEAD]. What a head reads of all
+    positions is contiguous.
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=F32, rank=4, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=DType.int8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        multiply_int8[BIAS, True, True](
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(1) * HEAD, x.dim_size(2), x.dim_size(1),
         )
 
 

@@ -230,6 +230,16 @@ def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int)
     assert_within_units(ours, normed @ w.exact.T + bias, normed, BYTE_LIMIT, w)
 
 
+@pytest.mark.parametrize(("b", "t", "heads"), [(1, 1, 1), (3, 40, 2), (2, 13, 3), (1, 300, 6)])
+def test_columns_head_by_head(kernels: Kernels, b: int, t: int, heads: int) -> None:
+    k, n = 64, 64 * heads
+    x, w, bias = normal(b, t, k), Int8Matrix(n, k, many_rows=True), normal(n)
+    given = (x, *w.parts, bias, 1 + normal(k, seed=2) / 4, normal(k, seed=3))
+    by_rows = kernels.run("norm_matmul.int8", *given).reshape(b, t, heads, 64)
+    ours = kernels.run("norm_matmul_heads.int8", *given)
+    assert np.array_equal(ours, np.moveaxis(by_rows, 2, 1))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("b", "d", "n"), [(1, 16, 8), (3, 80, 33), (2, 128, 64)])
 def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> None:
