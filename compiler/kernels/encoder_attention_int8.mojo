@@ -34,7 +34,7 @@ from .attention_int8 import (
 )
 from .linear import larger
 from .parallel import take_turn, turn_counters
-from .quantized import AVX512_WORDS, F32, I8, I32, VNNI, PairSums, Sums, sum_bytes, sum_bytes_beside
+from .quantized import AVX512_WORDS, BESIDE, F32, I8, I32, VNNI, PairSums, Sums, sum_bytes, sum_bytes_beside
 from .softmax_bytes import AT_ONCE, DITHERS, THRESHOLD, WEIGHT_TOP, dither_pattern, power_table, weigh
 
 comptime KEY_TOP = BYTE_TOP if VNNI else 95
@@ -73,6 +73,21 @@ struct Chunk[rows: Int](Movable):
         self.highest = PerRow(0)
         self.start = 0
         self.size = 0
+
+    @always_inline
+    def weigh(
+        mut self, first: Int, last: Int,
+        dithers: Pointer[Scalar[THRESHOLD], _], powers: Pointer[UInt16, _],
+    ):
+        """Make the bytes of the scores at first … last."""
+        comptime for i in range(Self.rows):
+            for at in range(first, last, AT_ONCE):
+                weigh(
+                    self.weights.unsafe_ptr().unsafe_offset(i * CHUNK + at),
+                    self.sums.unsafe_ptr().unsafe_offset(i),
+                    self.scores.unsafe_ptr().unsafe_offset(i * CHUNK + at),
+                    self.units[i], self.highest[i], dithers.unsafe_offset(at % DITHERS), powers,
+                )
 
 
 struct Mix[rows: Int](Movable):
@@ -202,8 +217,8 @@ def attend_tiles[rows: Int](
 ):
     """Set y[tiles * rows, HEAD] (rows `state` apart) to the attention of queries[tiles * rows, HEAD].
 
-    A chunk's scores become bytes while the next one's are multiplied, of whichever tile, and then
-    its values are mixed.
+    A chunk's scores become bytes while the next one's are multiplied (BESIDE), of whichever tile;
+    then its values are mixed.
     """
     var q = List[Int8](length=rows * HEAD, fill=0)
     var offsets = Array[Int32, length=rows](fill=0)
@@ -230,20 +245,23 @@ def attend_tiles[rows: Int](
             chunk.units = units
             chunk.sums = Array[PairSums, length=rows](fill=PairSums(0))
             var highest = Array[Vector, length=rows](fill=Vector(MASKED))
-            for at in range(0, max(chunk.size, before.size), AT_ONCE):
-                if at < min(chunk.size, before.size) and start + at + AT_ONCE <= length:
-                    score_group[rows, False, True](
+            comptime if not BESIDE:
+                before.weigh(0, before.size, dithers, powers)
+            for at in range(0, chunk.size, AT_ONCE):
+                if start + at + AT_ONCE <= length and (at < before.size or not BESIDE):
+                    score_group[rows, masked=False, weighing=BESIDE](
                         chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
                         before, dithers, powers,
                     )
                     continue
-                if at < before.size:
-                    weigh_group(before, dithers, powers, at)
-                if at < chunk.size:
-                    score_group[rows, True, False](
-                        chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
-                        before, dithers, powers,
-                    )
+                comptime if BESIDE:
+                    before.weigh(at, min(at + AT_ONCE, before.size), dithers, powers)
+                score_group[rows, masked=True, weighing=False](
+                    chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
+                    before, dithers, powers,
+                )
+            comptime if BESIDE:
+                before.weigh(chunk.size, before.size, dithers, powers)
             comptime for i in range(rows):
                 chunk.highest[i] = highest[i].reduce_max() * units[i]
             if before.size > 0:
@@ -251,24 +269,9 @@ def attend_tiles[rows: Int](
                 if start == 0:
                     mix.take(y.unsafe_offset((tile - 1) * rows * state), values, padded, state)
             swap(chunk, before)
-    for at in range(0, before.size, AT_ONCE):
-        weigh_group(before, dithers, powers, at)
+    before.weigh(0, before.size, dithers, powers)
     mix.add(values, before, padded)
     mix.take(y.unsafe_offset((tiles - 1) * rows * state), values, padded, state)
-
-
-@always_inline
-def weigh_group[rows: Int](
-    mut chunk: Chunk[rows], dithers: Pointer[Scalar[THRESHOLD], _], powers: Pointer[UInt16, _], at: Int
-):
-    """Make the bytes of the chunk's scores at … at + AT_ONCE."""
-    comptime for i in range(rows):
-        weigh(
-            chunk.weights.unsafe_ptr().unsafe_offset(i * CHUNK + at),
-            chunk.sums.unsafe_ptr().unsafe_offset(i),
-            chunk.scores.unsafe_ptr().unsafe_offset(i * CHUNK + at),
-            chunk.units[i], chunk.highest[i], dithers.unsafe_offset(at % DITHERS), powers,
-        )
 
 
 @always_inline

@@ -51,7 +51,9 @@ comptime MOST_SUMS = 24 if AVX512_WORDS else 8
 """Registers of sums that leave enough for the rest: there are 32 with AVX-512, else 16."""
 comptime CHAINS = 8
 """Sums in flight that hide the latency of an instruction."""
-comptime LATE = 4
+comptime BESIDE = AVX512_WORDS
+"""Whether there are registers for other work between products."""
+comptime LATE = 4 if BESIDE else 0
 """The last products of a run (of QUADS * TERMS terms) for which rows take turns."""
 comptime PAIR = 2
 """Rows that take a turn together, which load columns anew."""
