@@ -48,7 +48,7 @@ def norm_linear_heads(
 
 
 def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
-    """Full self-attention, [b, t, state], of the heads' queries, keys, values [b, 3 * heads, t, 64].
+    """Full self-attention [b, t, state] of the heads' queries, keys, values [b, 3 * heads, t, 64].
 
     Queries are already scaled: weights.py folds 64^-0.5 into them.
     """
