@@ -5,7 +5,8 @@ A unit of work is a run of queries of one head of one window, whose keys and val
 their exponentials (softmax_bytes.mojo), and the mix of the values, which is added to the one so far
 (online softmax: Milakov and Gimelshein, 2018; FlashAttention: Dao et al., 2022; with 8-bit products:
 SageAttention, Zhang et al., 2024). Bytes are relative to the highest of their own chunk, so that a
-chunk of low ones is as fine as any. A row is divided by the sum of its bytes.
+chunk of low ones is as fine as any. A row is divided by the sum of its bytes. A chunk becomes bytes
+while the next one's scores are multiplied (quantized.mojo, `sum_bytes_beside`), which hides it.
 
 Keys and weights are unsigned bytes; queries and values are signed ones, that fit where they have to
 (quantized.mojo).
