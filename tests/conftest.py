@@ -1,6 +1,7 @@
 """Fixtures shared by every test: where the speech corpus lies, and the compiled models."""
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MODULAR_CACHE_DIR", os.path.expanduser("~/.cache/modular"))
 """Kernels that models share are compiled once; see `compile.child_environment`."""
 sys.path.insert(0, str(ROOT / "tests"))  # the tests' own helpers: tiny_checkpoint, …
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a script, whose children would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
