@@ -91,10 +91,7 @@ class Cases:
         model = self._model
         t, d, mlp = model.n_audio_ctx, model.n_audio_state, model.n_audio_mlp
         norm = [self._values(d), self._values(d)]
-        if self._plan.int8:
-            self._many("qkv", t, d, 3 * d, norm=norm, heads=True)
-        else:
-            self._many("qkv", t, d, 3 * d, norm=norm)
+        self._many("qkv", t, d, 3 * d, norm=norm, heads=self._plan.int8)
         self._many("out_proj", t, d, d, residual=True)
         self._many("fc1", t, d, mlp, norm=norm, gelu=True)
         self._many("fc2", t, mlp, d, residual=True)
@@ -182,7 +179,7 @@ class Cases:
         def build(plan: Plan, x: Any, *given: Any) -> Any:
             weight = Matrix(*given[: len(matrix)])
             bias, *given = given[len(matrix) :]
-            if "heads" in how:
+            if how.get("heads"):
                 return layers_int8.norm_linear_heads(plan, x, tuple(given), weight, bias)
             options = {"residual": given[0]} if residual else {"gelu": gelu}
             if norm:

@@ -13,7 +13,7 @@ from std.math import exp
 from std.runtime import parallelism_level
 
 from .attention import HEAD, MASKED
-from .encoder_attention_int8 import SPLITS, attend_windows_int8
+from .encoder_attention_int8 import SPLITS
 from .linear import WIDTH, larger
 from .matmul import PANEL, TILE
 from .parallel import take_turn, turn_counters

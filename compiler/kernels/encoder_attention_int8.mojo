@@ -35,8 +35,27 @@ from .attention_int8 import (
 )
 from .linear import larger
 from .parallel import take_turn, turn_counters
-from .quantized import AVX512_WORDS, BESIDE, F32, I8, I32, VNNI, PairSums, Sums, sum_bytes, sum_bytes_beside
-from .softmax_bytes import AT_ONCE, DITHERS, THRESHOLD, WEIGHT_TOP, dither_pattern, power_table, weigh
+from .quantized import (
+    AVX512_WORDS,
+    BESIDE,
+    F32,
+    I8,
+    I32,
+    VNNI,
+    PairSums,
+    Sums,
+    sum_bytes,
+    sum_bytes_beside,
+)
+from .softmax_bytes import (
+    AT_ONCE,
+    DITHERS,
+    THRESHOLD,
+    WEIGHT_TOP,
+    dither_pattern,
+    power_table,
+    weigh,
+)
 
 comptime KEY_TOP = BYTE_TOP if VNNI else 95
 """The largest magnitude of a key's axis. Where queries have to fit, more would make these coarser."""
@@ -121,14 +140,14 @@ struct Mix[rows: Int](Movable):
         var mixed = self.mixed.unsafe_ptr()
         for part in range(0, PARTS_OF_HEAD, BLOCKS):
             var columns = values.unsafe_offset((part * padded + chunk.start) * LANES)
-            var sums = sum_bytes[Self.rows, BLOCKS](
+            var products = sum_bytes[Self.rows, BLOCKS](
                 chunk.weights.unsafe_ptr(), CHUNK, columns.bitcast[Int8](), padded * LANES, chunk.size
             )
             comptime for i in range(Self.rows):
                 comptime for b in range(BLOCKS):
                     var at = i * HEAD + (part + b) * LANES
                     var so_far = mixed.unsafe_load[width=LANES](at) * rescale[i]
-                    var more = sums[i * BLOCKS + b].cast[F32]()
+                    var more = products[i * BLOCKS + b].cast[F32]()
                     mixed.unsafe_store(at, more.fma(Vector(worth[i]), so_far))
 
     @always_inline

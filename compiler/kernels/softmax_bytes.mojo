@@ -145,9 +145,10 @@ def weigh(
     dithers: Pointer[Scalar[THRESHOLD], _],
     powers: Pointer[UInt16, _],
 ):
-    """Make the bytes of 2^(unit * scores[AT_ONCE] - highest), times WEIGHT_TOP - 1; add them to the lanes of `sums`.
+    """Make the bytes of 2^(unit * scores[AT_ONCE] - highest), times WEIGHT_TOP - 1.
 
-    `dithers` are those of these scores.
+    They are added to the lanes of `sums`. `dithers` are those of these scores, `powers` those of
+    `power_table`, which are looked at with AVX-512 only.
     """
     var shift = LOG2_TOP - highest
     comptime if AVX512_WORDS:
