@@ -115,7 +115,7 @@ ConditionOnPreviousText = Annotated[
     bool | None,
     typer.Option(
         "--condition-on-previous-text/--no-condition-on-previous-text",
-        help="Give each window the text before it (the default).",
+        help="Give each window the text before it (the default, but not in batches).",
     ),
 ]
 

@@ -15,10 +15,16 @@ from mwc.runtime.spec import HOP_LENGTH, SAMPLE_RATE, WhisperSpec
 from mwc.runtime.speech import Clip, Speech
 from mwc.runtime.vad import VadOptions
 
-FIRST_CUT, LAST_CUT = 6000, 9000
-"""Frames from the start of a part of a batch between which it is cut: 60 to 90 s. Its windows
-follow each other as those of a file do, so that only its last one is cut short: with windows of
-30 s each as parts of their own, words were lost at every cut."""
+FIRST_CUT, LAST_CUT = 2400, WINDOW_FRAMES
+"""Frames from the start of a window of a batch between which it is cut: 24 to 30 s."""
+
+SHORTEST = 1000
+"""Frames that the last two windows have at least where the rest is cut in two: 10 s. Of windows
+that hold little, models make things up."""
+
+CHAINED = 3
+"""Windows of a batch that know the text before them, the first of them apart, where that is asked
+for: more of them make fewer parts to decode side by side."""
 
 SILENT = 0.35
 """Probability of speech below which a place counts as silence (Silero's 0.5 less its 0.15)."""
@@ -65,14 +71,21 @@ def clip_notes(options: TranscribeOptions, spec: WhisperSpec, n_frames: int) -> 
     )
 
 
-def heard_clips(clips: Sequence[Clip], options: TranscribeOptions, speech: Speech) -> list[Clip]:
-    """Cut clips down to what is to be heard: speech with `vad_filter`, parts with a batch."""
+def heard_parts(
+    clips: Sequence[Clip], options: TranscribeOptions, speech: Speech
+) -> list[list[Clip]]:
+    """Cut clips down to what is to be heard, and into parts to be decoded side by side.
+
+    That is speech with `vad_filter`; all in one part, unless a batch wants several.
+    """
     if options.vad_filter:
         found = _found(options, speech)
         clips = [part for clip in clips for part in _merge(_intersect(clip, found))]
-    if options.cuts_at_silences:
-        clips = [part for clip in clips for part in cut_at_silences(clip, speech)]
-    return list(clips)
+    if not options.cuts_at_silences:
+        return [list(clips)]
+    windows = [window for clip in clips for window in cut_at_silences(clip, speech)]
+    n_chained = CHAINED if options.condition_on_previous_text else 1
+    return [windows[i : i + n_chained] for i in range(0, len(windows), n_chained)]
 
 
 def _found(options: TranscribeOptions, speech: Speech) -> list[Clip]:
@@ -90,17 +103,20 @@ def _found(options: TranscribeOptions, speech: Speech) -> list[Clip]:
 
 
 def cut_at_silences(clip: Clip, speech: Speech) -> list[Clip]:
-    """Cut a clip into parts of at most 90 s, each at the longest silence of its last third.
+    """Cut a clip into windows, each at the longest silence of its last 6 s.
 
-    How many are decoded together plays no part in it, so that it changes no transcript.
+    The last cut has more silences to choose from, as long as two windows hold the rest. How many
+    are decoded together plays no part in it, so that it changes no transcript.
     """
     start, end = clip
-    parts = []
-    while end - start > LAST_CUT:
-        cut = best_cut(speech, start + FIRST_CUT, start + LAST_CUT)
-        parts.append((start, cut))
+    windows = []
+    while (left := end - start) > LAST_CUT:
+        first = min(max(left - LAST_CUT, SHORTEST), FIRST_CUT)
+        last = min(LAST_CUT, left - SHORTEST)
+        cut = best_cut(speech, start + first, start + last)
+        windows.append((start, cut))
         start = cut
-    return [*parts, (start, end)] if end > start else parts
+    return [*windows, (start, end)] if end > start else windows
 
 
 def best_cut(speech: Speech, first: int, last: int) -> int:

@@ -8,8 +8,8 @@ Algorithm: openai/whisper `whisper/decoding.py`, `DecodingTask`, one window's ro
 """
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from mwc.runtime.decoder import MOST_AHEAD, Choice, Decoder, Float32, PrefillRow
 from mwc.runtime.prompt import Prompt
 from mwc.runtime.rules import RuleState, rule_columns
 from mwc.runtime.sampling import Sampling
-from mwc.runtime.search import Row, Samples, Search, start_search
+from mwc.runtime.search import NOTHING, Hypothesis, Row, Samples, Search, start_search
 from mwc.runtime.tokenizer import Tokenizer
 
 
@@ -29,11 +29,13 @@ class Task:
         prompt: what its rows start from.
         window: its slot.
         stream: names its random numbers, for example by where it starts in the file.
+        begun: the tokens that stand already, which do not end there.
     """
 
     prompt: Prompt
     window: int
     stream: tuple[int, ...] = ()
+    begun: Hypothesis = NOTHING
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class WindowResult:
         no_speech_prob: probability of `<|nospeech|>` at sot, before any filter.
         compression_ratio: bytes of `text` over its zlib-compressed bytes.
         temperature: at which it was sampled.
+        new_logprob: as `avg_logprob`, of the tokens that did not stand already.
     """
 
     tokens: tuple[int, ...]
@@ -55,13 +58,17 @@ class WindowResult:
     no_speech_prob: float
     compression_ratio: float
     temperature: float
+    new_logprob: float
 
 
-def _by_mask(searches: "Sequence[RunningSearch]") -> "list[list[RunningSearch]]":
-    """Searches that share a mask, together."""
-    found: dict[int, list[RunningSearch]] = {}
+def _by_mask(
+    searches: "Sequence[RunningSearch]", mask_of: "Callable[[RunningSearch], Float32]"
+) -> "list[tuple[Float32, list[RunningSearch]]]":
+    """The masks of searches, each with those that share it."""
+    found: dict[int, tuple[Float32, list[RunningSearch]]] = {}
     for search in searches:
-        found.setdefault(id(search.sampling.suppress), []).append(search)
+        mask = mask_of(search)
+        found.setdefault(id(mask), (mask, []))[1].append(search)
     return list(found.values())
 
 
@@ -95,10 +102,10 @@ class DecodingBatch:
 
     def advance(self) -> "list[RunningSearch]":
         """Run the prompts of those that joined, one step of the others; return those that ended."""
-        for searches in _by_mask(self._started):
-            self._prefill(searches)
-        for searches in _by_mask(self._going_on):
-            self._step(searches)
+        for suppress, started in _by_mask(self._started, lambda search: search.first_mask):
+            self._prefill(started, suppress)
+        for suppress, going_on in _by_mask(self._going_on, lambda search: search.mask):
+            self._step(going_on, suppress)
         searches = [*self._going_on, *self._started]
         self._started = []
         self._going_on = [search for search in searches if search.rows]
@@ -109,18 +116,17 @@ class DecodingBatch:
         self._started = [each for each in self._started if each is not search]
         self._going_on = [each for each in self._going_on if each is not search]
 
-    def _prefill(self, searches: "Sequence[RunningSearch]") -> None:
+    def _prefill(self, searches: "Sequence[RunningSearch]", suppress: Float32) -> None:
         """Run the prompts of new rows and take their first tokens."""
         rows = [row for search in searches for row in search.prefill_rows()]
         n_candidates = max(search.n_candidates for search in searches)
-        suppress = searches[0].sampling.suppress
         result = self._decoder.prefill(rows, suppress, n_candidates)
         first = 0
         for search in searches:
             search.no_speech_prob = float(result.no_speech_probs[first])
             first = search.take(result.choice, first)
 
-    def _step(self, searches: "Sequence[RunningSearch]") -> None:
+    def _step(self, searches: "Sequence[RunningSearch]", suppress: Float32) -> None:
         """Feed each row its last token and take the next, or several where nobody has to choose."""
         rows = [(search, row) for search in searches for row in search.rows]
         sampled = any(search.temperature > 0 for search in searches)
@@ -140,7 +146,6 @@ class DecodingBatch:
             else None,
             wanted=np.array([search.n_exact for search, _ in rows], dtype=np.int32),
         )
-        suppress = searches[0].sampling.suppress
         if all(search.can_go_ahead for search in searches):
             ahead = self._decoder.steps(batch, suppress)
             for search, (chosen, logprobs) in zip(searches, ahead.by_row(), strict=True):
@@ -181,19 +186,33 @@ class RunningSearch:
         stream = (*task.stream, round(100 * strategy.temperature))
         self._decoder = decoder
         self._tokens = spec.tokens
-        self._search: Search = start_search(strategy, spec, slots, stream)
+        begun = task.begun
+        if begun.tokens:
+            stream = (*stream, len(begun.tokens))
+        self._search: Search = start_search(strategy, spec, slots, stream, begun)
         self.n_candidates = self._search.n_candidates
         self.n_exact = 0 if self.temperature > 0 else self.n_candidates
         # The last token may be sampled with the context full: it is never fed back.
         context = spec.model.n_text_ctx
         room = context - len(task.prompt.tokens) + 1
-        self._left = min(sampling.sample_len, room)
+        self._most = min(sampling.sample_len, room)
+        self._left = self._most - len(begun.tokens)
         self._last_ahead = context - MOST_AHEAD
 
     @property
     def rows(self) -> list[Row]:
         """The rows to run next; empty when it has ended."""
         return self._search.rows
+
+    @property
+    def mask(self) -> Float32:
+        """What is added to the logits of its tokens, float32 [2, n_vocab]."""
+        return self.sampling.suppress
+
+    @property
+    def first_mask(self) -> Float32:
+        """The same for its first token, at which what stands already does not end."""
+        return self.sampling.suppress_end if self.task.begun.tokens else self.mask
 
     def uniforms(self) -> Float32:
         """float32 [rows] in [0, 1), one for each row's next sample."""
@@ -210,11 +229,11 @@ class RunningSearch:
 
     def prefill_rows(self) -> list[PrefillRow]:
         """What starts its rows."""
-        state = np.array(self.rule_columns(()), dtype=np.int32)
-        prompt = self.task.prompt
+        prompt, begun = self.task.prompt, self.task.begun.tokens
+        state = np.array(self.rule_columns(begun), dtype=np.int32)
         return [
             PrefillRow(
-                prompt.tokens,
+                (*prompt.tokens, *begun),
                 row.slot,
                 self.task.window,
                 prompt.sot_index,
@@ -263,9 +282,17 @@ class RunningSearch:
         if self._left <= 0:
             self._search.end()
 
+    def going_on(self) -> Task | None:
+        """The task of finding more after what it found, once it has ended; None without room."""
+        best = self._search.best()
+        if not best.tokens or len(best.tokens) >= self._most:
+            return None
+        return replace(self.task, begun=best.without_end())
+
     def result(self, tokenizer: Tokenizer) -> WindowResult:
         """The best transcript found, once it has ended."""
-        best = self._search.best()
+        best, begun = self._search.best(), self.task.begun
+        n_new = len(best.tokens) - len(begun.tokens)
         text = tokenizer.decode(best.tokens).strip()
         return WindowResult(
             tokens=best.tokens,
@@ -274,4 +301,5 @@ class RunningSearch:
             no_speech_prob=self.no_speech_prob,
             compression_ratio=compression_ratio(text),
             temperature=self.temperature,
+            new_logprob=(best.sum_logprob - begun.sum_logprob) / (n_new + 1),
         )

@@ -11,7 +11,7 @@ else does one, for everybody.
 
 from collections.abc import Callable, Sequence
 
-from mwc.runtime.decode import DecodingBatch, WindowResult
+from mwc.runtime.decode import DecodingBatch, RunningSearch
 from mwc.runtime.decoder import Decoder, Float32
 from mwc.runtime.detect import detect_languages
 from mwc.runtime.encoding import EncodingBatch
@@ -151,7 +151,7 @@ class Engine:
             ended = self._batch.advance()
             for each in list(self._under_way):
                 if each.search is not None and each.search in ended:
-                    self._judge(each, each.search.result(self.tokenizer))
+                    self._judge(each, each.search)
         self._let_go()
 
     def _ask_whether_to_stop(self) -> None:
@@ -297,15 +297,18 @@ class Engine:
         rows = each.lane.rows[: sampling.strategy.width]
         each.search = self._batch.start(each.work.task(each.lane.slot), sampling, rows)
 
-    def _judge(self, each: UnderWay, result: WindowResult) -> None:
+    def _judge(self, each: UnderWay, search: RunningSearch) -> None:
         """Take what a search found."""
-        judgement = each.work.judge(result)
+        more = search.going_on()
+        judgement = each.work.judge(search.result(self.tokenizer), has_room=more is not None)
         if judgement is Judgement.SEARCH_AGAIN:
             self._search(each)
+        elif judgement is Judgement.GO_ON and more is not None:
+            each.search = self._batch.start(more, search.sampling, search.slots)
         elif judgement is Judgement.ENCODE_SHORTER:
             each.search = None
         else:
             slot, row = each.lane.slot, each.lane.rows[0]
-            decoded = each.work.accept(result, self._decoder, slot, row)
+            decoded = each.work.accept(self._decoder, slot, row)
             self._leave(each)
             each.request.take(decoded)

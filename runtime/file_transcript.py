@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from mwc.runtime.call import Call
-from mwc.runtime.clips import clip_notes, heard_clips, requested_clips
+from mwc.runtime.clips import clip_notes, heard_parts, requested_clips
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.features import Features
 from mwc.runtime.options import TranscribeOptions
@@ -62,14 +62,12 @@ class FileTranscript:
             *clip_notes(options, spec, features.n_frames),
             *prompt_notes(spec, tokenizer, options),
         )
-        if speech is not None:
-            clips = heard_clips(clips, options, speech)
-        lanes = [[clip] for clip in clips] if options.cuts_at_silences else [clips]
+        parts = [clips] if speech is None else heard_parts(clips, options, speech)
         self.language, self.language_probability = language_of(
             options, spec, partial(call.detect_language, features)
         )
         make_prompt(spec, tokenizer, options, self.language)  # refuses a bad prefix before any work
-        self.parts = tuple(self._part(features, heard) for heard in lanes)
+        self.parts = tuple(self._part(features, heard) for heard in parts)
         self._segments: list[Segment] = []
         self._windows: list[WindowReport] = []
         self._waiting: dict[int, list[Segment]] = {id(part): [] for part in self.parts}
@@ -131,7 +129,7 @@ class FileTranscript:
         options = self._options
         known = self._speech if options.vad_filter or options.cuts_at_silences else None
         loop = WindowLoop(self._spec, self._tokenizer, options, clips, self._n_frames, known)
-        return Part(features, loop, self.language, loop.seek, known)
+        return Part(features, loop, self.language, known)
 
     def _number(self, segments: list[Segment]) -> list[Segment]:
         """Number segments, set them beside the detected speech, and keep them."""

@@ -179,7 +179,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "carry_initial_prompt": _read_flag,
     "prefix": _read_text,
     "hotwords": _read_text,
-    "condition_on_previous_text": _read_flag,
+    "condition_on_previous_text": _read_optional_flag,
     "no_speech_threshold": _read_number,
     "logprob_threshold": _read_number,
     "compression_ratio_threshold": _read_number,

@@ -44,7 +44,8 @@ class TranscribeOptions:
         prefix: with `without_timestamps`, text that every window's transcript is taken to begin
             with; what comes out is what follows it.
         hotwords: words to expect, put before the previous text of every window.
-        condition_on_previous_text: give each window the text before it as its prompt.
+        condition_on_previous_text: give each window the text before it as its prompt; None for
+            True, but that the windows of a batch are decoded each by itself.
         no_speech_threshold: skip a window whose no_speech_prob is above this and whose
             avg_logprob is not above `logprob_threshold`; None skips nothing.
         logprob_threshold: a window whose avg_logprob is below this is decoded at the next
@@ -67,9 +68,9 @@ class TranscribeOptions:
         vad_filter: hear only what the speech detector takes for speech.
         vad_parameters: with `vad_filter`, how speech is detected: `VadOptions` or a dict of its
             fields.
-        batch_size: above 1, cut the audio at silences into parts of at most 90 s and decode so
-            many side by side. They do not know each other's text: `condition_on_previous_text`
-            counts within each, and `initial_prompt` stands before each.
+        batch_size: above 1, cut the audio at silences into windows and decode so many side by
+            side, which do not know each other's text; `initial_prompt` stands before each. With
+            `condition_on_previous_text` parts of three windows are decoded side by side.
         coverage: report how much of the detected speech the transcript covers; None for where
             speech is detected anyway.
 
@@ -93,7 +94,7 @@ class TranscribeOptions:
     carry_initial_prompt: bool = False
     prefix: str | None = None
     hotwords: str | None = None
-    condition_on_previous_text: bool = True
+    condition_on_previous_text: bool | None = None
     no_speech_threshold: float | None = 0.6
     logprob_threshold: float | None = -1.0
     compression_ratio_threshold: float | None = 2.4

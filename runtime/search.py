@@ -52,10 +52,25 @@ GREEDY = Strategy()
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A finished transcript: its tokens before eot, and the sum of its log-probabilities."""
+    """A finished transcript.
 
-    tokens: tuple[int, ...]
-    sum_logprob: float
+    Attributes:
+        tokens: those before eot.
+        sum_logprob: of their log-probabilities and of eot's.
+        end_logprob: eot's, 0 where it was not sampled.
+    """
+
+    tokens: tuple[int, ...] = ()
+    sum_logprob: float = 0.0
+    end_logprob: float = 0.0
+
+    def without_end(self) -> "Hypothesis":
+        """Its tokens, as if it had not ended."""
+        return Hypothesis(self.tokens, self.sum_logprob - self.end_logprob)
+
+
+NOTHING = Hypothesis()
+"""What a search begins with, unless it goes on from what another one found."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +139,16 @@ class Samples(Search):
     """Greedy decoding, or `best_of` samples: rows that have nothing to do with each other."""
 
     def __init__(
-        self, strategy: Strategy, spec: WhisperSpec, slots: Sequence[int], stream: Sequence[int]
+        self,
+        strategy: Strategy,
+        spec: WhisperSpec,
+        slots: Sequence[int],
+        stream: Sequence[int],
+        begun: Hypothesis = NOTHING,
     ) -> None:
         """`stream` names the window's random numbers: equal ones give equal samples."""
         super().__init__(strategy, spec, slots)
-        self.rows = [Row(slot) for slot in slots]
+        self.rows = [Row(slot, begun.tokens, begun.sum_logprob) for slot in slots]
         self._finished: list[Hypothesis] = []
         self._generators = {
             row.slot: np.random.default_rng([strategy.seed, *stream, i])
@@ -150,7 +170,7 @@ class Samples(Search):
         ):
             total = row.sum_logprob + logprob
             if token == self._eot:
-                self._finished.append(Hypothesis(row.sampled, total))
+                self._finished.append(Hypothesis(row.sampled, total, logprob))
             else:
                 going_on.append(Row(row.slot, (*row.sampled, token), total))
         self.rows = going_on
@@ -163,7 +183,8 @@ class Samples(Search):
         for n_taken, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             total += logprob
             if token == self._eot:
-                self._finished.append(Hypothesis((*row.sampled, *tokens[:n_taken]), total))
+                sampled = (*row.sampled, *tokens[:n_taken])
+                self._finished.append(Hypothesis(sampled, total, logprob))
                 self.rows = []
                 return
         self.rows = [Row(row.slot, (*row.sampled, *tokens), total)]
@@ -181,10 +202,17 @@ class Samples(Search):
 class Beams(Search):
     """Beam search: the likeliest continuations of all rows together go on."""
 
-    def __init__(self, strategy: Strategy, spec: WhisperSpec, slots: Sequence[int]) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        spec: WhisperSpec,
+        slots: Sequence[int],
+        begun: Hypothesis = NOTHING,
+    ) -> None:
         super().__init__(strategy, spec, slots)
         self.n_candidates = strategy.beam_size + 1
-        self.rows = [Row(self.slots[0])]  # all beams begin alike: one row stands for them
+        # All beams begin alike: one row stands for them.
+        self.rows = [Row(self.slots[0], begun.tokens, begun.sum_logprob)]
         self._wanted = max(1, round(strategy.beam_size * strategy.patience))
         self._finished: list[Hypothesis] = []
 
@@ -203,7 +231,7 @@ class Beams(Search):
         ended: list[Hypothesis] = []
         for total, row, token in options:
             if token == self._eot:
-                ended.append(Hypothesis(row.sampled, total))
+                ended.append(Hypothesis(row.sampled, total, total - row.sum_logprob))
                 continue
             chosen.append((total, row, token))
             if len(chosen) == self.strategy.beam_size:
@@ -250,9 +278,13 @@ class Beams(Search):
 
 
 def start_search(
-    strategy: Strategy, spec: WhisperSpec, slots: Sequence[int], stream: Sequence[int]
+    strategy: Strategy,
+    spec: WhisperSpec,
+    slots: Sequence[int],
+    stream: Sequence[int],
+    begun: Hypothesis = NOTHING,
 ) -> Search:
-    """The search a strategy asks for, in `strategy.width` row slots."""
+    """The search a strategy asks for, in `strategy.width` row slots, from what stands already."""
     if strategy.temperature == 0 and strategy.beam_size > 1:
-        return Beams(strategy, spec, slots)
-    return Samples(strategy, spec, slots, stream)
+        return Beams(strategy, spec, slots, begun)
+    return Samples(strategy, spec, slots, stream, begun)

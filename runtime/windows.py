@@ -39,12 +39,14 @@ class WindowRequest:
         previous: tokens of the text before it, as the options want them.
         ends_in_silence: whether it ends where the file was cut in a silence, so that no sentence
             is unfinished at its end.
+        begins_clip: whether it is the first window of its clip.
     """
 
     seek: int
     n_frames: int
     previous: tuple[int, ...]
     ends_in_silence: bool = False
+    begins_clip: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,15 @@ class WindowLoop:
         """Return the window to decode now, or None at the end of the last clip."""
         if self.is_done:
             return None
-        left = self._clips[0][1] - self.seek
+        start, end = self._clips[0]
+        left = end - self.seek
         window = self._spec.audio.n_frames
         self._request = WindowRequest(
             seek=self.seek,
             n_frames=min(window, left),
             previous=tuple(self._previous()),
             ends_in_silence=self._speech is not None and left <= window,
+            begins_clip=self.seek == start,
         )
         return self._request
 
@@ -150,13 +154,8 @@ class WindowLoop:
         if _is_silent(result, self.judged_by()):
             self.seek += request.n_frames
             return Accepted((), self._why_silent(result))
-        begin = self._spec.tokens.timestamp_begin
-        cut = cut_window(result.tokens, begin, keeps_tail=request.ends_in_silence)
-        segments = [self._segment(piece, request, result) for piece in cut.pieces]
-        if cut.advance:
-            self.seek += cut.advance * self._spec.audio.frames_per_token
-        else:  # 0, possible without the timestamp rules, would repeat this window forever
-            self.seek = self._end_of_text(segments, request)
+        cut, segments = self._cut(result)
+        self.seek = self._after(cut, segments)
         if self._options.word_timestamps:
             if align is None:
                 raise RuntimeError("accept() needs a way to align where words are wanted")
@@ -168,9 +167,33 @@ class WindowLoop:
         for segment in segments:
             self._history += segment.tokens
         # Text sampled at a high temperature is a poor prompt.
-        if not self._options.condition_on_previous_text or result.temperature > 0.5:
+        if self._options.condition_on_previous_text is False or result.temperature > 0.5:
             self._reset_since = len(self._history)
         return Accepted(tuple(segments))
+
+    def heard_to(self, result: WindowResult) -> int:
+        """The frame to which the window last asked for is heard, if that is its result.
+
+        What comes after it, up to the window's end, its text leaves to the next window.
+        """
+        request = self._asked()
+        if _is_silent(result, self.judged_by()):
+            return request.seek + request.n_frames
+        return self._after(*self._cut(result))
+
+    def _cut(self, result: WindowResult) -> tuple[WindowCut, list[Segment]]:
+        """Cut a result of the window last asked for into segments."""
+        request, begin = self._asked(), self._spec.tokens.timestamp_begin
+        cut = cut_window(result.tokens, begin, keeps_tail=request.ends_in_silence)
+        return cut, [self._segment(piece, request, result) for piece in cut.pieces]
+
+    def _after(self, cut: WindowCut, segments: Sequence[Segment]) -> int:
+        """Where the window after the one last asked for starts."""
+        request = self._asked()
+        if cut.advance:
+            return request.seek + cut.advance * self._spec.audio.frames_per_token
+        # An advance of 0, possible without the timestamp rules, would repeat this window forever.
+        return self._end_of_text(segments, request)
 
     def _skip_ended_clips(self) -> None:
         while self._clips and self.seek >= self._clips[0][1]:

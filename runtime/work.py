@@ -28,7 +28,7 @@ SHORTEST_TO_CUT = 600
 """Frames from which a window is cut once more where its text leaves speech out: 6 s."""
 
 LEAST_SPEECH = 0.1
-"""Seconds of detected speech that make the rest of a cut window worth decoding."""
+"""Seconds of detected speech that make the rest of a clip worth decoding."""
 
 
 @dataclass
@@ -39,15 +39,13 @@ class Part:
         features: the file's log-mel frames.
         loop: which windows of it, and what their tokens mean.
         language: code of the file's language; with `multilingual`, of the window before.
-        start: its first frame.
         speech: the file's speech, where its clips were cut by it: they end in silence, and what is
-            left after a first window is decoded only if it holds some; None where they were not.
+            left of one after a window is decoded only if it holds some; None where they were not.
     """
 
     features: Features
     loop: WindowLoop
     language: str
-    start: int = 0
     speech: Speech | None = None
 
 
@@ -102,6 +100,7 @@ class Judgement(Enum):
 
     ACCEPT = "accept"
     SEARCH_AGAIN = "search again, at the next temperature"
+    GO_ON = "search for more, after what was found"
     ENCODE_SHORTER = "encode it anew, shorter"
 
 
@@ -119,14 +118,14 @@ class Work:
         self._detected: DetectedLanguage | None = None
         self._attempts: list[Attempt] = []
         self._n_tried = 0  # temperatures, with the window as it is now
+        self._found: WindowResult | None = None  # what stands of what was searched for
 
     @property
     def may_have_speech(self) -> bool:
-        """Whether it is worth decoding: the first window of its part always is."""
-        part = self.part
-        if part.speech is None or self._request.seek == part.start:
+        """Whether it is worth decoding: the first window of a clip always is."""
+        if self.part.speech is None or self._request.begins_clip:
             return True
-        return part.speech.seconds(*self._times()) >= LEAST_SPEECH
+        return self.part.speech.seconds(*self._times()) >= LEAST_SPEECH
 
     def window(self, slot: int) -> EncodedWindow:
         """What is to be encoded into a window slot; nothing follows the frames of a full one."""
@@ -159,45 +158,77 @@ class Work:
         )
         return Task(prompt, slot, (request.seek,))
 
-    def judge(self, result: WindowResult) -> Judgement:
-        """Judge what a search found.
+    def judge(self, result: WindowResult, *, has_room: bool) -> Judgement:
+        """Judge what a search found; `has_room` says whether it could find more after that.
 
-        Text that leaves speech out would leave it out at other temperatures too: the model has to
-        hear less at once.
+        Text that ends before the speech does is gone on with where the window is known to end in
+        silence. Text that leaves speech out would leave it out at other temperatures too: the
+        model has to hear less at once.
         """
         refused = why_refused(result, self.part.loop.judged_by())
-        sparse = None if refused else self._why_sparse(result)
-        why = refused or sparse
-        self._attempts.append(
-            Attempt(result.temperature, result.avg_logprob, result.compression_ratio, why)
-        )
-        self._n_tried += 1
-        if sparse and self._shorten():
-            return Judgement.ENCODE_SHORTER
-        if refused and self._n_tried < len(self._recipe.samplings):
+        if self._found is None or (not refused and self._hears_more(result, self._found)):
+            if self._found is not None:
+                self._attempts.pop()
+            self._found = result
+            self._attempts.append(
+                Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
+            )
+        else:  # going on brought nothing: what was found before stands
+            refused, has_room = None, False
+        if refused:
+            self._n_tried += 1
+            if self._n_tried == len(self._recipe.samplings):
+                return Judgement.ACCEPT
+            self._found = None
             return Judgement.SEARCH_AGAIN
+        if has_room and self._leaves_speech():
+            return Judgement.GO_ON
+        sparse = self._why_sparse()
+        if sparse:
+            self._attempts[-1] = replace(self._attempts[-1], refused=sparse)
+            if self._shorten():
+                return Judgement.ENCODE_SHORTER
         return Judgement.ACCEPT
 
-    def accept(self, result: WindowResult, decoder: Decoder, slot: int, row: int) -> Decoded:
-        """Turn its text into segments, with words where they are wanted.
+    def accept(self, decoder: Decoder, slot: int, row: int) -> Decoded:
+        """Turn the text that was found into segments, with words where they are wanted.
 
         For words the window has to be in its slot still; the row slot is used.
         """
-        recipe = self._recipe
+        recipe, found = self._recipe, self._taken()
         aligner = Aligner(decoder, recipe.tokenizer, self.part.language, recipe.options.task)
         align = partial(aligner.align, window=slot, n_frames=self._request.n_frames, row=row)
-        accepted = self.part.loop.accept(result, align)
-        return self._done(accepted.segments, accepted.skipped, result.no_speech_prob)
+        accepted = self.part.loop.accept(found, align)
+        return self._done(accepted.segments, accepted.skipped, found.no_speech_prob)
 
     def leave_out(self) -> Decoded:
         """Go past it without decoding it: it has no speech."""
         self.part.loop.leave()
         return self._done((), f"less than {LEAST_SPEECH:g} s of speech detected", None)
 
-    def _why_sparse(self, result: WindowResult) -> str | None:
+    def _taken(self) -> WindowResult:
+        if self._found is None:
+            raise RuntimeError("nothing was found yet; judge() first")
+        return self._found
+
+    def _hears_more(self, result: WindowResult, before: WindowResult) -> bool:
+        """Whether it is heard to a later place than what it goes on from, by probable tokens."""
+        loop, floor = self.part.loop, self._recipe.options.logprob_threshold
+        is_improbable = floor is not None and result.new_logprob < floor
+        return not is_improbable and loop.heard_to(result) > loop.heard_to(before)
+
+    def _leaves_speech(self) -> bool:
+        """Whether there is speech after what was found that no next window would hear better."""
+        if self.part.speech is None or not self._request.ends_in_silence:
+            return False
+        rate = self._recipe.spec.audio.frames_per_second
+        heard = self.part.loop.heard_to(self._taken()) / rate
+        return self.part.speech.seconds(heard, self._times()[1]) >= LEAST_SPEECH
+
+    def _why_sparse(self) -> str | None:
         if self.part.speech is None:
             return None
-        n_tokens = sum(token < self._recipe.spec.tokens.eot for token in result.tokens)
+        n_tokens = sum(token < self._recipe.spec.tokens.eot for token in self._taken().tokens)
         return why_sparse(n_tokens, self.part.speech.seconds(*self._times()))
 
     def _shorten(self) -> bool:
@@ -209,6 +240,7 @@ class Work:
         cut = best_cut(speech, request.seek + third, request.seek + 2 * third)
         self._request = self.part.loop.shorten(cut - request.seek)
         self._n_tried = 0
+        self._found = None
         return True
 
     def _done(

@@ -353,6 +353,7 @@ def scripted(
     *,
     no_speech_prob: float = 0.0,
     certainty: float = 20.0,
+    more: Sequence[int] = (),
 ) -> Logits:
     """Logits that follow a script of tokens for each window, then eot.
 
@@ -361,6 +362,7 @@ def scripted(
         script: the tokens a window is to give; the rules still apply.
         no_speech_prob: what `<|nospeech|>` gets at sot.
         certainty: by how much the logit of the scripted token leads.
+        more: tokens that come after those of the script where it may not end there, then eot.
     """
     end_of_prompt = {spec.tokens.sot, spec.tokens.no_timestamps}
     end_of_prompt |= {token for _, token in spec.tokens.languages}
@@ -375,8 +377,11 @@ def scripted(
             return values
         start = max(i for i, token in enumerate(tokens) if token in end_of_prompt) + 1
         n_sampled = len(tokens) - start
-        lines = [*script(window), spec.tokens.eot]
+        said = script(window)
+        lines = [*said, *more, spec.tokens.eot]
         values[lines[min(n_sampled, len(lines) - 1)]] = certainty
+        if more and n_sampled == len(said):
+            values[spec.tokens.eot] = certainty + 5.0
         return values
 
     return logits

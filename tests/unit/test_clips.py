@@ -11,7 +11,7 @@ from fake_decoder import fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwc.runtime.clips import cut_at_silences, heard_clips, requested_clips
+from mwc.runtime.clips import CHAINED, cut_at_silences, heard_parts, requested_clips
 from mwc.runtime.errors import AudioError
 from mwc.runtime.options import make_options
 from mwc.runtime.speech import Clip, Speech
@@ -31,10 +31,14 @@ def speech(seconds: float, *stretches: tuple[float, float]) -> Speech:
     return Speech("silero-vad 6.2", probabilities, round(seconds * 16000))
 
 
-def heard(found: Speech, **options: Any) -> list[Clip]:
+def parts(found: Speech, **options: Any) -> list[list[Clip]]:
     chosen = make_options(**options)
     n_frames = found.n_samples // 160
-    return heard_clips(requested_clips(chosen, SPEC, n_frames, "a.wav"), chosen, found)
+    return heard_parts(requested_clips(chosen, SPEC, n_frames, "a.wav"), chosen, found)
+
+
+def heard(found: Speech, **options: Any) -> list[Clip]:
+    return [clip for part in parts(found, **options) for clip in part]
 
 
 def test_clips_as_asked_for() -> None:
@@ -94,17 +98,51 @@ def test_how_speech_is_found_can_be_changed() -> None:
 
 
 def test_nothing_is_heard_of_silence() -> None:
-    assert heard(speech(100), vad_filter=True) == []
-    assert heard(speech(100), vad_filter=True, batch_size=4) == []
+    assert parts(speech(100), vad_filter=True) == [[]]
+    assert parts(speech(100), vad_filter=True, batch_size=4) == []
 
 
-def test_parts_are_cut_in_the_longest_silence_of_their_last_third() -> None:
-    talk = speech(200, (0, 61), (61.5, 74), (75, 89), (89.4, 148), (150, 200))
+def test_windows_are_cut_in_the_longest_silence_of_their_last_6_s() -> None:
+    talk = speech(105, (0, 20), (22, 24.5), (25.5, 29), (29.4, 51), (54.4, 79), (80, 105))
     assert heard(talk, batch_size=4) == [
-        (0, pytest.approx(7450, abs=4)),
-        (pytest.approx(7450, abs=4), pytest.approx(14900, abs=4)),
-        (pytest.approx(14900, abs=4), 20000),
+        (0, pytest.approx(2500, abs=4)),  # 20 s is too early, and 29.2 s a shorter silence
+        (pytest.approx(2500, abs=4), pytest.approx(5270, abs=4)),
+        (pytest.approx(5270, abs=4), pytest.approx(7950, abs=4)),
+        (pytest.approx(7950, abs=4), 10500),
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "silence", "cut"),
+    [
+        (31, 5, 21),  # neither window is shorter than 10 s: where there is no silence, the last
+        (31, 12, 12),
+        (40, 12, 12),
+        (45, 14, 30),  # the rest would be longer than a window
+        (45, 16, 16),
+        (58, 26, 26),  # three windows, rather than a cut in speech
+        (58, 29, 29),
+        (70, 22, 30),  # that takes three windows: each as long as it can be
+        (70, 25, 25),
+    ],
+)
+def test_the_last_cut_has_more_silences_to_choose_from(
+    seconds: float, silence: float, cut: float
+) -> None:
+    talk = speech(seconds, (0, silence - 0.2), (silence + 0.2, seconds))
+    windows = heard(talk, batch_size=2)
+    assert windows[0] == (0, pytest.approx(100 * cut, abs=7))
+
+
+def test_windows_of_a_batch_are_parts_unless_they_are_to_know_the_text_before() -> None:
+    talk = speech(200, *((k, k + 6.5) for k in range(0, 200, 7)))
+    alone = parts(talk, batch_size=2)
+    assert len(alone) == 8
+    assert parts(talk, batch_size=2, condition_on_previous_text=False) == alone
+    chained = parts(talk, batch_size=2, condition_on_previous_text=True)
+    assert [len(part) for part in chained] == [CHAINED, CHAINED, 2]
+    assert [[clip] for part in chained for clip in part] == alone
+    assert len(parts(talk)) == 1
 
 
 def test_the_number_decoded_together_changes_no_cut() -> None:
@@ -114,19 +152,20 @@ def test_the_number_decoded_together_changes_no_cut() -> None:
 
 
 def test_without_any_silence_parts_are_cut_where_speech_is_least_likely() -> None:
-    found = speech(160, (0, 160))
-    assert cut_at_silences((0, 16000), found)[0][1] == pytest.approx(9000, abs=4)
-    found.probabilities[round(76 * PER_SECOND)] = 0.6
-    assert cut_at_silences((0, 16000), found)[0][1] == pytest.approx(7600, abs=4)
+    found = speech(100, (0, 100))
+    assert cut_at_silences((0, 10000), found)[0][1] == pytest.approx(3000, abs=4)
+    found.probabilities[round(26 * PER_SECOND)] = 0.6
+    assert cut_at_silences((0, 10000), found)[0][1] == pytest.approx(2600, abs=4)
 
 
 def test_a_filter_and_a_batch_leave_out_the_silence_around_parts() -> None:
-    found = speech(300, (10, 105), (200, 201), (210, 215))
+    found = speech(300, (10, 35), (36, 50), (200, 201), (210, 215))
     clips = heard(found, vad_filter=True, batch_size=2)
     assert len(clips) == 3
     assert clips[0][0] == pytest.approx(960, abs=4)
     assert clips[0][1] == clips[1][0]
-    assert clips[1][1] == pytest.approx(10540, abs=4)
+    assert clips[1][0] == pytest.approx(3550, abs=4)
+    assert clips[1][1] == pytest.approx(5040, abs=4)
     assert clips[2] == (pytest.approx(19960, abs=4), pytest.approx(21540, abs=4))
 
 
@@ -146,8 +185,8 @@ def test_parts_are_short_apart_and_lose_nothing(
     asked = [(a, min(b, n_frames)) for a, b in zip(edges[::2], edges[1::2], strict=False)]
     found = Speech("silero-vad 6.2", values, n_samples)
     options = make_options(batch_size=8, vad_filter=use_filter)
-    clips = heard_clips(asked, options, found)
-    assert all(0 < end - start <= 9000 for start, end in clips)
+    clips = [clip for part in heard_parts(asked, options, found) for clip in part]
+    assert all(0 < end - start <= 3000 for start, end in clips)
     assert all(a[1] <= b[0] for a, b in pairwise(clips))
     covered = np.zeros(max(n_frames, 1), bool)
     for start, end in clips:

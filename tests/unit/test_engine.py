@@ -108,10 +108,11 @@ def test_a_window_gives_what_it_gives_alone(tokenizer: Tokenizer, given: dict[st
 
 
 def cut_of(tokenizer: Tokenizer, given: dict[str, Any]) -> list[tuple[int, int]]:
-    from mwc.runtime.clips import heard_clips, requested_clips
+    from mwc.runtime.clips import heard_parts, requested_clips
 
     options = make_options(**{"language": "en", **given, "batch_size": 8})
-    return heard_clips(requested_clips(options, SPEC, SECONDS * 100, "a.wav"), options, talk())
+    clips = requested_clips(options, SPEC, SECONDS * 100, "a.wav")
+    return [clip for part in heard_parts(clips, options, talk()) for clip in part]
 
 
 def test_segments_are_in_order_and_numbered(tokenizer: Tokenizer) -> None:
@@ -221,21 +222,39 @@ def test_language_of_each_window(
 
 
 def test_what_is_left_of_a_window_without_speech_is_not_decoded(tokenizer: Tokenizer) -> None:
-    """The text of each window ends after 10 s; from 41 s on nobody speaks."""
-    speech = talk(60)
-    speech.probabilities[round(41 * 31.25) :] = 0.01
-    logits = scripted(SPEC, lambda window: [B, *b" Ten seconds.", B + 500, B + 500])
+    """The text of a window ends after 10 s; from then on nobody speaks."""
+    speech = talk(20)
+    speech.probabilities[round(10 * 31.25) :] = 0.01
+    logits = scripted(SPEC, lambda window: [B, *b" Ten seconds are over.", B + 500, B + 500])
     decoder = FakeDecoder(SPEC, logits)
-    features: Any = FakeFeatures(6000, SPEC.model.n_mels)
+    features: Any = FakeFeatures(2000, SPEC.model.n_mels)
     options = make_options(language="en", batch_size=2, temperature=0.0)
     transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=speech)
     assert list(transcription)
-    *others, silent = transcription.transcript().windows
-    assert (silent.start, silent.end) == (50.0, 60.0)
+    spoken, silent = transcription.transcript().windows
+    assert (silent.start, silent.end) == (10.0, 20.0)
     assert silent.skipped == "less than 0.1 s of speech detected"
     assert silent.attempts == ()
-    assert [window.skipped for window in others if window.start >= 40] == [None]
-    assert 5000 not in [window.start for window in decoder.encoded]
+    assert spoken.skipped is None
+    assert [window.start for window in decoder.encoded] == [0]
+
+
+def test_a_window_of_a_batch_without_detected_speech_is_decoded(tokenizer: Tokenizer) -> None:
+    """A detector may miss what a model understands; what is silent its own rules tell."""
+    speech = talk(80)
+    speech.probabilities[:] = 0.01
+    logits = scripted(SPEC, lambda window: [B, *b" A song.", B + 1400])
+    decoder = FakeDecoder(SPEC, logits)
+    features: Any = FakeFeatures(8000, SPEC.model.n_mels)
+    for chained in (None, True):
+        options = make_options(
+            language="en", batch_size=2, temperature=0.0, condition_on_previous_text=chained
+        )
+        transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=speech)
+        list(transcription)
+        found = transcription.transcript()
+        assert found.text.count(" A song.") == 3
+        assert [window.skipped for window in found.windows if window.attempts] == [None] * 3
 
 
 class Loud(FakeFeatures):
@@ -338,6 +357,74 @@ def test_a_window_is_not_left_before_speech_that_its_text_does_not_reach(
     transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=talk(29))
     list(transcription)
     assert [window.start for window in transcription.transcript().windows] == [0.0, 10.0]
+
+
+SAID = " Only this much was said at first, as if nothing else came after it."
+SAID_THEN = " And this did."
+FIRST = [B, *SAID.encode(), B + 500]
+MORE = [*SAID_THEN.encode(), B + 1400]
+
+
+def one_window(
+    tokenizer: Tokenizer, script: list[int], more: list[int], **given: Any
+) -> tuple[Transcript, FakeDecoder]:
+    """29 s of speech, of which the script leaves some; `more` comes where it may not end there."""
+    logits = scripted(SPEC, lambda window: said_of(window, {0: script}), certainty=9.0, more=more)
+    decoder = FakeDecoder(SPEC, logits)
+    features: Any = FakeFeatures(2900, SPEC.model.n_mels)
+    options = make_options(language="en", **{"batch_size": 2, "temperature": 0.0, **given})
+    speech = talk(29) if options.batch_size > 1 else None
+    transcription = Transcription(Engine(decoder, tokenizer), features, options, speech=speech)
+    list(transcription)
+    return transcription.transcript(), decoder
+
+
+@pytest.mark.parametrize("given", [{}, {"beam_size": 3}, {"temperature": 0.4, "best_of": 2}])
+@pytest.mark.parametrize(
+    ("script", "more"),
+    [
+        ([*FIRST, B + 500], MORE),  # the next sentence begins, and is left to the next window
+        (FIRST, [B + 500, *MORE]),  # nothing else was said, supposedly
+    ],
+)
+def test_text_that_ends_before_the_speech_is_gone_on_with(
+    tokenizer: Tokenizer, script: list[int], more: list[int], given: dict[str, Any]
+) -> None:
+    found, decoder = one_window(tokenizer, script, more, **given)
+    assert [(s.start, s.end, s.text) for s in found.segments] == [
+        (0.0, 10.0, SAID),
+        (10.0, 28.0, SAID_THEN),
+    ]
+    assert [window.start for window in decoder.encoded] == [0]
+    begun = decoder.prompts[-1]
+    assert begun == (*decoder.prompts[0], *script)
+    (attempt,) = found.windows[0].attempts
+    whole, _ = one_window(tokenizer, [*script, *more], [], **given)
+    # The end that did not count is not in it.
+    assert attempt.avg_logprob == pytest.approx(whole.segments[0].avg_logprob, abs=0.003)
+    assert found.segments[0].tokens + found.segments[1].tokens == (*FIRST, B + 500, *MORE)
+
+
+@pytest.mark.parametrize(
+    ("more", "given"),
+    [
+        ([*b" no" * 40, B + 1400], {}),  # repetitive
+        ([], {}),  # nothing else comes
+        (MORE, {"sample_len": len(FIRST) + 1}),  # no room
+        (MORE, {"batch_size": 1}),  # the window's end is no silence: openai/whisper's way
+    ],
+)
+def test_where_going_on_brings_nothing_the_rest_is_heard_alone(
+    tokenizer: Tokenizer, more: list[int], given: dict[str, Any]
+) -> None:
+    found, decoder = one_window(tokenizer, [*FIRST, B + 500], more, **given)
+    assert [window.start for window in decoder.encoded] == [0, 1000]
+    assert [window.start for window in found.windows][:2] == [0.0, 10.0]
+    assert found.windows[0].end == 29.0
+    (attempt,) = found.windows[0].attempts
+    assert attempt.refused is None
+    assert found.segments[0].text == SAID
+    assert "rest of what" in found.segments[1].text
 
 
 def test_a_batch_needs_the_speech(tokenizer: Tokenizer) -> None:

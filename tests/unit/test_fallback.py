@@ -15,7 +15,7 @@ from mwc.runtime.options import make_options
 from mwc.runtime.report import WindowReport
 
 SPEC = fake_spec()
-GOOD = WindowResult((65,), "A", -0.5, 0.1, 1.0, 0.0)
+GOOD = WindowResult((65,), "A", -0.5, 0.1, 1.0, 0.0, -0.5)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def test_greedy_takes_the_first_candidate_until_eot() -> None:
     assert going_on(search) == {(A, B): (4, -0.75)}
     take(search, {EOT: -1.0})
     assert search.rows == []
-    assert search.best() == Hypothesis((A, B), -1.75)
+    assert search.best() == Hypothesis((A, B), -1.75, -1.0)
+    assert search.best().without_end() == Hypothesis((A, B), -0.75)
 
 
 def test_rows_that_are_cut_off_count_as_they_are() -> None:
@@ -68,7 +69,8 @@ def test_rows_that_are_cut_off_count_as_they_are() -> None:
     take(search, {B: -1.0})
     search.end()
     assert search.rows == []
-    assert search.hypotheses() == [Hypothesis((), pytest.approx(-0.1)), Hypothesis((A, B), -2.0)]
+    ended = pytest.approx(-0.1)
+    assert search.hypotheses() == [Hypothesis((), ended, ended), Hypothesis((A, B), -2.0)]
     assert search.best().tokens == (A, B)  # an empty transcript ranks last
 
 
@@ -142,7 +144,8 @@ def test_a_search_ends_with_as_many_transcripts_as_beams() -> None:
     take(search, {A: -0.1, B: -0.2, EOT: -0.3})
     assert search.hypotheses() == []  # eot came after the best two
     take(search, {EOT: -0.1, C: -1.0, D: -2.0}, {C: -0.3, D: -2.0, EOT: -3.0})
-    assert search.hypotheses() == [Hypothesis((A,), pytest.approx(-0.2))]
+    sum_logprob, end = pytest.approx(-0.2), pytest.approx(-0.1)
+    assert search.hypotheses() == [Hypothesis((A,), sum_logprob, end)]
     assert set(going_on(search)) == {(B, C), (A, C)}
     copies = take(search, {EOT: -0.1, A: -1.0, B: -2.0}, {A: -1.0, B: -2.0, EOT: -3.0})
     assert (copies, search.rows) == ([], [])

@@ -161,7 +161,7 @@ def test_an_alignment_is_needed_where_words_are_wanted(tokenizer: Tokenizer) -> 
 def replace_result(tokens: list[int]) -> Any:
     from mwc.runtime.decode import WindowResult
 
-    return WindowResult(tuple(tokens), "A", -0.1, 0.0, 1.0, 0.0)
+    return WindowResult(tuple(tokens), "A", -0.1, 0.0, 1.0, 0.0, -0.1)
 
 
 def align_text(
