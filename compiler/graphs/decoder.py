@@ -88,10 +88,10 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 
 def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the prompts; choose after each row's last token, read probabilities at its sot."""
-    x_sot, x_last = _run_prompts(scope, values)
     tokens = scope.plan.spec.tokens
-    chosen = _choose(scope, _logits(scope, x_last), values)
-    at_sot = _logits(scope, x_sot)
+    logits = _logits(scope, _run_to_ends(scope, values))  # once where both are one token
+    at_sot, at_last = (ops.gather(logits, values[name].tensor, 0) for name in ("sot", "last"))
+    chosen = _choose(scope, at_last, values)
     no_speech = ops.gather(ops.softmax(at_sot), scope.constant_ids([tokens.no_speech]), 1)
     outputs = [*chosen, ops.squeeze(no_speech, 1)]
     if tokens.languages:
@@ -211,22 +211,15 @@ def run_layers(
     return Ran(x, queries, layer_graph)
 
 
-def _run_prompts(scope: Scope, values: dict[str, Value]) -> tuple[TensorValue, TensorValue]:
-    """The last hidden states [batch, state] at each prompt's sot and at its last token.
+def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
+    """The last hidden states [ends, state] of the tokens `ends`: each prompt's sot and its last.
 
     Of the last layer no others are needed, only the keys and values of all tokens. A GPU, which
     does not wait for the arithmetic of a prompt, runs all of it.
     """
-    if scope.plan.on_gpu:
-        ends = ops.gather(run_layers(scope, values).x, values["ends"].tensor, 0)
-    else:
-        ends = _run_to_ends(scope, values)
-    return ops.gather(ends, values["sot"].tensor, 0), ops.gather(ends, values["last"].tensor, 0)
-
-
-def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
-    """The last hidden states of the tokens `ends` [ends, state]."""
     plan, ends = scope.plan, values["ends"].tensor
+    if plan.on_gpu:
+        return ops.gather(run_layers(scope, values).x, ends, 0)
     i = plan.model.n_text_layer - 1
     x = run_layers(scope, values, n_layers=i).x
     prefix = f"decoder.layers.{i}"
