@@ -113,34 +113,40 @@ class Output:
 
 def plan_output(
     audio: Sequence[str],
-    format_name: str,
+    names: Sequence[str],
     folder: Path | None,
     options: "WriteOptions | None" = None,
 ) -> Output:
     """Decide where transcripts go, and refuse what cannot work before any is made.
 
+    `names` are formats, or "all" for each.
+
     Raises:
-        OptionError: an unknown format; one that needs a folder, without one; a folder that cannot
+        OptionError: an unknown format; some that need a folder, without one; a folder that cannot
             be written to; two audios of one name; an audio that a file would replace; standard
             input twice; a subtitle option for a format without lines.
     """
     from mwc.runtime.writers import WRITERS, WriteOptions
 
     options = options or WriteOptions()
-    if format_name != "all" and format_name not in WRITERS:
-        known = ", ".join(WRITERS)
-        raise OptionError(f"--output-format is one of {known} or all, not {format_name!r}")
-    _refuse_layout(format_name, options)
-    if folder is None and format_name == "all":
-        raise OptionError("--output-format all writes several files, so it needs --output-dir DIR")
-    if folder is None and len(audio) > 1 and format_name not in ONE_AFTER_THE_OTHER:
+    for name in names:
+        if name != "all" and name not in WRITERS:
+            known = ", ".join(WRITERS)
+            raise OptionError(f"--output-format is one of {known} or all, not {name!r}")
+    formats = tuple(WRITERS) if "all" in names else tuple(dict.fromkeys(names))
+    _refuse_layout(formats, options)
+    if folder is None and len(formats) > 1:
+        word = "all" if "all" in names else " and ".join(formats)
         raise OptionError(
-            f"--output-format {format_name} of several inputs needs --output-dir DIR, since stdout "
+            f"--output-format {word} writes several files, so it needs --output-dir DIR"
+        )
+    if folder is None and len(audio) > 1 and formats[0] not in ONE_AFTER_THE_OTHER:
+        raise OptionError(
+            f"--output-format {formats[0]} of several inputs needs --output-dir DIR, since stdout "
             f"can hold one; {' and '.join(ONE_AFTER_THE_OTHER)} can follow one another there"
         )
     if audio.count("-") > 1:
         raise OptionError("- is named twice, and standard input can be read once")
-    formats = tuple(WRITERS) if format_name == "all" else (format_name,)
     if folder is not None:
         _refuse_folder(folder)
         _refuse_same_names(audio)
@@ -189,14 +195,14 @@ def _refuse_folder(folder: Path) -> None:
         )
 
 
-def _refuse_layout(format_name: str, options: "WriteOptions") -> None:
+def _refuse_layout(formats: Sequence[str], options: "WriteOptions") -> None:
     from mwc.runtime.writers import LAYOUT_FORMATS
 
     for name in options.layout:
-        formats = LAYOUT_FORMATS[name]
-        if format_name not in (*formats, "all"):
+        changed = LAYOUT_FORMATS[name]
+        if not set(changed) & set(formats):
             option = name.replace("_", "-")
             raise OptionError(
-                f"--{option} changes {' and '.join(formats)} only; choose one of these with "
+                f"--{option} changes {' and '.join(changed)} only; choose one of these with "
                 "--output-format, or all"
             )

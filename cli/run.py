@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 MUCH = 2.0
 """Seconds of speech without text that are told unasked."""
-TELL_COVERAGE = ("json", "html", "all")
+TELL_COVERAGE = frozenset({"json", "html", "all"})
 """Formats that say which speech has no text."""
 
 
@@ -36,7 +36,7 @@ def command(
     multilingual: options.Multilingual = None,
     language_detection_threshold: options.LanguageDetectionThreshold = None,
     task: options.Task = None,
-    output_format: options.OutputFormat = "txt",
+    output_format: options.OutputFormat = None,
     output_dir: options.OutputDir = None,
     skip_existing: options.SkipExisting = False,
     max_line_width: options.MaxLineWidth = None,
@@ -91,17 +91,19 @@ def command(
     decoding = decoding_options(
         {name: v for name, v in context.params.items() if name not in _NOT_DECODING}
     )
-    if output_format == "html":
+    formats = output_format or ["txt"]
+    if "html" in formats:
         decoding.setdefault("word_timestamps", True)  # its words light up
-    if output_format in TELL_COVERAGE:
+    tells_coverage = not TELL_COVERAGE.isdisjoint(formats)
+    if tells_coverage:
         decoding.setdefault("coverage", True)
-    if coverage and quiet and output_format not in TELL_COVERAGE:
+    if coverage and quiet and not tells_coverage:
         raise OptionError(
             "--coverage tells on stderr, where --quiet says nothing; give one of them"
         )
     given = {name: context.params[name] for name in LAYOUT}
     writing = writing_options(given, decoding)
-    output = plan_output(audio, output_format, output_dir, writing)
+    output = plan_output(audio, formats, output_dir, writing)
     n_threads = read_threads(threads)
     make_options(**decoding)  # a wrong option is told before anything is loaded
     with Display(quiet=quiet) as display:

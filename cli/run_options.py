@@ -30,11 +30,11 @@ Language = Annotated[
 Task = Annotated[str | None, typer.Option("--task", help="transcribe, or translate into English.")]
 
 OutputFormat = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--output-format",
         "-f",
-        help="txt, srt, vtt, tsv, json, lrc, csv, html, or all (each of them, into files).",
+        help="txt (the default), srt, vtt, tsv, json, lrc, csv, html, all; also several times.",
     ),
 ]
 

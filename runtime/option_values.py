@@ -47,6 +47,20 @@ def _read_share(name: str, value: Any) -> float | None:
     return number
 
 
+def _read_logprob(name: str, value: Any) -> float | None:
+    number = _read_number(name, value)
+    if number is not None and number > 0:
+        raise OptionError(f"{name} is {value!r}; it takes a number up to 0, or None.")
+    return number
+
+
+def _read_ratio(name: str, value: Any) -> float | None:
+    number = _read_number(name, value)
+    if number is not None and number <= 0:
+        raise OptionError(f"{name} is {value!r}; it takes a number above 0, or None.")
+    return number
+
+
 def _read_vad(name: str, value: Any) -> VadOptions | None:
     return None if value is None else VadOptions.read(value)
 
@@ -180,9 +194,9 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "prefix": _read_text,
     "hotwords": _read_text,
     "condition_on_previous_text": _read_optional_flag,
-    "no_speech_threshold": _read_number,
-    "logprob_threshold": _read_number,
-    "compression_ratio_threshold": _read_number,
+    "no_speech_threshold": _read_share,
+    "logprob_threshold": _read_logprob,
+    "compression_ratio_threshold": _read_ratio,
     "suppress_tokens": _read_suppress_tokens,
     "suppress_blank": _read_flag,
     "max_initial_timestamp": _read_max_initial_timestamp,

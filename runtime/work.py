@@ -166,13 +166,11 @@ class Work:
         model has to hear less at once.
         """
         refused = why_refused(result, self.part.loop.judged_by())
-        if self._found is None or (not refused and self._hears_more(result, self._found)):
-            if self._found is not None:
-                self._attempts.pop()
-            self._found = result
-            self._attempts.append(
-                Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
-            )
+        if self._found is None:
+            self._take(result, refused)
+        elif not refused and self._hears_more(result, self._found):
+            self._attempts.pop()  # of what it went on from
+            self._take(result, None)
         else:  # going on brought nothing: what was found before stands
             refused, has_room = None, False
         if refused:
@@ -205,6 +203,12 @@ class Work:
         """Go past it without decoding it: it has no speech."""
         self.part.loop.leave()
         return self._done((), f"less than {LEAST_SPEECH:g} s of speech detected", None)
+
+    def _take(self, result: WindowResult, refused: str | None) -> None:
+        self._found = result
+        self._attempts.append(
+            Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
+        )
 
     def _taken(self) -> WindowResult:
         if self._found is None:

@@ -216,6 +216,9 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
         ("--word_timestamps True -f srt --max_line_width 0", "whole number from 1"),
         ("--word_timestamps True -f srt --max_line_count 2", "without max_line_width"),
         ("--output_format all", "needs --output-dir"),
+        ("-f srt -f vtt", "--output-format srt and vtt writes several files, so it needs"),
+        ("-f srt -f doc", "html or all, not 'doc'"),
+        ("--no-speech-threshold 60", "from 0 to 1"),
         ("--compute_type int8", "mwc convert --precision"),
         ("--no-such-option", "--no-such-option"),
         ("--threads many", "--threads takes a whole number, not 'many'"),
@@ -371,6 +374,14 @@ def test_output_dir_that_cannot_be_written_to(
 def test_subtitles_on_stdout(model: StandInModel, artifact: Path, capsys: Captured) -> None:
     assert main(["run", str(artifact), "a.wav", "-q", "--output_format", "srt"]) == 0
     assert capsys.readouterr().out == TRANSCRIPT.to_srt()
+
+
+def test_several_formats(model: StandInModel, artifact: Path, tmp_path: Path) -> None:
+    line = ["run", str(artifact), "a.wav", "-o", str(tmp_path), "-f", "srt", "-f", "json"]
+    assert main([*line, "--output_format", "srt"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.srt", "a.json"}
+    assert (tmp_path / "a.srt").read_text(encoding="utf-8") == TRANSCRIPT.to_srt()
+    assert model.calls == [("a.wav", {"coverage": True})]
 
 
 def test_subtitle_options_with_hyphens_or_underscores(
