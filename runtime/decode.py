@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mwc.runtime.decoder import MOST_AHEAD, Choice, Decoder, Float32, PrefillRow, StepBatch
+from mwc.runtime.decoder import MOST_AHEAD, Choice, Decoder, Float32, Int32, PrefillRow, StepBatch
 from mwc.runtime.prompt import Prompt
 from mwc.runtime.rules import RuleState, rule_columns
 from mwc.runtime.sampling import Sampling
@@ -121,10 +121,10 @@ class DecodingBatch:
         rows = [row for search in searches for row in search.prefill_rows()]
         n_candidates = max(search.n_candidates for search in searches)
         result = self._decoder.prefill(rows, suppress, n_candidates)
-        first = 0
-        for search in searches:
-            search.no_speech_prob = float(result.no_speech_probs[first])
-            first = search.take(result.choice, first)
+        first = np.cumsum([0, *(len(search.rows) for search in searches[:-1])])
+        for search, no_speech_prob in zip(searches, result.no_speech_probs[first], strict=True):
+            search.no_speech_prob = float(no_speech_prob)
+        self._take(searches, result.choice)
 
     def _step(self, searches: "Sequence[RunningSearch]", suppress: Float32) -> None:
         """Feed each row its last token and take the next, or several where nobody has to choose."""
@@ -152,10 +152,19 @@ class DecodingBatch:
                 search.take_ahead(chosen, logprobs)
             return
         n_candidates = max(search.n_candidates for search in searches)
-        choice = self._decoder.step(batch, suppress, n_candidates)
+        self._take(searches, self._decoder.step(batch, suppress, n_candidates))
+
+    def _take(self, searches: "Sequence[RunningSearch]", choice: Choice) -> None:
+        """Hand each search its rows of a choice, and copy the rows that split, all at once."""
         first = 0
+        copies: list[tuple[int, int, int]] = []
         for search in searches:
-            first = search.take(choice, first)
+            rows = slice(first, first + len(search.rows))
+            first = rows.stop
+            copies += search.take(choice.candidates[rows], choice.candidate_logprobs[rows])
+        if copies:
+            sources, targets, lengths = np.array(copies, dtype=np.int32).T
+            self._decoder.copy_rows(sources, targets, lengths)
 
 
 class RunningSearch:
@@ -184,7 +193,6 @@ class RunningSearch:
         self.temperature = strategy.temperature
         self.no_speech_prob = float("nan")
         stream = (*task.stream, round(100 * strategy.temperature))
-        self._decoder = decoder
         self._tokens = spec.tokens
         begun = task.begun
         if begun.tokens:
@@ -244,28 +252,22 @@ class RunningSearch:
             for row, uniform in zip(self.rows, self.uniforms(), strict=True)
         ]
 
-    def take(self, choice: Choice, first: int) -> int:
-        """Take its rows of a choice, from row `first` on; return the row after its last.
+    def take(self, candidates: Int32, logprobs: Float32) -> list[tuple[int, int, int]]:
+        """Take the candidates of its rows, [rows, k] each.
 
-        Rows that split are copied.
+        Returns:
+            What is to be copied where rows split: source and target slots, and how many positions.
         """
-        rows = slice(first, first + len(self.rows))
         wanted = self.n_candidates
-        copies = self._search.take(
-            choice.candidates[rows, :wanted], choice.candidate_logprobs[rows, :wanted]
-        )
+        copies = self._search.take(candidates[:, :wanted], logprobs[:, :wanted])
         self._left -= 1
         if self._left <= 0:
             self._search.end()
-        elif copies:
-            # What is copied has been fed: the prompt and all sampled tokens but the newest.
-            length = self.position(self.rows[0])
-            self._decoder.copy_rows(
-                np.array([copy.source for copy in copies], dtype=np.int32),
-                np.array([copy.target for copy in copies], dtype=np.int32),
-                np.full(len(copies), length, dtype=np.int32),
-            )
-        return rows.stop
+        if not self.rows:
+            return []
+        # What is copied has been fed: the prompt and all sampled tokens but the newest.
+        length = self.position(self.rows[0])
+        return [(copy.source, copy.target, length) for copy in copies]
 
     @property
     def can_go_ahead(self) -> bool:
