@@ -299,12 +299,15 @@ class WindowLoop:
         offset = request.seek * audio.hop_length / audio.sample_rate
         step = audio.frames_per_token * audio.hop_length / audio.sample_rate
         window = request.n_frames * audio.hop_length / audio.sample_rate
+        start, end = piece.start * step, window if piece.end is None else piece.end * step
+        if request.ends_in_silence and start < window:
+            end = min(end, window)  # the next segment may begin there
         text = self._tokenizer.decode(t for t in piece.tokens if t < self._spec.tokens.eot)
         return Segment(
             id=0,
             seek=request.seek,
-            start=offset + piece.start * step,
-            end=offset + (window if piece.end is None else piece.end * step),
+            start=offset + start,
+            end=offset + end,
             text=text,
             tokens=piece.tokens,
             temperature=result.temperature,

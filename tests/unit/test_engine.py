@@ -427,6 +427,17 @@ def test_where_going_on_brings_nothing_the_rest_is_heard_alone(
     assert "rest of what" in found.segments[1].text
 
 
+@pytest.mark.parametrize(("batch_size", "end"), [(1, 30.0), (2, 29.0)])
+def test_segments_of_a_batch_end_with_their_window(
+    tokenizer: Tokenizer, batch_size: int, end: float
+) -> None:
+    """The next window begins there; openai/whisper's timestamps may reach beyond."""
+    found, _ = one_window(
+        tokenizer, [*FIRST, B + 500, *MORE[:-1], B + 1500], [], batch_size=batch_size
+    )
+    assert [segment.end for segment in found.segments] == [10.0, end]
+
+
 def test_a_batch_needs_the_speech(tokenizer: Tokenizer) -> None:
     decoder = FakeDecoder(SPEC, noise(SPEC))
     features: Any = FakeFeatures(300, SPEC.model.n_mels)
