@@ -377,10 +377,11 @@ def test_subtitles_on_stdout(model: StandInModel, artifact: Path, capsys: Captur
 
 
 def test_several_formats(model: StandInModel, artifact: Path, tmp_path: Path) -> None:
-    line = ["run", str(artifact), "a.wav", "-o", str(tmp_path), "-f", "srt", "-f", "json"]
+    folder = tmp_path / "out"
+    line = ["run", str(artifact), "a.wav", "-o", str(folder), "-f", "srt", "-f", "json"]
     assert main([*line, "--output_format", "srt"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"a.srt", "a.json"}
-    assert (tmp_path / "a.srt").read_text(encoding="utf-8") == TRANSCRIPT.to_srt()
+    assert {path.name for path in folder.iterdir()} == {"a.srt", "a.json"}
+    assert (folder / "a.srt").read_text(encoding="utf-8") == TRANSCRIPT.to_srt()
     assert model.calls == [("a.wav", {"coverage": True})]
 
 
