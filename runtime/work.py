@@ -119,6 +119,7 @@ class Work:
         self._attempts: list[Attempt] = []
         self._n_tried = 0  # temperatures, with the window as it is now
         self._found: WindowResult | None = None  # what stands of what was searched for
+        self._heard = 0  # the frame to which that is heard
 
     @property
     def may_have_speech(self) -> bool:
@@ -166,13 +167,17 @@ class Work:
         model has to hear less at once.
         """
         refused = why_refused(result, self.part.loop.judged_by())
-        if self._found is None:
-            self._take(result, refused)
-        elif not refused and self._hears_more(result, self._found):
-            self._attempts.pop()  # of what it went on from
-            self._take(result, None)
-        else:  # going on brought nothing: what was found before stands
-            refused, has_room = None, False
+        heard = self._heard_to(result)
+        goes_on = self._found is not None
+        if goes_on and (refused or self._is_improbable(result) or heard <= self._heard):
+            refused, has_room = None, False  # it brought nothing: what was found before stands
+        else:
+            if goes_on:
+                self._attempts.pop()
+            self._found, self._heard = result, heard
+            self._attempts.append(
+                Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
+            )
         if refused:
             self._n_tried += 1
             if self._n_tried == len(self._recipe.samplings):
@@ -204,29 +209,28 @@ class Work:
         self.part.loop.leave()
         return self._done((), f"less than {LEAST_SPEECH:g} s of speech detected", None)
 
-    def _take(self, result: WindowResult, refused: str | None) -> None:
-        self._found = result
-        self._attempts.append(
-            Attempt(result.temperature, result.avg_logprob, result.compression_ratio, refused)
-        )
-
     def _taken(self) -> WindowResult:
         if self._found is None:
             raise RuntimeError("nothing was found yet; judge() first")
         return self._found
 
-    def _hears_more(self, result: WindowResult, before: WindowResult) -> bool:
-        """Whether it is heard to a later place than what it goes on from, by probable tokens."""
-        loop, floor = self.part.loop, self._recipe.options.logprob_threshold
-        is_improbable = floor is not None and result.new_logprob < floor
-        return not is_improbable and loop.heard_to(result) > loop.heard_to(before)
+    def _is_improbable(self, result: WindowResult) -> bool:
+        """Whether what came after what stood already is."""
+        floor = self._recipe.options.logprob_threshold
+        return floor is not None and result.new_logprob < floor
+
+    def _heard_to(self, result: WindowResult) -> int:
+        """The frame to which the window is heard; its end where the next one hears the rest."""
+        request = self._request
+        if self.part.speech is None or not request.ends_in_silence:
+            return request.seek + request.n_frames
+        return self.part.loop.heard_to(result)
 
     def _leaves_speech(self) -> bool:
         """Whether there is speech after what was found that no next window would hear better."""
-        if self.part.speech is None or not self._request.ends_in_silence:
+        if self.part.speech is None:
             return False
-        rate = self._recipe.spec.audio.frames_per_second
-        heard = self.part.loop.heard_to(self._taken()) / rate
+        heard = self._heard / self._recipe.spec.audio.frames_per_second
         return self.part.speech.seconds(heard, self._times()[1]) >= LEAST_SPEECH
 
     def _why_sparse(self) -> str | None:
