@@ -121,29 +121,17 @@ def convert(
     with ArtifactWriter(out, force=options.force) as writer, ThreadPoolExecutor(1) as aside:
         # The reference is made ready (transformers imported, above all) while MAX compiles.
         reference = aside.submit(open_reference, checkpoint, spec) if verified else None
-        weights_path = f"weights/{options.precision}.safetensors"
         with watch.part("weights"):
-            write_vocabulary(checkpoint.vocabulary, writer.path("tokenizer/x").parent)
-            tensors = write_weights(
-                writer.path(weights_path),
-                mapped_weights(
-                    checkpoint.tensors,
-                    spec,
-                    options.precision,
-                    vnni=all(has_vnni(target) for target in targets),
-                    drafts=options.precision == "f32" and any(t.device == "cpu" for t in targets),
-                ),
-                progress,
-            )
+            weights = _write_weights(writer, checkpoint, spec, options, targets, progress)
         for i, target in enumerate(targets):
             with watch.part(f"compile {target.name}"):
                 path = str(writer.path(entries[i].mef))
-                job = CompileJob(spec, options.precision, target, path, weights=tensors)
+                job = CompileJob(spec, options.precision, target, path, weights=weights.tensors)
                 entries[i] = replace(entries[i], graphs=compile_target(job, progress))
         parts: dict[str, Any] = {
             "spec": spec,
             "targets": tuple(entries),
-            "weights": (WeightsEntry(options.precision, weights_path, tensors),),
+            "weights": (weights,),
             "detector": detector,
             "provenance": _provenance(checkpoint, options, notes),
         }
@@ -164,6 +152,29 @@ def convert(
         parts["provenance"] = _provenance(checkpoint, options, notes)
         written = writer.commit(**parts, progress=progress)
     return ConvertResult(written.path, report, watch.seconds, notes)
+
+
+def _write_weights(
+    writer: ArtifactWriter,
+    checkpoint: Checkpoint,
+    spec: WhisperSpec,
+    options: ConvertOptions,
+    targets: tuple[Target, ...],
+    progress: Progress,
+) -> WeightsEntry:
+    """Write the vocabulary and the weights, as these targets multiply them."""
+    write_vocabulary(checkpoint.vocabulary, writer.path("tokenizer/x").parent)
+    weights = mapped_weights(
+        checkpoint.tensors,
+        spec,
+        options.precision,
+        vnni=all(has_vnni(target) for target in targets),
+        drafts=options.precision == "f32" and any(target.device == "cpu" for target in targets),
+    )
+    path = f"weights/{options.precision}.safetensors"
+    return WeightsEntry(
+        options.precision, path, write_weights(writer.path(path), weights, progress)
+    )
 
 
 def _entry_to_be(target: Target, precision: str) -> TargetEntry:
