@@ -1,5 +1,6 @@
 """Calls of compiled entry points: numpy in, numpy out, and the attention caches between them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -7,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mwc.runtime import scheduling
+from mwc.runtime import host_memory, scheduling
 from mwc.runtime.artifact import TargetEntry
 from mwc.runtime.checks import check_shapes
 from mwc.runtime.devices import device_memory
 from mwc.runtime.errors import DeviceError, first_line
 from mwc.runtime.platform import free_memory
 from mwc.runtime.slot_memory import Sizes
-from mwc.runtime.spec import GraphSignature, TensorSpec
+from mwc.runtime.spec import ITEM_BYTES, GraphSignature, TensorSpec
 
 if TYPE_CHECKING:
     from max.driver import Buffer, Device
@@ -133,8 +134,13 @@ class GraphCaller:
         key = (spec.name, spec.shape)
         if key not in self._caches:
             shape = [size if isinstance(size, int) else self.sizes[size] for size in spec.shape]
-            self._caches[key] = Buffer.zeros(shape, _max_dtype(spec.dtype), self.device)
-            self.device.synchronize()  # it is filled behind our back; a graph may write sooner
+            dtype = _max_dtype(spec.dtype)
+            if self._target.device == "cpu":
+                memory = host_memory.zeros(math.prod(shape) * ITEM_BYTES[spec.dtype])
+                self._caches[key] = Buffer.from_numpy(memory).view(dtype, shape)
+            else:
+                self._caches[key] = Buffer.zeros(shape, dtype, self.device)
+                self.device.synchronize()  # filled behind our back; a graph may write sooner
         return self._caches[key]
 
     def cache_array(self, name: str) -> Array:

@@ -9,7 +9,7 @@ row stand together, in ascending positions. Queries arrive scaled by 1/8 = 64^-0
 from std.math import exp
 from std.sys import CompilationTarget, size_of
 
-from .linear import LINE, SERIAL_WORK, fetch_ahead, larger
+from .linear import AHEAD, LINE, SERIAL_WORK, fetch_ahead, larger
 from .parallel import share
 
 comptime F32 = DType.float32
@@ -39,8 +39,12 @@ def scores_of[KV: DType, rows: Int](
     stride: Int,
     keys: Pointer[Scalar[KV], _],
     block: Int,
+    ahead: Int = AHEAD,
 ) -> Array[Vector, rows]:
-    """Scores of q[rows, 64], `stride` apart, against the 16 keys of one block."""
+    """Scores of q[rows, 64], `stride` apart, against the 16 keys of one block.
+
+    What lies `ahead` bytes behind the block is fetched meanwhile.
+    """
     var packed = keys.unsafe_offset(block * KEY_BLOCK)
     comptime AT_ONCE = CHAINS if MANY_REGISTERS or rows == 1 else 2
     var scores = Array[Vector, length=rows](fill=Vector(0))
@@ -50,7 +54,7 @@ def scores_of[KV: DType, rows: Int](
             comptime chain = d % CHAINS - first
             comptime if 0 <= chain < AT_ONCE:
                 comptime if d * LANES * size_of[Scalar[KV]]() % LINE == 0:
-                    fetch_ahead(packed.unsafe_offset(d * LANES))
+                    fetch_ahead(packed.unsafe_offset(d * LANES), ahead)
                 var key = packed.unsafe_load[width=LANES](d * LANES).cast[F32]()
                 comptime for r in range(rows):
                     var query = Vector(q[unsafe_offset=r * stride + d])
@@ -69,17 +73,18 @@ def mix_values[KV: DType, rows: Int, first: Int, width: Int](
     scores: Pointer[Float32, _],
     scale: Array[Float32, rows],
     n: Int,
+    ahead: Int,
 ):
     """Part of `attend`: `width` vectors of the head's 4, from `first` on."""
     var sums = Array[Vector, length=PHASES * rows * width](fill=Vector(0))
 
     @always_inline
-    def add[phases: Int](t: Int) {mut sums, var values, var scores}:
+    def add[phases: Int](t: Int) {mut sums, var values, var scores, var ahead}:
         comptime for phase in range(phases):
             var value = values.unsafe_offset((t + phase) * HEAD + first * LANES)
             comptime for i in range(width):
-                comptime for ahead in range(0, LANES, LINE // size_of[Scalar[KV]]()):
-                    fetch_ahead(value.unsafe_offset(i * LANES + ahead))
+                comptime for line in range(0, LANES, LINE // size_of[Scalar[KV]]()):
+                    fetch_ahead(value.unsafe_offset(i * LANES + line), ahead)
                 var v = value.unsafe_load[width=LANES](i * LANES).cast[F32]()
                 comptime for r in range(rows):
                     comptime j = (r * width + i) * PHASES + phase
@@ -109,16 +114,19 @@ def attend[KV: DType, rows: Int](
     values: Pointer[Scalar[KV], _],
     scores: Pointer[mut=True, Float32, _],
     n: Int,
+    key_ahead: Int = AHEAD,
+    value_ahead: Int = AHEAD,
 ):
     """mixed[rows, 64] = softmax(q[rows, 64] · keysᵀ) · values over the first n positions of a head.
 
     Rows of q and of mixed are `stride` apart; scores has room for [rows, MAX_POSITIONS]. A row's
-    sums do not depend on how many rows share the keys.
+    sums do not depend on how many rows share the keys. What lies so many bytes behind the keys and
+    the values is fetched into cache meanwhile.
     """
     var blocks = (n + LANES - 1) // LANES
     var highest = Array[Vector, length=rows](fill=Vector(MASKED))
     for block in range(blocks):
-        var s = scores_of[KV, rows](q, stride, keys, block)
+        var s = scores_of[KV, rows](q, stride, keys, block, key_ahead)
         comptime for r in range(rows):
             for lane in range(n - block * LANES, LANES):
                 s[r][lane] = MASKED
@@ -135,10 +143,10 @@ def attend[KV: DType, rows: Int](
             scores.unsafe_store(at, e)
         scale[r] = 1.0 / totals.reduce_add()
     comptime if rows == 1:
-        mix_values[KV, rows, 0, 4](mixed, stride, values, scores, scale, n)
+        mix_values[KV, rows, 0, 4](mixed, stride, values, scores, scale, n, value_ahead)
     else:
-        mix_values[KV, rows, 0, 2](mixed, stride, values, scores, scale, n)
-        mix_values[KV, rows, 2, 2](mixed, stride, values, scores, scale, n)
+        mix_values[KV, rows, 0, 2](mixed, stride, values, scores, scale, n, value_ahead)
+        mix_values[KV, rows, 2, 2](mixed, stride, values, scores, scale, n, value_ahead)
 
 
 @always_inline
@@ -192,19 +200,24 @@ def self_attend_run[KV: DType](
     positions: Pointer[Int32, _],
     starts: Pointer[Int, _],
     item: Int,
+    following: Int,
     cache: CacheShape,
 ):
     """One head of one run of tokens of the same row, of qkv[n, 3 * state].
 
     Their keys and values are written into the row, and each attends up to itself: a run is causal
     in itself and touches nothing else. `starts` [runs + 1] is where the runs begin; `item` counts
-    runs * heads.
+    runs * heads. What the item `following` reads is fetched meanwhile: a head's keys are so few
+    that what a CPU fetches by itself comes late.
     """
     var state = cache.heads * HEAD
     var head = item % cache.heads
     var begin = starts[unsafe_offset=item // cache.heads]
     var end = starts[unsafe_offset=item // cache.heads + 1]
     var slot = (cache.first + Int(rows[unsafe_offset=begin])) * cache.heads + head
+    var row_after = rows[unsafe_offset=starts[unsafe_offset=following // cache.heads]]
+    var slot_after = (cache.first + Int(row_after)) * cache.heads + following % cache.heads
+    var ahead = (slot_after - slot) * size_of[Scalar[KV]]()
     var head_keys = keys.unsafe_offset(slot * cache.key_size)
     var head_values = values.unsafe_offset(slot * cache.value_size)
     var scores = Array[Float32, length=MAX_POSITIONS](uninitialized=True)
@@ -215,7 +228,8 @@ def self_attend_run[KV: DType](
         write_value[KV](head_values, q.unsafe_offset(2 * state), position)
         attend[KV, 1](
             mixed.unsafe_offset(i * state + head * HEAD), q, state, head_keys, head_values,
-            scores.unsafe_ptr(), position + 1,
+            scores.unsafe_ptr(), position + 1, ahead * cache.key_size,
+            ahead * cache.value_size,
         )
 
 
@@ -233,17 +247,18 @@ def self_attend[KV: DType](
     """Write n tokens' keys and values of qkv[n, 3 * state] into their rows, attend up to each."""
     var starts = runs_of(rows, n, n)
     var start_ptr = starts.unsafe_ptr()
+    var items = (len(starts) - 1) * cache.heads
 
-    def head_of_run(item: Int) {var mixed, var keys, var values, var qkv, var rows, var positions, var start_ptr, var cache}:
+    def head_of_run(item: Int) {var items, var mixed, var keys, var values, var qkv, var rows, var positions, var start_ptr, var cache}:
         self_attend_run[KV](
-            mixed, keys, values, qkv, rows, positions, start_ptr, item, cache
+            mixed, keys, values, qkv, rows, positions, start_ptr, item, min(item + 1, items - 1), cache
         )
 
     var seen = 0
     for i in range(n):
         seen += Int(positions[unsafe_offset=i]) + 1
     var work = 2 * seen * cache.heads * HEAD
-    share(head_of_run, (len(starts) - 1) * cache.heads, serial=work < SERIAL_WORK)
+    share(head_of_run, items, serial=work < SERIAL_WORK)
     _ = starts^
 
 

@@ -194,10 +194,13 @@ struct DecoderLayerInt8:
         var cross_cache = byte_shape_of(cross_k, cross_v, layer)
         var window_runs = len(window_starts) - 1
 
+        var row_items = (len(row_starts) - 1) * self_cache.heads
+
         def self_attention(item: Int) {imm}:
+            # The item after those that other threads are at.
             self_attend_run[KV](
                 mixed, self_key_ptr, self_value_ptr, wide, row_ptr, position_ptr, row_start_ptr,
-                item, self_cache,
+                item, min(item + threads, row_items - 1), self_cache,
             )
 
         def cross_attention(item: Int) {imm}:
@@ -215,7 +218,7 @@ struct DecoderLayerInt8:
                 wide, words, units, qkv_w.unsafe_ptr(), qkv_scale.unsafe_ptr(), qkv_bias.unsafe_ptr(),
                 x_ptr, n, 3 * state, state, threads, counters, 1,
             )
-            work_through(self_attention, (len(row_starts) - 1) * self_cache.heads, counters, 2)
+            work_through(self_attention, row_items, counters, 2)
             quantize_phase(words, units, mixed, n, state, counters, 3)
             product_phase[BIAS_RESIDUAL](
                 first, words, units, self_out_w.unsafe_ptr(), self_out_scale.unsafe_ptr(), self_out_bias.unsafe_ptr(),

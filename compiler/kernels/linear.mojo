@@ -128,14 +128,14 @@ def layer_norm_rows(
 
 
 @always_inline
-def fetch_ahead[T: DType](w: Pointer[Scalar[T], _]):
-    """Ask for the cache line AHEAD bytes behind w, which need not be there.
+def fetch_ahead[T: DType](w: Pointer[Scalar[T], _], ahead: Int = AHEAD):
+    """Ask for the cache line `ahead` bytes behind w, which need not be there.
 
     What CPUs fetch by themselves when reads are sequential is not enough (LM head of tiny.en in
     float16, one row, 2 Zen 3 CPUs: 15 GB/s without, 25 with; in int8, each CPU: 17 and 25).
     """
     prefetch[PrefetchOptions().for_read().high_locality().to_data_cache()](
-        w.bitcast[UInt8]().unsafe_offset(AHEAD)
+        w.bitcast[UInt8]().unsafe_offset(ahead)
     )
 
 
