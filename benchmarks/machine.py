@@ -10,6 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+ISA_LIMITS = ("CT2_FORCE_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
+"""Environment variables that hold faster-whisper to a part of the CPU's instructions."""
+
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:
     """Describe this machine, the versions that count, the command line and how busy it was."""
@@ -22,8 +25,14 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
         "versions": {name: package_version(name) for name in sorted(set(packages))},
         "load_average": round(os.getloadavg()[0], 2),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """The command of this process, behind what limits other engines' instructions."""
+    limits = [f"{name}={os.environ[name]}" for name in ISA_LIMITS if name in os.environ]
+    return shlex.join([*limits, "python", *sys.argv])
 
 
 def machine_lines(found: dict[str, Any]) -> list[str]:
