@@ -11,6 +11,7 @@ from mwc.runtime.artifact import (
     select_target,
 )
 from mwc.runtime.errors import OptionError, TargetError, first_line
+from mwc.runtime.max_import import import_max
 from mwc.runtime.threads import open_cpu
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def accelerators(
     wanted = [target for target in targets if device in ("auto", "gpu", target.name)]
     if all(target.device == "cpu" for target in wanted):
         return {}
+    import_max()
     from max.driver import Accelerator, accelerator_api, accelerator_count
 
     try:

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from mwc.runtime.errors import OptionError
+from mwc.runtime.max_import import import_max
 from mwc.runtime.platform import usable_cpus
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def _open_cpu(threads: int | None) -> "Device":
             f"threads is {threads}, but this process already runs models on {_threads}: MAX keeps "
             "the first number; use the same, or another process."
         )
+    import_max()
     from max.driver import CPU
 
     if _threads is not None:

@@ -12,7 +12,7 @@ from mwc.runtime.platform import usable_cpus
 PRELUDE = """
     import os
     from pathlib import Path
-    import max.driver  # what it starts is there before the workers
+    import max.engine  # what it starts is there before the workers
     from mwc.runtime import OptionError
     from mwc.runtime.threads import open_cpu
 

@@ -1,7 +1,7 @@
 """How fast each entry point and each kernel is, as a share of what the machine can do.
 
-    python benchmarks/kernels.py ARTIFACT…              # entry points of artifacts
-    python benchmarks/kernels.py ARTIFACT… --alone      # and each kernel by itself
+    python benchmarks/kernel_times.py ARTIFACT…              # entry points of artifacts
+    python benchmarks/kernel_times.py ARTIFACT… --alone      # and each kernel by itself
 
 Every figure is the best of many runs: what the code can do, whatever else the machine is at; the
 CPU time, of all threads, is what counts on a busy one. The encoder is held against the ceiling of
