@@ -169,19 +169,40 @@ def select_target(
     if not wanted:
         raise TargetError(
             f"{artifact.path} holds no {device} target, only {', '.join(names) or 'none at all'}; "
-            f"mwc convert {artifact.path} --add-target {device} adds it."
+            f"{_how_to_add(artifact, device)}."
         )
     present = frozenset(accelerators)
     obstacles = {target.name: _obstacle(target, present) for target in wanted}
     able = [target for target in wanted if obstacles[target.name] is None]
     if not able:
         reasons = "; ".join(f"{name} {why}" for name, why in obstacles.items())
-        raise TargetError(
-            f"{artifact.path} cannot run on this machine: {reasons}; convert with a target that "
-            "fits, for example mwc convert … --target cpu:x86-64-v3, or add one to this artifact "
-            "with --add-target."
+        remedy = (
+            "convert with a target that fits, for example mwc convert … --target cpu:x86-64-v3, or "
+            "add one to this artifact with --add-target"
         )
+        others = [t for t in targets if t not in wanted and _obstacle(t, present) is None]
+        if others:
+            raise TargetError(
+                f"{artifact.path} has no {device} target that can run on this machine: {reasons}; "
+                f"use --device {others[0].device}, which can, or {remedy}."
+            )
+        raise TargetError(f"{artifact.path} cannot run on this machine: {reasons}; {remedy}.")
     return max(able, key=lambda target: (target.device != "cpu", len(target.cpu_features)))
+
+
+def _how_to_add(artifact: Artifact, device: str) -> str:
+    """What to do where an artifact holds no target for the CPU, or none for a GPU."""
+    if device == "cpu":
+        return f"mwc convert {artifact.path} --add-target cpu adds it"
+    if artifact.manifest.weights[0].precision == "int8":
+        return (
+            "use --device cpu, or convert its checkpoint once more for your GPU, for example with "
+            "--precision bf16 --target cuda:sm_90a: int8 weights are for CPUs"
+        )
+    return (
+        f"use --device cpu, or add your GPU's, for example with mwc convert {artifact.path} "
+        "--add-target cuda:sm_90a"
+    )
 
 
 def missing_features(target: TargetEntry) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from mwc.runtime.bench_cases import (
     cases_of,
     fill_windows,
     step_name,
+    steps_name,
 )
 from mwc.runtime.floor import Rates, measure_rates
 from mwc.runtime.model import Model, load
@@ -246,7 +247,8 @@ def _clip_time(
     floors = {stage.name: stage.floor for stage in stages}
     mel, encode, prefill, step = (floors[name] for name in (LOG_MEL, ENCODE, PREFILL, step_name(1)))
     floor = None
-    if mel and encode and prefill and step:
+    drafted = steps_name(1, drafted=True) in floors  # several tokens for one reading of weights
+    if mel and encode and prefill and step and not drafted:
         floor = transcript.duration / 30 * mel + windows * (encode + prefill) + tokens * step
     return ClipTime(
         Path(audio).name,

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from mwc.runtime.artifact import Artifact, installed_max, missing_features
@@ -23,7 +24,10 @@ def describe(artifact: Artifact) -> str:
     parts += [(f"Target {t.name}", _target_rows(t)) for t in artifact.manifest.targets]
     parts += [
         ("Weights", _weight_rows(artifact)),
-        ("Parity", _parity_rows(read_parity(artifact))),
+        (
+            "Parity",
+            _parity_rows(read_parity(artifact), [t.name for t in artifact.manifest.targets]),
+        ),
         ("Files", [(e.path, f"{e.size:,} bytes, {e.sha256}") for e in artifact.manifest.files]),
     ]
     return "\n\n".join(_section(title, rows) for title, rows in parts if rows)
@@ -175,13 +179,20 @@ def _weight_rows(artifact: Artifact) -> Rows:
     return rows
 
 
-def _parity_rows(parity: dict[str, Any] | None) -> Rows:
+def _unverified_rows(parity: dict[str, Any], targets: Sequence[str]) -> Rows:
+    """The targets that the report is not about: another machine's, or added later."""
+    left = [name for name in targets if name not in (parity.get("targets") or targets)]
+    return [("not verified", ", ".join(left))] if left else []
+
+
+def _parity_rows(parity: dict[str, Any] | None, targets: Sequence[str] = ()) -> Rows:
     """The report's verdict and its stages; every field is optional, as another mwc wrote it."""
     if parity is None:
         return [("verified", "no (mwc verify compares it with its checkpoint)")]
     verdict = "passed" if parity.get("ok") else "FAILED"
     rows = [
         ("verified", f"{verdict}, against {parity.get('reference', 'an unnamed reference')}"),
+        *_unverified_rows(parity, targets),
         ("bound", f"{parity.get('bound', '?')} relative, {parity.get('precision', '?')}"),
         (
             "greedy tokens",

@@ -20,7 +20,7 @@ from mwc.runtime.errors import DeviceError, OptionError
 from mwc.runtime.fleet_run import FleetRun, Found
 from mwc.runtime.fleet_worker import Worker, end, receive, start_worker
 from mwc.runtime.options import make_options
-from mwc.runtime.platform import cpus_by_node
+from mwc.runtime.platform import cpus_by_node, usable_cpus
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.stop import Event
 
@@ -49,21 +49,26 @@ def load_fleet(
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise OptionError(f"devices is {devices!r}; it takes all, or at least one device.")
     names = tuple(name.strip() for name in names)
-    shares = iter(_shares(names.count("cpu")))
-    workers = [
-        start_worker(artifact.path, name, next(shares) if name == "cpu" else [], threads)
-        for name in names
-    ]
+    on_cpu = [name.startswith("cpu") for name in names]
+    shares = iter(_shares(sum(on_cpu)))
+    workers = []
+    for name, shared in zip(names, on_cpu, strict=True):
+        cpus = next(shares) if shared else []
+        limit = usable_cpus() // sum(on_cpu) if shared else None
+        workers.append(start_worker(artifact.path, name, cpus, threads or limit))
     return Fleet(workers)
 
 
 def _shares(n: int) -> list[list[int]]:
-    """The CPUs that each of `n` CPU workers gets: all of them, cut in equal parts."""
-    cpus = cpus_by_node()
-    if n > len(cpus):
+    """The CPUs that each of `n` CPU workers gets: all of them, cut in equal parts.
+
+    Where a control group's quota is less than all, each may run on its part, but in fewer threads.
+    """
+    cpus, usable = cpus_by_node(), usable_cpus()
+    if n > usable:
         raise OptionError(
-            f"devices names the CPU {n} times; this process may use {len(cpus)} CPUs, so at most "
-            f"{len(cpus)} times is allowed."
+            f"devices names the CPU {n} times; this process may use {usable} CPUs, so at most "
+            f"{usable} times is allowed."
         )
     return [list(map(int, share)) for share in np.array_split(cpus, n)] if n else []
 

@@ -45,7 +45,8 @@ class TranscribeOptions:
             with; what comes out is what follows it.
         hotwords: words to expect, put before the previous text of every window.
         condition_on_previous_text: give each window the text before it as its prompt; None for
-            True, but that the windows of a batch are decoded each by itself.
+            True, but that the windows of a batch know no text but their own: only what is left
+            of one that ends early is given what it said so far.
         no_speech_threshold: skip a window whose no_speech_prob is above this and whose
             avg_logprob is not above `logprob_threshold`; None skips nothing.
         logprob_threshold: a window whose avg_logprob is below this is decoded at the next

@@ -251,10 +251,14 @@ def test_no_gpu_or_another(three_targets: Path) -> None:
         select_target(found, "gpu")
     with pytest.raises(TargetError, match=r"needs a cuda sm_90a \(present: cuda sm_80\)"):
         select_target(found, "gpu", [("cuda", "sm_80")])
+    with pytest.raises(TargetError, match=r"use --device cpu, which can, or convert with a target"):
+        select_target(found, "gpu")
 
 
 def test_a_device_the_artifact_has_nothing_for(folder: Path) -> None:
     with pytest.raises(TargetError, match="holds no gpu target, only cpu"):
+        select_target(open_artifact(folder), "gpu")
+    with pytest.raises(TargetError, match=r"use --device cpu, or add .* --add-target cuda:sm_90a"):
         select_target(open_artifact(folder), "gpu")
     with pytest.raises(
         OptionError, match="device is 'tpu'; it must be auto, cpu, gpu, or a target"

@@ -1,6 +1,7 @@
 """What `mwc inspect` shows of an artifact."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ PARITY = {
     "differences": [],
     "ok": False,
 }
+
+
+def test_a_target_that_was_never_verified_is_named(tmp_path: Path) -> None:
+    extra = {"parity.json": json.dumps({**PARITY, "targets": ["another"]}).encode()}
+    text = describe(write_small_artifact(tmp_path / "out", extra=extra))
+    assert re.search(rf"not verified +{target().name}\n", text)
+    extra = {"parity.json": json.dumps({**PARITY, "targets": [target().name]}).encode()}
+    assert "not verified" not in describe(write_small_artifact(tmp_path / "two", extra=extra))
 
 
 def test_text_shows_every_part(tmp_path: Path) -> None:

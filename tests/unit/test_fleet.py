@@ -329,9 +329,27 @@ def test_memory_shortage_of_one_device_ends_the_run() -> None:
         list(fleet.transcribe_many(["a"]))
 
 
+def test_a_quota_is_shared_out_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_small_artifact(tmp_path / "out")
+    asked: list[tuple[str, list[int], int | None]] = []
+
+    def start(path: Path, device: str, cpus: list[int], threads: int | None) -> None:
+        asked.append((device, cpus, threads))
+
+    monkeypatch.setattr(fleet_module, "start_worker", start)
+    monkeypatch.setattr(fleet_module, "Fleet", list)
+    monkeypatch.setattr(fleet_module, "cpus_by_node", lambda: list(range(16)))
+    monkeypatch.setattr(fleet_module, "usable_cpus", lambda: 4)
+    fleet_module.load_fleet(tmp_path / "out", "cpu,cpu-host")
+    assert asked == [("cpu", list(range(8)), 2), ("cpu-host", list(range(8, 16)), 2)]
+    with pytest.raises(OptionError, match="names the CPU 5 times; this process may use 4 CPUs"):
+        fleet_module.load_fleet(tmp_path / "out", ["cpu"] * 5)
+
+
 def test_cpus_are_shared_out_by_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "_NODES", tmp_path)
     monkeypatch.setattr(platform.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 6})
+    monkeypatch.setattr(platform.control_group, "cpu_quotas", list)
     for cpu in range(8):
         (tmp_path / f"node{cpu % 2}/cpu{cpu}").mkdir(parents=True)
     assert platform.cpus_by_node() == [0, 2, 4, 6, 1, 3]
