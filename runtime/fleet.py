@@ -53,16 +53,15 @@ def load_fleet(
     shares = iter(_shares(sum(on_cpu)))
     workers = []
     for name, shared in zip(names, on_cpu, strict=True):
-        cpus = next(shares) if shared else []
-        limit = usable_cpus() // sum(on_cpu) if shared else None
-        workers.append(start_worker(artifact.path, name, cpus, threads or limit))
+        cpus, most = next(shares) if shared else ([], None)
+        workers.append(start_worker(artifact.path, name, cpus, threads or most))
     return Fleet(workers)
 
 
-def _shares(n: int) -> list[list[int]]:
-    """The CPUs that each of `n` CPU workers gets: all of them, cut in equal parts.
+def _shares(n: int) -> list[tuple[list[int], int]]:
+    """The CPUs that each of `n` CPU workers gets, all of them cut in equal parts, and its threads.
 
-    Where a control group's quota is less than all, each may run on its part, but in fewer threads.
+    Threads are as many as its CPUs, or its part of a control group's quota where that is less.
     """
     cpus, usable = cpus_by_node(), usable_cpus()
     if n > usable:
@@ -70,7 +69,10 @@ def _shares(n: int) -> list[list[int]]:
             f"devices names the CPU {n} times; this process may use {usable} CPUs, so at most "
             f"{usable} times is allowed."
         )
-    return [list(map(int, share)) for share in np.array_split(cpus, n)] if n else []
+    if n == 0:
+        return []
+    parts, turns = np.array_split(cpus, n), np.array_split(range(usable), n)
+    return [(part.tolist(), len(turn)) for part, turn in zip(parts, turns, strict=True)]
 
 
 class Fleet(Closing):

@@ -354,7 +354,8 @@ def test_cpus_are_shared_out_by_node(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / f"node{cpu % 2}/cpu{cpu}").mkdir(parents=True)
     assert platform.cpus_by_node() == [0, 2, 4, 6, 1, 3]
     assert fleet_module._shares(0) == []
-    assert fleet_module._shares(2) == [[0, 2, 4], [6, 1, 3]]
+    assert fleet_module._shares(2) == [([0, 2, 4], 3), ([6, 1, 3], 3)]
+    assert fleet_module._shares(4) == [([0, 2], 2), ([4, 6], 2), ([1], 1), ([3], 1)]
     with pytest.raises(OptionError, match="names the CPU 7 times; this process may use 6 CPUs"):
         fleet_module._shares(7)
 
