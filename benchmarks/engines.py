@@ -6,6 +6,7 @@ the defaults of all three. More is asked for by options under openai/whisper's n
 three share.
 """
 
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,7 +325,7 @@ class WhisperCpp:
         if options != GREEDY:
             raise ValueError(f"whisper.cpp is asked for greedy decoding only, not {options}")
         found = self.model.transcribe(
-            str(audio) if isinstance(audio, Path) else audio,
+            samples_by_ffmpeg(audio) if isinstance(audio, Path) else audio,
             new_segment_callback=lambda segment: heard(),
             language=language,
             no_timestamps=not timestamps,
@@ -335,6 +336,13 @@ class WhisperCpp:
         )
         pieces = tuple(Piece(s.t0 / 100, s.t1 / 100, 0, s.text, ()) for s in found)
         return Result("".join(f" {piece.text.strip()}" for piece in pieces), pieces)
+
+
+def samples_by_ffmpeg(audio: Path) -> npt.NDArray[np.float32]:
+    """A file's samples, 16 kHz mono, float32 [n]: pywhispercpp refuses a WAV of another rate."""
+    line = ["ffmpeg", "-loglevel", "error", "-nostdin", "-i", str(audio)]
+    line += ["-f", "f32le", "-ac", "1", "-ar", "16000", "-"]
+    return np.frombuffer(subprocess.run(line, check=True, capture_output=True).stdout, np.float32)
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {

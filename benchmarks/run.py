@@ -131,13 +131,17 @@ def short_clips(count: int, language: str) -> dict[str, str]:
 
 
 def measure_engines(arguments: argparse.Namespace) -> dict[str, list[Measured]]:
-    """Run every engine in turn, round after round."""
+    """Run every engine in turn, round after round; one that fails is left out."""
     weights = weights_for(arguments)
     found: dict[str, list[Measured]] = {name: [] for name in arguments.engines}
     for number in range(arguments.rounds):
-        for name in arguments.engines:
+        for name in list(found):
             say(f"round {number + 1} of {arguments.rounds}: {name}")
-            found[name].append(measure(name, weights[name], arguments))
+            try:
+                found[name].append(measure(name, weights[name], arguments))
+            except subprocess.CalledProcessError:
+                say(f"{name} failed, as its traceback says; it is left out")
+                del found[name]
     return found
 
 
@@ -199,6 +203,11 @@ def main() -> None:
     )
     results = ROOT / "benchmarks" / "results"
     say("\n" + write_report(report, results))
+    left_out = [
+        name for name in arguments.engines if "engines" in parts and name not in report.engines
+    ]
+    if left_out:
+        sys.exit(f"left out, since they failed: {', '.join(left_out)}")
     if report.engines:
         draw(report, results)
 
