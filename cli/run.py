@@ -219,29 +219,61 @@ def _transcribe_one(model: "Model", name: str, job: Job, display: Display) -> No
 
 
 def _transcribe_together(model: "Model | Fleet", job: Job, display: Display) -> int:
-    started, seconds, failed = time.perf_counter(), 0.0, 0
+    """Files are written as they are done; on stdout texts come in order.
+
+    Where it ends early, by an error or Ctrl-C, stdout gets what is done and was waiting for others.
+    """
+    started, tally = time.perf_counter(), _Tally()
     inputs = (_input(name) for name in job.audio)
-    found = model.transcribe_many(inputs, progress=display, skip_errors=True, **job.decoding)
-    for name, transcript in zip(job.audio, found, strict=True):
-        if isinstance(transcript, AudioError):
-            if len(job.audio) == 1:
-                raise transcript
-            failed += 1
-            display.warn(str(transcript))
-            continue
-        seconds += _heard(transcript, job)
-        try:
-            with display.aside():
-                _put(name, transcript, job.output)
-        except OutputError as error:
-            if len(job.audio) == 1:
-                raise
-            failed += 1
-            display.warn(str(error))
-        _tell(name, transcript, job, display)
-    speed = format_speed(seconds, time.perf_counter() - started)
-    display.note(speed if len(job.audio) == 1 else f"{len(job.audio) - failed} files: {speed}")
-    return failed
+    completed = model.transcribe_as_completed(inputs, progress=display, **job.decoding)
+    waiting: dict[int, Transcript | AudioError] = {}
+    n_given = 0
+    try:
+        for number, found in completed:
+            waiting[number] = found
+            if job.output.folder is not None:
+                _give(job.audio[number], waiting.pop(number), job, display, tally)
+            while n_given in waiting:
+                _give(job.audio[n_given], waiting.pop(n_given), job, display, tally)
+                n_given += 1
+    finally:
+        for number in sorted(waiting):
+            _give(job.audio[number], waiting[number], job, display, tally)
+    speed = format_speed(tally.seconds, time.perf_counter() - started)
+    n_transcribed = len(job.audio) - tally.failed
+    display.note(speed if len(job.audio) == 1 else f"{n_transcribed} files: {speed}")
+    return tally.failed
+
+
+@dataclass
+class _Tally:
+    """What several files came to: seconds of audio transcribed, and files that failed."""
+
+    seconds: float = 0.0
+    failed: int = 0
+
+
+def _give(
+    name: str, found: "Transcript | AudioError", job: Job, display: Display, tally: _Tally
+) -> None:
+    """Print or write one of several files, or tell why it has no transcript.
+
+    Raises:
+        AudioError, OutputError: of the only one.
+    """
+    try:
+        if isinstance(found, AudioError):
+            raise found
+        tally.seconds += _heard(found, job)
+        with display.aside():
+            _put(name, found, job.output)
+    except (AudioError, OutputError) as error:
+        if len(job.audio) == 1:
+            raise
+        tally.failed += 1
+        display.warn(str(error))
+    if not isinstance(found, AudioError):
+        _tell(name, found, job, display)
 
 
 def _put(name: str, transcript: "Transcript", output: Output) -> None:

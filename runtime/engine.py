@@ -195,6 +195,8 @@ class Engine:
             try:
                 self._decoder.reserve(n_windows=wanted, n_rows=wanted * width)
             except MemoryShortage as error:
+                for lane in self._lanes:
+                    lane.holds = None
                 if wanted > least:
                     self._fitting = wanted - 1
                 else:

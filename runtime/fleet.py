@@ -5,7 +5,7 @@ memory (a NUMA node). So a fleet starts a process per device; compiled code and 
 artifact, whose mapped pages all processes share.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import numpy as np
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.audio import AudioInput, check_several
 from mwc.runtime.closing import Closing
+from mwc.runtime.completed import Completed, in_order, raising
 from mwc.runtime.devices import accelerator_names
-from mwc.runtime.errors import DeviceError, OptionError
-from mwc.runtime.fleet_run import FleetRun, Found
+from mwc.runtime.errors import AudioError, DeviceError, OptionError
+from mwc.runtime.fleet_run import FleetRun
 from mwc.runtime.fleet_worker import Worker, end, receive, start_worker
 from mwc.runtime.options import make_options
 from mwc.runtime.platform import cpus_by_node, usable_cpus
 from mwc.runtime.progress import Progress, silent
 from mwc.runtime.stop import Event
+from mwc.runtime.transcript import Transcript
 
 
 def load_fleet(
@@ -116,24 +118,49 @@ class Fleet(Closing):
         cancel: Event | None = None,
         skip_errors: bool = False,
         **options: Any,
-    ) -> Iterator[Found]:
+    ) -> Iterator[Transcript | AudioError]:
         """Transcribe files on all devices; gives transcripts in the files' order.
 
         Arguments and errors as for `Model.transcribe_many`, and each file's transcript is the same
-        as there; `audios` are paths, bytes, binary files or samples. A device that fails leaves
-        its files to the others.
+        as there; `audios` are paths, bytes, binary files or samples. A device that fails, or whose
+        memory does not do for these options, leaves its files to the others.
 
         Raises:
             BusyError: an iterator of the fleet is still open.
             DeviceError: the last device failed, or the fleet was closed.
+            MemoryShortage: the memory of none that is left does for these options.
         """
+        completed = self._completed(audios, progress, cancel, options)
+        return in_order(completed) if skip_errors else raising(in_order(completed))
+
+    def transcribe_as_completed(
+        self,
+        audios: Iterable[AudioInput],
+        *,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        **options: Any,
+    ) -> Iterator[Completed]:
+        """Transcribe files like `transcribe_many`, and give each, with its number, once it is done.
+
+        As `Model.transcribe_as_completed`; errors as for `transcribe_many`.
+        """
+        return self._completed(audios, progress, cancel, options)
+
+    def _completed(
+        self,
+        audios: Iterable[AudioInput],
+        progress: Progress,
+        cancel: Event | None,
+        options: dict[str, Any],
+    ) -> Generator[Completed, None, None]:
         chosen = make_options(**options)
         check_several(audios)
         if not self._workers:
             raise DeviceError("no device is left: the fleet was closed, or all of them failed.")
-        return FleetRun(
-            self._workers, self.lose, iter(audios), progress, cancel, skip_errors
-        ).results({field.name: getattr(chosen, field.name) for field in fields(chosen)})
+        return FleetRun(self._workers, self.lose, iter(audios), progress, cancel).completed(
+            {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+        )
 
     def lose(self, worker: Worker) -> None:
         """Do without a worker from now on."""

@@ -1,4 +1,4 @@
-"""One call of a fleet: files go to whichever worker has room, transcripts come in order."""
+"""One call of a fleet: files go to whichever worker has room, transcripts come as they are done."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mwc.runtime.audio import AudioInput, open_audio, read_whole
-from mwc.runtime.errors import AudioError, BusyError, Cancelled, DeviceError
+from mwc.runtime.completed import Completed
+from mwc.runtime.errors import AudioError, BusyError, Cancelled, DeviceError, MemoryShortage
 from mwc.runtime.fleet_worker import Worker, receive
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.stop import Event
-from mwc.runtime.transcript import Transcript
 
 TRIES = 2
 """Devices that a file is given to: two that failed with it are enough."""
@@ -21,11 +21,9 @@ TRIES = 2
 PATIENCE = 0.1
 """Seconds between two looks at whether the caller wants to stop."""
 
-Found = Transcript | AudioError
-
 
 class FleetRun:
-    """One `transcribe_many` of a fleet."""
+    """One `transcribe_as_completed` of a fleet."""
 
     def __init__(
         self,
@@ -34,26 +32,25 @@ class FleetRun:
         audios: Iterator[AudioInput],
         progress: Progress,
         cancel: Event | None,
-        skip_errors: bool,
     ) -> None:
         self._workers = workers
         self._lose_worker = lose
         self._audios = enumerate(audios)
         self._progress = progress
         self._cancel = cancel
-        self._skip_errors = skip_errors
         self._again: deque[tuple[int, AudioInput]] = deque()
         self._tries: dict[int, int] = {}
-        self._found: dict[int, Found] = {}
-        self._next = 0
+        self._done: deque[Completed] = deque()
+        self._too_small: set[Worker] = set()
 
-    def results(self, options: dict[str, Any]) -> Generator[Found, None, None]:
-        """Work, and give what is next in order as soon as it is there.
+    def completed(self, options: dict[str, Any]) -> Generator[Completed, None, None]:
+        """Work, and give each file's number and transcript as soon as it is there.
 
         Raises:
             BusyError: workers are at the files of another run.
             Cancelled: the caller wants no more.
             DeviceError: no worker is left, or the fleet was closed.
+            MemoryShortage: the memory of none that is left does for the options.
         """
         if any(worker.busy for worker in self._workers):
             raise BusyError(
@@ -67,10 +64,12 @@ class FleetRun:
                     raise Cancelled("the transcription was cancelled.")
                 ready = wait([w.connection for w in self._workers if w.busy], PATIENCE)
                 for worker in [w for w in self._workers if w.connection in ready]:
-                    self._hear(worker)
+                    if worker in self._workers:  # else the fleet was closed meanwhile
+                        self._hear(worker)
+                    while self._done:
+                        yield self._done.popleft()
                 if self._again:
                     self._begin(options)
-                yield from self._in_order()
             if not self._workers:
                 raise DeviceError("the fleet was closed while it transcribed.")
         finally:
@@ -78,7 +77,7 @@ class FleetRun:
 
     def _begin(self, options: dict[str, Any]) -> None:
         """Have every idle worker ask for files."""
-        for worker in [w for w in self._workers if not w.busy]:
+        for worker in [w for w in self._able() if not w.busy]:
             worker.busy, worker.progress = True, (0.0, 0.0)
             self._send(worker, ("run", options))
 
@@ -90,11 +89,14 @@ class FleetRun:
         elif kind == "result":
             number, found = rest
             del worker.holds[number]
-            self._found[number] = found
+            self._done.append((number, found))
         elif kind == "progress":
             worker.progress = (rest[0], rest[1])
             done, total = (sum(w.progress[i] for w in self._workers) for i in (0, 1))
             self._progress(ProgressEvent("transcribe", done, total, "seconds"))
+        elif kind == "done" and isinstance(rest[0], MemoryShortage):
+            worker.busy = False
+            self._do_without(worker, rest[0])
         elif kind == "done" and not isinstance(rest[0], DeviceError):
             worker.busy = False
             if rest[0] is not None:
@@ -108,7 +110,7 @@ class FleetRun:
             try:
                 audio = _sendable(audio)
             except AudioError as error:
-                self._found[number] = error
+                self._done.append((number, error))
                 continue
             worker.holds[number] = audio
             self._tries[number] = self._tries.get(number, 0) + 1
@@ -126,30 +128,37 @@ class FleetRun:
         with contextlib.suppress(OSError):
             worker.connection.send(message)
 
+    def _able(self) -> list[Worker]:
+        """The workers that files of this run can go to."""
+        return [worker for worker in self._workers if worker not in self._too_small]
+
+    def _do_without(self, worker: Worker, error: MemoryShortage) -> None:
+        """Leave what a worker has no memory for to the others; another run may suit it."""
+        self._too_small.add(worker)
+        if not self._able():
+            raise error
+        for number, audio in worker.holds.items():
+            self._tries[number] -= 1
+            self._again.append((number, audio))
+        worker.holds = {}
+
     def _lose(self, worker: Worker, error: DeviceError | None) -> None:
         """Go on without a worker: its files go to others, but for those that may be why."""
         self._lose_worker(worker)
         why = str(error) if error else f"the process for {worker.device} ended unexpectedly."
-        if not self._workers:
+        if not self._able():
             raise DeviceError(why)
         for number, audio in worker.holds.items():
             if self._tries[number] < TRIES:
                 self._again.append((number, audio))
             else:
                 name = audio if isinstance(audio, str | Path) else f"file {number + 1}"
-                self._found[number] = AudioError(
+                given_up = AudioError(
                     f"{name} was under way on {TRIES} devices when they failed, the last time "
                     f"because {why}"
                 )
+                self._done.append((number, given_up))
         worker.holds = {}
-
-    def _in_order(self) -> Iterator[Found]:
-        while self._next in self._found:
-            found = self._found.pop(self._next)
-            self._next += 1
-            if isinstance(found, AudioError) and not self._skip_errors:
-                raise found
-            yield found
 
     def _stop(self) -> None:
         """Have every worker idle again, whatever it was doing."""

@@ -12,7 +12,7 @@ from mwc.runtime import host_memory, scheduling
 from mwc.runtime.artifact import TargetEntry
 from mwc.runtime.checks import check_shapes
 from mwc.runtime.devices import device_memory
-from mwc.runtime.errors import DeviceError, first_line
+from mwc.runtime.errors import DeviceError, MemoryShortage, first_line
 from mwc.runtime.platform import free_memory
 from mwc.runtime.slot_memory import Sizes
 from mwc.runtime.spec import ITEM_BYTES, GraphSignature, TensorSpec
@@ -50,12 +50,24 @@ class GraphCaller:
         self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
 
     def resize(self, sizes: Sizes) -> None:
-        """Have so many slots; caches whose number changes are forgotten."""
-        changed = {size for size, held in self.sizes.items() if held != sizes[size]}
-        self.sizes = dict(sizes)
-        self._caches = {
-            name: cache for name, cache in self._caches.items() if not changed & set(name[1])
-        }
+        """Have so many slots; caches whose number changes are made anew, with nothing in them.
+
+        Raises:
+            MemoryShortage: the memory is not given; there are as many as before, those whose
+                number should have changed with nothing in them.
+        """
+        before, self.sizes = self.sizes, dict(sizes)
+        changed = {size for size, held in before.items() if held != sizes[size]}
+        kept = {key: cache for key, cache in self._caches.items() if not changed & set(key[1])}
+        self._caches = dict(kept)
+        try:
+            for signature, _ in self.graphs.values():
+                for spec in signature.inputs:
+                    if spec.mutable:
+                        self.cache(spec)
+        except MemoryShortage:
+            self.sizes, self._caches = before, kept
+            raise
 
     def held_bytes(self) -> int:
         """Bytes of the caches that have been made."""
@@ -128,7 +140,11 @@ class GraphCaller:
         return Buffer.from_numpy(array).to(self.device)
 
     def cache(self, spec: TensorSpec) -> "Buffer":
-        """The cache of that name, made at first use: zeros, so that no padding holds a NaN."""
+        """The cache of that name, made at first use: zeros, so that no padding holds a NaN.
+
+        Raises:
+            MemoryShortage: the memory for it is not given.
+        """
         from max.driver import Buffer
 
         key = (spec.name, spec.shape)
@@ -139,9 +155,22 @@ class GraphCaller:
                 memory = host_memory.zeros(math.prod(shape) * ITEM_BYTES[spec.dtype])
                 self._caches[key] = Buffer.from_numpy(memory).view(dtype, shape)
             else:
-                self._caches[key] = Buffer.zeros(shape, dtype, self.device)
-                self.device.synchronize()  # filled behind our back; a graph may write sooner
+                self._caches[key] = self._zeros_there(shape, dtype)
         return self._caches[key]
+
+    def _zeros_there(self, shape: list[int], dtype: Any) -> "Buffer":
+        from max.driver import Buffer
+
+        try:
+            zeros = Buffer.zeros(shape, dtype, self.device)
+            self.device.synchronize()  # filled behind our back; a graph may write sooner
+        except (RuntimeError, ValueError) as error:
+            raise MemoryShortage(
+                f"{self._target.name} does not give {math.prod(shape) * dtype.size_in_bytes >> 20} "
+                f"MiB more memory ({first_line(error)}); lower batch_size, beam_size or best_of, "
+                "or free memory."
+            ) from error
+        return zeros
 
     def cache_array(self, name: str) -> Array:
         """A cache on the host, as float32 or bytes."""

@@ -1,16 +1,17 @@
 """Several files through one engine: lanes that one file leaves idle take parts of the next.
 
-Files are heard as lanes fall free, a few ahead where that helps, given back in their order, and
-then let go.
+Files are heard as lanes fall free, a few ahead where that helps, given back as soon as they are
+done, and then let go.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 from mwc.runtime.audio import AudioInput, AudioSource
 from mwc.runtime.call import Call
+from mwc.runtime.closing import Closing
+from mwc.runtime.completed import Completed
 from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
@@ -20,7 +21,6 @@ from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.speech import Speech
 from mwc.runtime.stop import Stop
-from mwc.runtime.transcript import Transcript
 from mwc.runtime.work import Decoded, Failed, Part
 
 Audio = AudioInput | AudioSource
@@ -36,12 +36,18 @@ class HeardFile:
 
 @dataclass
 class _Begun:
-    """A file with parts in the engine, or done; `error` is why it has no transcript."""
+    """A file with parts in the engine, or to come; `error` is why it has no transcript."""
 
+    number: int
     features: Features
     file: FileTranscript
     seconds_done: float
+    n_under_way: int = 0
     error: AudioError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return not self.n_under_way and (self.error is not None or self.file.is_done)
 
 
 def transcribe_together(
@@ -51,8 +57,8 @@ def transcribe_together(
     hear: Callable[[Audio, Stop], HeardFile],
     progress: Progress,
     stop: Stop,
-) -> Iterator[Transcript | AudioError]:
-    """Transcribe files; each gives its transcript, or the error why there is none, in order.
+) -> Generator[Completed, None, None]:
+    """Transcribe files; each gives its number and transcript, or why it has none, once it is done.
 
     Args:
         engine: the model's.
@@ -64,16 +70,15 @@ def transcribe_together(
     """
     call = Call(engine, options, n_lanes=options.batch_size, stop=stop)
 
-    def begin(heard: HeardFile) -> _Begun:
+    def begin(number: int, heard: HeardFile) -> _Begun:
         file = FileTranscript(
             call, engine.tokenizer, heard.features, options, engine.spec, heard.speech
         )
-        return _Begun(heard.features, file, file.seconds_done)
+        return _Begun(number, heard.features, file, file.seconds_done)
 
     heard = hear_ahead(audios, hear, engine.heard_ahead, stop)
-    files = _Files(heard, begin)
-    coming = files.parts()
-    with call, closing(heard):
+    with call, closing(heard), _Files(heard, begin) as files:
+        coming = files.parts()
         while True:
             while call.has_room and (part := next(coming, None)) is not None:
                 call.add(part)
@@ -82,39 +87,43 @@ def transcribe_together(
                 break
             files.take(event)
             progress(files.progress())
-            yield from files.ready()
-        yield from files.ready()
+            yield from files.done()
+        yield from files.done()
 
 
-class _Files:
+class _Files(Closing):
     """Files from when they were heard to when they are given back."""
 
     def __init__(
-        self, heard: Iterable[HeardFile | AudioError], begin: Callable[[HeardFile], _Begun]
+        self, heard: Iterable[HeardFile | AudioError], begin: Callable[[int, HeardFile], _Begun]
     ) -> None:
-        self._heard = heard
+        self._heard = enumerate(heard)
         self._begin = begin
-        self._opened: deque[_Begun | AudioError] = deque()
+        self._opened: dict[int, _Begun] = {}
         self._of_part: dict[int, _Begun] = {}
+        self._done: list[Completed] = []
         self._seconds_given = 0.0
 
     def parts(self) -> Iterator[Part]:
         """What to decode; the next file begins when all parts of the last one are taken."""
-        for heard in self._heard:
+        for number, heard in self._heard:
             if isinstance(heard, AudioError):
-                self._opened.append(heard)
+                self._done.append((number, heard))
                 continue
             try:
-                begun = self._begin(heard)
+                begun = self._begin(number, heard)
             except AudioError as error:
-                self._opened.append(error)
+                heard.features.close()
+                self._done.append((number, error))
                 continue
-            self._opened.append(begun)
+            self._opened[number] = begun
             for part in begun.file.parts:
                 if begun.error is not None:
                     break
                 self._of_part[id(part)] = begun
+                begun.n_under_way += 1
                 yield part
+            self._give_if_done(begun)
 
     def take(self, event: Decoded | Failed) -> None:
         """Take what the engine says of a part."""
@@ -126,24 +135,31 @@ class _Files:
         begun.seconds_done = begun.file.seconds_done
         if isinstance(event, Failed) or event.ends_part:
             del self._of_part[id(event.part)]
+            begun.n_under_way -= 1
+            self._give_if_done(begun)
 
-    def ready(self) -> Iterator[Transcript | AudioError]:
-        """The files that are next in order and done; they are let go."""
-        while self._opened:
-            first = self._opened[0]
-            if isinstance(first, AudioError):
-                yield first
-            elif first.error is not None or first.file.is_done:
-                self._seconds_given += first.file.duration
-                first.features.close()
-                yield first.error or first.file.transcript()
-            else:
-                return
-            self._opened.popleft()
+    def done(self) -> Iterator[Completed]:
+        """The files that are done and were not given yet."""
+        while self._done:
+            yield self._done.pop(0)
 
     def progress(self) -> ProgressEvent:
         """Seconds done of all files opened so far; those given back are done."""
-        begun = [each for each in self._opened if isinstance(each, _Begun)]
-        done = self._seconds_given + sum(each.seconds_done for each in begun)
-        total = self._seconds_given + sum(each.file.duration for each in begun)
+        opened = self._opened.values()
+        done = self._seconds_given + sum(begun.seconds_done for begun in opened)
+        total = self._seconds_given + sum(begun.file.duration for begun in opened)
         return ProgressEvent("transcribe", done, total, "seconds")
+
+    def close(self) -> None:
+        """Let go of the files that are not done."""
+        for begun in self._opened.values():
+            begun.features.close()
+        self._opened.clear()
+
+    def _give_if_done(self, begun: _Begun) -> None:
+        if begun.number not in self._opened or not begun.is_done:
+            return
+        del self._opened[begun.number]
+        self._seconds_given += begun.file.duration
+        begun.features.close()
+        self._done.append((begun.number, begun.error or begun.file.transcript()))

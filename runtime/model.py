@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,6 +9,7 @@ from typing import Any, Literal, overload
 from mwc.runtime.artifact import Artifact, check_hashes, open_artifact
 from mwc.runtime.audio import AudioInput, AudioSource, check_several, open_audio
 from mwc.runtime.closing import Closing
+from mwc.runtime.completed import Completed, in_order, raising
 from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import MOST_LANES, Engine
 from mwc.runtime.errors import AudioError, DeviceError, OptionError
@@ -45,7 +45,7 @@ def load(
         ArtifactError: it is missing, damaged, or of another format or MAX version.
         TargetError: it holds nothing that this machine can run.
         OptionError: an argument is not allowed.
-        MemoryShortage: its weights do not fit on the GPU.
+        MemoryShortage: its weights do not fit on the GPU, or what one window takes beside them.
     """
     return Model(open_artifact(path), device=device, threads=threads, lanes=lanes)
 
@@ -228,11 +228,43 @@ class Model(Closing):
             BusyError: the audio or `cancel` calls the model that waits for it.
             Cancelled: `cancel` was set.
         """
+        completed = self._completed(audios, progress, cancel, options)
+        return in_order(completed) if skip_errors else raising(in_order(completed))
+
+    def transcribe_as_completed(
+        self,
+        audios: Iterable[AudioInput | AudioSource],
+        *,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        **options: Any,
+    ) -> Iterator[Completed]:
+        """Transcribe files like `transcribe_many`, and give each as soon as it is done.
+
+        With `batch_size` a short file may be done long before a long one that was given first.
+        What has been given is safe: if the rest fails, or is cancelled, only files that were not
+        done are lost.
+
+        Returns:
+            Of each file its number, from 0 in the order of `audios`, and its transcript, or the
+            AudioError why there is none.
+
+        Raises:
+            Others as for `transcribe_many`.
+        """
+        return self._completed(audios, progress, cancel, options)
+
+    def _completed(
+        self,
+        audios: Iterable[AudioInput | AudioSource],
+        progress: Progress,
+        cancel: Event | None,
+        options: dict[str, Any],
+    ) -> Generator[Completed, None, None]:
         chosen = make_options(**options)
         check_several(audios)
         work = self._together if chosen.batch_size > 1 else self._in_turn
-        found = work(audios, chosen, progress, cancel)
-        return found if skip_errors else _raising(found)
+        return work(audios, chosen, progress, cancel)
 
     def _in_turn(
         self,
@@ -240,15 +272,15 @@ class Model(Closing):
         options: TranscribeOptions,
         progress: Progress,
         cancel: Event | None,
-    ) -> Generator[Transcript | AudioError, None, None]:
+    ) -> Generator[Completed, None, None]:
         """File after file."""
-        for audio in audios:
+        for number, audio in enumerate(audios):
             try:
                 found = _used_up(self._stream(audio, options, progress, cancel))
             except AudioError as error:
-                yield error
+                yield number, error
             else:
-                yield found
+                yield number, found
 
     def _together(
         self,
@@ -256,7 +288,7 @@ class Model(Closing):
         options: TranscribeOptions,
         progress: Progress,
         cancel: Event | None,
-    ) -> Generator[Transcript | AudioError, None, None]:
+    ) -> Generator[Completed, None, None]:
         """Files in the lanes of one engine."""
         stop = stop_at(cancel)
 
@@ -354,15 +386,6 @@ def _used_up(stream: Stream) -> Transcript:
     for _ in stream:
         pass
     return stream.transcript()
-
-
-def _raising(found: Generator[Transcript | AudioError, None, None]) -> Iterator[Transcript]:
-    """Transcripts up to the first error, which is raised."""
-    with closing(found):
-        for each in found:
-            if isinstance(each, AudioError):
-                raise each
-            yield each
 
 
 def _source(audio: AudioInput | AudioSource) -> AudioSource:

@@ -38,7 +38,7 @@ from mwc.runtime.errors import OptionError
 from mwc.runtime.graph_caller import GraphCaller
 from mwc.runtime.graph_files import load_graphs, load_weights
 from mwc.runtime.prefill_groups import PROMPT_TOKENS, in_groups, joined
-from mwc.runtime.slot_memory import cache_bytes, check_memory, work_bytes
+from mwc.runtime.slot_memory import Sizes, cache_bytes, check_memory, work_bytes
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.step_calls import StepCalls
 from mwc.runtime.step_inputs import wanted_of
@@ -61,7 +61,7 @@ class Session:
             cannot have that many `threads`.
         TargetError: no target of the artifact can run here.
         ArtifactError: its files do not fit each other.
-        MemoryShortage: its weights do not fit on the GPU.
+        MemoryShortage: its weights do not fit on the GPU, or the slots beside them.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Session:
         sizes = {"windows": n_windows, "row_slots": n_rows}
         self._caller = GraphCaller(self._target, where, graphs, sizes)
         self._steps = StepCalls(self._caller, replays=self._target.device != "cpu")
+        self._check_memory(sizes)
 
     @property
     def caller(self) -> GraphCaller:
@@ -171,18 +172,23 @@ class Session:
         """Have at least so many slots; what slots hold is lost if there were fewer.
 
         Raises:
-            MemoryShortage: they would not fit; those there are stay as they are.
+            MemoryShortage: they do not fit. There are as many as before; if the memory was counted
+                on and then not given, with nothing in them.
         """
         asked = {"windows": n_windows, "row_slots": n_rows}
         sizes = {size: max(held, asked[size]) for size, held in self._caller.sizes.items()}
         if sizes == self._caller.sizes:
             return
+        self._check_memory(sizes)
+        self._steps.forget()
+        self._caller.resize(sizes)
+
+    def _check_memory(self, sizes: Sizes) -> None:
+        """Refuse slots, those that there are among them, that do not fit."""
         signatures = [signature for signature, _ in self._caller.graphs.values()]
         work = work_bytes(self.spec.model, min(sizes["windows"], self.encoded_together))
         needed = cache_bytes(signatures, sizes) - self._caller.held_bytes() + work
         check_memory(needed, self._caller.free_memory(), sizes, self._target.name)
-        self._steps.forget()
-        self._caller.resize(sizes)
 
     def prefill(
         self, rows: Sequence[PrefillRow], suppress: Float32, n_candidates: int = 1

@@ -41,12 +41,22 @@ def check_memory(needed: int, free: int | None, wanted: Sizes, place: str) -> No
     if free is None or needed <= free:
         return
     windows, rows = wanted["windows"], wanted["row_slots"]
-    fit = max(windows * free // needed, 1)
+    fit = windows * free // needed
+    if fit:
+        remedy = (
+            f"lower batch_size, beam_size or best_of (about {fit} of the windows fit), or free "
+            "memory"
+        )
+    else:
+        remedy = "free memory: not even one window fits"
     raise MemoryShortage(
-        f"{windows} windows and {rows} rows at once need {_gib(needed)} GiB more memory on "
-        f"{place}, where {_gib(free)} GiB is free; lower batch_size, beam_size or best_of (about "
-        f"{fit} of the windows fit), or free memory."
+        f"{_counted(windows, 'window')} and {_counted(rows, 'row')} at once need {_gib(needed)} "
+        f"GiB more memory on {place}, where {_gib(free)} GiB is free; {remedy}."
     )
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def _bytes(spec: TensorSpec, sizes: Sizes) -> int:

@@ -17,7 +17,6 @@ import json
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -36,8 +35,8 @@ class ManyTranscriber(Protocol):
         ...
 
     @property
-    def transcribe_many(self) -> Callable[..., Iterator[Any]]:
-        """See `Model.transcribe_many`."""
+    def transcribe_as_completed(self) -> Callable[..., Iterator[tuple[int, Any]]]:
+        """See `Model.transcribe_as_completed`."""
         ...
 
 
@@ -77,7 +76,7 @@ def _run(
 ) -> MwcError | None:
     """Transcribe files until there are no more; the error that ended it before, if any."""
     stopped = _Stopped(connection)
-    numbers: deque[int] = deque()
+    numbers: list[int] = []
 
     def files() -> Iterator[AudioInput]:
         while not stopped.is_set():
@@ -95,11 +94,11 @@ def _run(
             connection.send(("progress", event.done, event.total))
 
     try:
-        found = model.transcribe_many(
-            files(), progress=progress, cancel=stopped, skip_errors=True, **options
+        completed = model.transcribe_as_completed(
+            files(), progress=progress, cancel=stopped, **options
         )
-        for each in found:
-            connection.send(("result", numbers.popleft(), _sendable(each)))
+        for i, found in completed:
+            connection.send(("result", numbers[i], _sendable(found)))
     except MwcError as error:
         return type(error)(str(error))
     return Cancelled("the transcription was cancelled.") if stopped.seen else None

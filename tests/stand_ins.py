@@ -47,6 +47,7 @@ class StandInModel:
 
     transcript: Transcript = TRANSCRIPT
     errors: dict[str, BaseException] = field(default_factory=dict)
+    late: Sequence[str] = ()
     warnings: Sequence[str] = ()
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     loads: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
@@ -76,20 +77,26 @@ class StandInModel:
     ) -> "StandInStream":
         return StandInStream(self, lambda: self.transcribe(audio, progress=progress, **options))
 
-    def transcribe_many(
-        self,
-        audios: Iterable[Any],
-        *,
-        progress: Progress = silent,
-        skip_errors: bool,
-        **options: Any,
-    ) -> Iterator[Transcript | AudioError]:
-        assert skip_errors
-        for audio in audios:
-            try:
-                yield self.transcribe(self.open_audio(audio), progress=progress, **options)
-            except AudioError as error:
-                yield error
+    def transcribe_as_completed(
+        self, audios: Iterable[Any], *, progress: Progress = silent, **options: Any
+    ) -> Iterator[tuple[int, Transcript | AudioError]]:
+        """Files in their order, but for those in `late`, which come last."""
+        late: list[tuple[int, Any]] = []
+        for number, audio in enumerate(audios):
+            if audio in self.late:
+                late.append((number, audio))
+            else:
+                yield number, self._found(audio, progress, options)
+        for number, audio in late:
+            yield number, self._found(audio, progress, options)
+
+    def _found(
+        self, audio: Any, progress: Progress, options: dict[str, Any]
+    ) -> Transcript | AudioError:
+        try:
+            return self.transcribe(self.open_audio(audio), progress=progress, **options)
+        except AudioError as error:
+            return error
 
 
 @dataclass

@@ -13,7 +13,7 @@ from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, StandInStream, no_audio
 
 from mwc.cli.main import main
 from mwc.cli.values import temperatures
-from mwc.runtime.errors import ArtifactError, BusyError
+from mwc.runtime.errors import ArtifactError, BusyError, DeviceError
 from mwc.runtime.report import Coverage
 from mwc.runtime.transcript import Segment, Word
 from mwc.runtime.writers import WRITERS
@@ -519,6 +519,26 @@ def test_a_batch_takes_several_files_together(
     assert model.calls == [(name, {"batch_size": 8}) for name in ("a.wav", "b.wav", "c.wav")]
     assert main([*line, "-o", str(tmp_path), "-f", "srt", "-q"]) == 3
     assert sorted(path.name for path in tmp_path.glob("*.srt")) == ["a.srt", "c.srt"]
+
+
+def test_files_of_a_batch_are_written_when_they_are_done(
+    model: StandInModel, artifact: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    names = ["a.wav", "b.wav", "c.wav", "d.wav"]
+    line = ["run", str(artifact), *names, "--batch-size", "8"]
+    model.late = ["a.wav", "c.wav"]
+    assert main(line) == 0
+    heads = [text for text in capsys.readouterr().out.splitlines() if text.startswith("==>")]
+    assert heads == [f"==> {name} <==" for name in names]
+    # Whatever ends it, what is done is written, and printed though others were to come before.
+    for error, code in [(DeviceError("gpu failed."), 1), (KeyboardInterrupt(), 130)]:
+        model.errors["a.wav"] = error
+        assert main(line) == code
+        heads = [text for text in capsys.readouterr().out.splitlines() if text.startswith("==>")]
+        assert heads == ["==> b.wav <==", "==> d.wav <=="]
+        folder = tmp_path / str(code)
+        assert main([*line, "-o", str(folder), "-f", "srt"]) == code
+        assert sorted(path.name for path in folder.iterdir()) == ["b.srt", "d.srt"]
 
 
 @pytest.mark.parametrize("devices", ["all", "gpu:0,gpu:1"])

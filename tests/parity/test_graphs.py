@@ -11,7 +11,7 @@ from decoding import steps_one_by_one
 from numpy_decoder import NumpyDecoder
 from tiny_model import speech_like
 
-from mwc.runtime import graph_caller
+from mwc.runtime import graph_caller, host_memory
 from mwc.runtime.artifact import map_weights, open_artifact
 from mwc.runtime.decoder import (
     DRAFTED_STEPS,
@@ -25,6 +25,7 @@ from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.errors import DeviceError, MemoryShortage, OptionError
 from mwc.runtime.rules import choose, log_softmax, rule_state, suppress_mask
 from mwc.runtime.session import Session
+from mwc.runtime.slot_memory import cache_bytes
 from mwc.runtime.step_calls import StepCalls
 
 LIMIT = 50
@@ -418,7 +419,8 @@ def test_memory_that_caches_hold(random_artifact: Path) -> None:
     caller.cache(of_rows)
     assert caller.held_bytes() > n_bytes
     caller.resize({"windows": 2, "row_slots": 30})
-    assert caller.held_bytes() == n_bytes
+    signatures = [signature for signature, _ in caller.graphs.values()]
+    assert caller.held_bytes() == cache_bytes(signatures, caller.sizes)
 
 
 def test_device_graphs_are_let_go(random_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,6 +462,40 @@ def test_slots_that_do_not_fit_are_refused(
     assert alone(small, prompts(small)[1], 0, 8).sampled == expected  # all is as it was
     small.reserve(n_windows=2, n_rows=2)
     assert small.n_rows == 2
+
+
+def test_memory_that_was_counted_on_and_is_not_given(
+    random_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(open_artifact(random_artifact))
+    encode(session, window_of(session, 0), 0)
+    expected = alone(session, prompts(session)[1], 0, 8).sampled
+    zeros, most = host_memory.zeros, 4 * session.caller.held_bytes()
+
+    def given(n_bytes: int) -> Any:
+        if n_bytes > most:
+            raise MemoryShortage("The system does not give so much")
+        return zeros(n_bytes)
+
+    monkeypatch.setattr(host_memory, "zeros", given)
+    for n_windows, n_rows in [(100, 1), (1, 1600), (100, 1600)]:
+        with pytest.raises(MemoryShortage, match="does not give"):
+            session.reserve(n_windows, n_rows)
+        assert (session.n_windows, session.n_rows) == (1, 1)
+        session.reserve(n_windows=1, n_rows=1)
+        encode(session, window_of(session, 0), 0)  # less does
+        assert alone(session, prompts(session)[1], 0, 8).sampled == expected
+    session.reserve(n_windows=2, n_rows=2)
+    encode(session, window_of(session, 0), 1)
+    assert alone(session, prompts(session)[1], 1, 8).sampled == expected
+
+
+def test_a_model_is_refused_where_no_window_fits(
+    random_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_caller, "free_memory", lambda: 1 << 10)
+    with pytest.raises(MemoryShortage, match=r"1 window and 1 row at once need .* not even one"):
+        Session(open_artifact(random_artifact))
 
 
 class Lost:

@@ -15,6 +15,7 @@ from fake_decoder import FakeDecoder, FakeFeatures, scripted
 from recordings import SPEC, hear, recording, said
 
 from mwc.runtime.decoder import Choice, Float32, PrefillResult, PrefillRow, StepBatch
+from mwc.runtime.completed import in_order
 from mwc.runtime.engine import MOST_LANES, Engine
 from mwc.runtime.errors import (
     AudioError,
@@ -54,6 +55,8 @@ class Device(FakeDecoder):
 
     def reserve(self, n_windows: int, n_rows: int) -> None:
         if n_windows > self.most[0] or n_rows > self.most[1]:
+            self.windows.clear()  # as where memory was counted on and then not given
+            self.rows.clear()
             raise MemoryShortage(f"{n_windows} windows and {n_rows} rows do not fit")
         super().reserve(n_windows, n_rows)
 
@@ -92,7 +95,8 @@ def files_of(engine: Engine, key: int, kind: int, stop: Any = lambda: False) -> 
     """The texts of three recordings, or their errors."""
     audios: Any = [key, (key + 1) % N_RECORDINGS, (key + 7) % N_RECORDINGS]
     options = make_options(**{"batch_size": 2, **KINDS[kind]})
-    for found in transcribe_together(engine, options, audios, hear, silent, stop):
+    completed = transcribe_together(engine, options, audios, hear, silent, stop)
+        for found in in_order(completed):
         yield str(found) if isinstance(found, AudioError) else found.segments
 
 

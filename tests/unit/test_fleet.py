@@ -42,25 +42,30 @@ class Gone(BaseException):
 
 
 class FakeModel:
-    """Says `said(audio)` of each file, after holding up to `room` of them as a batch does."""
+    """Says `said(audio)` of each file, after holding up to `room` of them as a batch does.
 
-    def __init__(self, said: Said, room: int = 1, seconds: float = 0.0) -> None:
+    Of those it holds the one that came first is done next, or with `next` -1 the last.
+    """
+
+    def __init__(self, said: Said, room: int = 1, seconds: float = 0.0, next: int = 0) -> None:
         self.target = "fake"
-        self.said, self.room, self.seconds = said, room, seconds
+        self.said, self.room, self.seconds, self.next = said, room, seconds, next
         self.heard: list[Any] = []
 
-    def transcribe_many(self, audios, *, progress, cancel, skip_errors, **options) -> Iterator[Any]:
-        assert skip_errors
+    def transcribe_as_completed(
+        self, audios, *, progress, cancel, **options
+    ) -> Iterator[tuple[int, Any]]:
         if options.get("language") == "xx":
             raise OptionError("language is 'xx'.")
-        waiting: list[Any] = []
-        for audio in audios:
+        waiting: list[tuple[int, Any]] = []
+        for number, audio in enumerate(audios):
             self.heard.append(audio)
-            waiting.append(audio)
+            waiting.append((number, audio))
             if len(waiting) == self.room:
-                yield self._answer(waiting.pop(0), progress, cancel)
-        for audio in waiting:
-            yield self._answer(audio, progress, cancel)
+                number, first = waiting.pop(self.next)
+                yield number, self._answer(first, progress, cancel)
+        for number, audio in waiting:
+            yield number, self._answer(audio, progress, cancel)
 
     def _answer(self, audio: Any, progress: Any, cancel: Any) -> Any:
         if cancel.is_set():
@@ -139,7 +144,8 @@ def test_thousands_of_files_over_devices_that_fail(seed: int) -> None:
         return said
 
     rooms = rng.integers(1, 5, n_devices).tolist()
-    with fleet_of(*(FakeModel(dying(k), room) for k, room in enumerate(rooms))) as fleet:
+    next = -int(seed % 2)
+    with fleet_of(*(FakeModel(dying(k), n, next=next) for k, n in enumerate(rooms))) as fleet:
         found = outcomes(fleet.transcribe_many(iter(names), skip_errors=True, language="en"))
         expected = [str(shout(name)) for name in names]
         # What two devices were lost with is given up; all else is as if none had been lost.
@@ -283,9 +289,9 @@ def test_options_that_cannot_be_sent_as_they_are() -> None:
     given: list[Any] = []
 
     class Keeps(FakeModel):
-        def transcribe_many(self, audios, **options) -> Iterator[Any]:
+        def transcribe_as_completed(self, audios, **options) -> Iterator[tuple[int, Any]]:
             given.append(make_options(**{k: v for k, v in options.items() if k in NAMES}))
-            return super().transcribe_many(audios, **options)
+            return super().transcribe_as_completed(audios, **options)
 
     asked: dict[str, Any] = {
         "temperature": (t for t in (0.0, 0.4)), "vad_filter": True, "languages": iter(["German"]),
@@ -321,12 +327,50 @@ def test_a_model_that_does_not_load() -> None:
         fleet_of(FakeModel(shout), TargetError("no such GPU"))
 
 
-def test_memory_shortage_of_one_device_ends_the_run() -> None:
-    def said(audio: str) -> str:
-        raise MemoryShortage("too many")
+def too_much(audio: str) -> str:
+    raise MemoryShortage(f"{audio} is too much")
 
-    with fleet_of(FakeModel(said)) as fleet, pytest.raises(MemoryShortage):
-        list(fleet.transcribe_many(["a"]))
+
+def test_what_one_device_has_no_memory_for_goes_to_the_others() -> None:
+    small, large = FakeModel(too_much, room=2), FakeModel(shout)
+    names = [f"a{i}" for i in range(20)]
+    with fleet_of(small, FakeModel(too_much), large) as fleet:
+        assert list(fleet.transcribe_many(names)) == [name.upper() for name in names]
+        assert small.heard  # it was asked
+        small.said, n_heard = shout, len(small.heard)
+        for _ in range(20):  # it is asked again in another run, which may want less
+            list(fleet.transcribe_many(names))
+        assert len(small.heard) > n_heard
+
+
+def test_what_no_device_has_memory_for_ends_the_run() -> None:
+    with fleet_of(FakeModel(too_much), FakeModel(too_much)) as fleet:
+        with pytest.raises(MemoryShortage, match="is too much"):
+            list(fleet.transcribe_many(["a", "b", "c"]))
+        assert len(fleet.targets) == 2
+
+    def dying(audio: str) -> str:
+        raise Gone
+
+    with (
+        fleet_of(FakeModel(dying), FakeModel(too_much)) as fleet,
+        pytest.raises((MemoryShortage, DeviceError)),
+    ):
+        list(fleet.transcribe_many(["a", "b", "c"]))
+
+
+def test_each_comes_when_it_is_done_and_is_safe_when_the_rest_fails() -> None:
+    def said(audio: str) -> str:
+        if audio == "long":
+            raise DeviceError("the bus is off")
+        return audio.upper()
+
+    names = ["long", "a", "b", "c"]
+    with fleet_of(FakeModel(said, room=3, next=-1)) as fleet:
+        completed = fleet.transcribe_as_completed(names)
+        assert [next(completed), next(completed)] == [(2, "B"), (3, "C")]
+        with pytest.raises(DeviceError, match="the bus is off"):
+            next(completed)
 
 
 def test_a_quota_is_shared_out_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

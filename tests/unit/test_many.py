@@ -1,5 +1,6 @@
 """Several files through one engine: each gets its own transcript, in order, in any company."""
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from audio_files import wav
 from fake_decoder import FakeDecoder, fake_spec, noise
 from fake_model import fake_model
 from said import outcome
 
 from mwc.runtime.decoder import Float32
 from mwc.runtime.errors import AudioError, Cancelled, OptionError
+from mwc.runtime.features import Features
 from mwc.runtime.model import Model
 from mwc.runtime.progress import ProgressEvent
 from mwc.runtime.transcript import Transcript
@@ -155,6 +158,52 @@ def test_an_error_is_raised_in_its_place_and_frees_the_model(model: Model) -> No
     found = list(model.transcribe_many(files, language="en", skip_errors=True))
     assert isinstance(found[1], AudioError)
     assert isinstance(found[2], Transcript)
+
+
+def test_each_file_is_given_as_soon_as_it_is_done(model: Model) -> None:
+    files = [audio(130, 1), audio(0, 1), *(audio(2, k) for k in range(2, 8))]
+    options: dict[str, Any] = {"language": "en", "batch_size": 8, "beam_size": 1}
+    completed = list(model.transcribe_as_completed(files, **options))
+    numbers = [number for number, _ in completed]
+    assert sorted(numbers) == list(range(8))
+    assert numbers[0] != 0  # the long one, and the one after it does not wait for it
+    by_number = [found for _, found in sorted(completed, key=lambda each: each[0])]
+    alike = model.transcribe_many(files, skip_errors=True, **options)
+    assert [outcome(found) for found in by_number] == [outcome(found) for found in alike]
+    one_by_one = model.transcribe_as_completed(files, language="en")
+    assert [number for number, _ in one_by_one] == list(range(8))
+
+
+def test_files_are_closed_however_it_ends(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files are open while they are decoded only if they are too long to be kept.
+    monkeypatch.setitem(Features.__init__.__kwdefaults__, "keep_seconds", 5.0)  # type: ignore[arg-type]
+    cancel = threading.Event()
+    paths = []
+    for k in range(1, 9):
+        paths.append(tmp_path / f"{k}.wav")
+        paths[-1].write_bytes(wav(audio(2 if k == 1 else 200, k)))
+    completed: Any = model.transcribe_as_completed(
+        paths, language="en", batch_size=4, cancel=cancel
+    )
+    assert next(completed)[0] == 0
+    assert open_files_in(tmp_path)
+    cancel.set()
+    gc.disable()
+    try:
+        with pytest.raises(Cancelled):
+            list(completed)
+        assert not open_files_in(tmp_path)
+    finally:
+        gc.enable()
+
+
+def open_files_in(folder: Path) -> list[str]:
+    """The files of a folder that this process has open."""
+    descriptors = Path("/proc/self/fd")
+    links = [str(link.resolve()) for link in descriptors.iterdir() if link.exists()]
+    return [link for link in links if link.startswith(str(folder.resolve()))]
 
 
 def test_closing_frees_the_model(model: Model) -> None:

@@ -39,3 +39,12 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
         "is free; lower batch_size, beam_size or best_of (about 32 of the windows fit), or free "
         "memory."
     )
+
+
+def test_where_no_window_fits_fewer_are_no_remedy() -> None:
+    with pytest.raises(MemoryShortage) as caught:
+        check_memory(4 << 30, 1 << 30, {"windows": 1, "row_slots": 1}, "cpu-host")
+    assert str(caught.value) == (
+        "1 window and 1 row at once need 4.0 GiB more memory on cpu-host, where 1.0 GiB is free; "
+        "free memory: not even one window fits."
+    )
