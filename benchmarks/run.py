@@ -203,13 +203,11 @@ def main() -> None:
     )
     results = ROOT / "benchmarks" / "results"
     say("\n" + write_report(report, results))
-    left_out = [
-        name for name in arguments.engines if "engines" in parts and name not in report.engines
-    ]
-    if left_out:
-        sys.exit(f"left out, since they failed: {', '.join(left_out)}")
     if report.engines:
         draw(report, results)
+    asked = arguments.engines if "engines" in parts else []
+    if left_out := [name for name in asked if name not in report.engines]:
+        sys.exit(f"left out, since they failed: {', '.join(left_out)}")
 
 
 def duration(audio: Path) -> float:

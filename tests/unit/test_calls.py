@@ -14,8 +14,8 @@ import pytest
 from fake_decoder import FakeDecoder, FakeFeatures, scripted
 from recordings import SPEC, hear, recording, said
 
-from mwc.runtime.decoder import Choice, Float32, PrefillResult, PrefillRow, StepBatch
 from mwc.runtime.completed import in_order
+from mwc.runtime.decoder import Choice, Float32, PrefillResult, PrefillRow, StepBatch
 from mwc.runtime.engine import MOST_LANES, Engine
 from mwc.runtime.errors import (
     AudioError,
@@ -96,7 +96,7 @@ def files_of(engine: Engine, key: int, kind: int, stop: Any = lambda: False) -> 
     audios: Any = [key, (key + 1) % N_RECORDINGS, (key + 7) % N_RECORDINGS]
     options = make_options(**{"batch_size": 2, **KINDS[kind]})
     completed = transcribe_together(engine, options, audios, hear, silent, stop)
-        for found in in_order(completed):
+    for found in in_order(completed):
         yield str(found) if isinstance(found, AudioError) else found.segments
 
 
@@ -336,6 +336,18 @@ def test_a_call_that_needs_more_than_there_is_fails_alone(tokenizer: Tokenizer, 
     assert ([*given, *stream], None) == alone(file_of, LONG, 0)
     with pytest.raises(MemoryShortage):
         next(file_of(engine, LONG, 4))
+
+
+def test_a_window_that_was_lost_with_its_slot_is_encoded_again(tokenizer: Tokenizer) -> None:
+    """What was heard for the language stays in its slot, unless there is no memory for more."""
+    features: Any = FakeFeatures(9_000, SPEC.model.n_mels)
+    options = make_options(language=None)
+    expected = list(Transcription(Engine(Device(), tokenizer), features, options))
+    engine = Engine(Device(most_windows=1), tokenizer)
+    detected = Transcription(engine, features, options)
+    with pytest.raises(MemoryShortage):
+        next(file_of(engine, LONG, 4))
+    assert list(detected) == expected
 
 
 @pytest.mark.parametrize(
