@@ -13,13 +13,15 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
 from mwc.compiler.graphs import layers, layers_int8, vad
 from mwc.compiler.graphs.entry_points import load_kernels
-from mwc.compiler.graphs.scope import DTYPES, KERNELS, Matrix, Plan
+from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
 from mwc.compiler.quantize import pack_halves, pack_int8, quantize_int8, sieve_bounds
 from mwc.compiler.vad_weights import DETECTOR_RULES
-from mwc.compiler.weights import CACHES, weight_specs
+from mwc.compiler.weights import AUDIO_CACHES, CACHES, weight_specs
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.decoder import (
+    AUDIO_KEY_BYTES_SHAPE,
     AUDIO_KEY_SHAPE,
+    AUDIO_VALUE_BYTES_SHAPE,
     AUDIO_VALUE_SHAPE,
     RULE_STATE_SIZE,
     TEXT_KEY_SHAPE,
@@ -107,33 +109,125 @@ class Cases:
         self._add("attention", attention, [qkv], 4.0 * t * t * d, 0, kind)
 
     def add_decoder(self, rows: int) -> None:
-        """The decoder's products and attention, for a number of rows."""
+        """The decoder's kernels, for a number of rows."""
         model = self._model
-        d, mlp, heads = model.n_text_state, model.n_text_mlp, model.n_text_head
+        d, mlp = model.n_text_state, model.n_text_mlp
         self._few(f"qkv, {rows} rows", rows, d, 3 * d, norm=True)
         self._few(f"fc1, {rows} rows", rows, d, mlp, norm=True, gelu=True)
         self._few(f"fc2, {rows} rows", rows, mlp, d)
         self._logits(f"LM head, {rows} rows", rows, d, model.n_vocab)
         if self._precision == "int8":
             self._sieve(f"LM head by the sieve, {rows} rows", rows, d, model.n_vocab)
-        slots, positions = np.arange(rows, dtype=np.int32), np.full(rows, POSITION, np.int32)
-        layer, item = np.zeros(1, np.int32), DTYPES[self._cache].size_in_bytes
-        for name, shapes, width, length in (
-            ("cross_attention", (AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE), d, model.n_audio_ctx),
-            ("self_attention", (TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE), 3 * d, POSITION + 1),
-        ):
-            caches = [
-                Buffer.zeros((1, rows, heads, *shape), DTYPES[self._cache], CPU())
-                for shape in shapes
-            ]
-            build = getattr(layers, name)
-            per_token = [slots, layer] if name == "cross_attention" else [slots, positions, layer]
+        self._attention(rows)
+        self._around_attention(rows)
+        if self._plan.int8:
+            self._decoder_layer(f"decoder layer, {rows} rows", rows)
+
+    def _attention(self, rows: int) -> None:
+        """A token of each row attends to its window, and to POSITION tokens before it."""
+        d = self._model.n_text_state
+        slots, layer = np.arange(rows, dtype=np.int32), np.zeros(1, np.int32)
+        audio, text = self._audio_caches(rows), self._text_caches(rows)
+        self._add(
+            f"cross_attention, {rows} rows",
+            lambda plan, k, v, *rest: layers.cross_attention(plan, (k, v), *rest),
+            [*audio, self._values(rows, d), slots, layer],
+            4.0 * rows * self._model.n_audio_ctx * d, _bytes(*audio), "f32",
+        )  # fmt: skip
+        self._add(
+            f"self_attention, {rows} rows",
+            lambda plan, k, v, *rest: layers.self_attention(plan, (k, v), *rest),
+            [*text, self._values(rows, 3 * d), slots, self._positions(rows), layer],
+            4.0 * rows * (POSITION + 1) * d, _bytes(*text) * self._text_share(), "f32",
+        )  # fmt: skip
+
+    def _around_attention(self, rows: int) -> None:
+        """What fills and copies caches, scores words, and chooses among logits."""
+        model = self._model
+        d, layer = model.n_text_state, np.zeros(1, np.int32)
+        audio, text = self._audio_caches(1), self._text_caches(2 * rows)
+        slots = np.arange(2 * rows, dtype=np.int32)
+
+        def store(plan: Plan, k: Any, v: Any, *rest: Any) -> Any:
+            layers.store_cross_kv(plan, (k, v), *rest)
+            return rest[-1]
+
+        def copy(plan: Plan, k: Any, v: Any, *rest: Any) -> Any:
+            layers.copy_rows(plan, (k, v), *rest)
+            return rest[-1]
+
+        if rows == 1:
+            kv = self._values(1, model.n_audio_ctx, 2 * d)
             self._add(
-                f"{name}, {rows} rows",
-                lambda plan, k, v, *rest, build=build: build(plan, (k, v), *rest),
-                [*caches, self._values(rows, width), *per_token],
-                4.0 * rows * length * d, 2.0 * rows * length * d * item, "f32",
-            )  # fmt: skip
+                "store cross_kv, 1 window", store, [*audio, kv, layer, layer], 0, kv.nbytes, "f32"
+            )
+        copies = [slots[:rows], slots[rows:], self._positions(rows)]
+        share = self._text_share() / 2
+        self._add(
+            f"copy_rows, {rows} rows", copy, [*text, *copies], 0, _bytes(*text) * share, "f32"
+        )
+        heads, n = np.arange(model.n_text_head, dtype=np.int32), 8 * rows
+        self._add(
+            f"alignment scores, {n} tokens", layers.alignment_scores,
+            [audio[0], self._values(n, d), np.zeros(n, np.int32), layer, heads],
+            2.0 * n * model.n_audio_ctx * d, 0, "f32",
+        )  # fmt: skip
+        logits, suppress = self._values(rows, model.n_vocab), np.zeros((2, model.n_vocab))
+        state, drawn = np.ones((rows, RULE_STATE_SIZE), np.int32), np.zeros(rows, np.float32)
+        self._add(
+            f"choose, {rows} rows", lambda plan, *given: layers.choose(plan, *given)[0],
+            [logits, suppress.astype(np.float32), state, drawn, drawn, np.zeros(1, np.int32)],
+            0, logits.nbytes, "f32",
+        )  # fmt: skip
+
+    def _decoder_layer(self, name: str, rows: int) -> None:
+        """Norms, products and attention of a layer: one operation in int8."""
+        model = self._model
+        d, mlp = model.n_text_state, model.n_text_mlp
+        sizes = {"self_attn.qkv": (3 * d, d), "fc1": (mlp, d), "fc2": (d, mlp)}
+        weights: dict[str, Any] = {}
+        for norm, *linears in layers_int8.DECODER_LAYER_PARTS:
+            weights |= {f"{norm}.weight": self._values(d), f"{norm}.bias": self._values(d)}
+            for linear in linears:
+                n, k = sizes.get(linear, (d, d))
+                parts = dict(zip(("weight", "scale"), self._matrix(n, k), strict=True))
+                weights |= {f"{linear}.{part}": value for part, value in parts.items()}
+                weights[f"{linear}.bias"] = self._values(n)
+        text, audio = self._text_caches(rows), self._audio_caches(rows)
+        slots, layer = np.arange(rows, dtype=np.int32), np.zeros(1, np.int32)
+
+        def build(plan: Plan, sk: Any, sv: Any, ck: Any, cv: Any, x: Any, *rest: Any) -> Any:
+            given = LayerWeights(tuple(weights), rest[4:])
+            return layers_int8.decoder_layer(plan, (sk, sv, ck, cv), x, rest[:4], given)[0]
+
+        tokens = [slots, self._positions(rows), slots, layer]
+        inputs = [*text, *audio, self._values(rows, d), *tokens, *weights.values()]
+        read = float(sum(value.nbytes for value in weights.values()))
+        read += _bytes(*text) * self._text_share() + _bytes(*audio)
+        self._add(name, build, inputs, 0, read, "f32")
+
+    def _audio_caches(self, n: int) -> list[Buffer]:
+        """One layer's keys and values of so many windows."""
+        key, value = AUDIO_KEY_SHAPE, AUDIO_VALUE_SHAPE
+        dtype = AUDIO_CACHES[self._precision]
+        if dtype == "int8":
+            key, value, dtype = AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE, "uint8"
+        return self._caches(n, dtype, key, value)
+
+    def _text_caches(self, n: int) -> list[Buffer]:
+        """One layer's keys and values of so many rows."""
+        return self._caches(n, CACHES[self._precision], TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
+
+    def _caches(self, n: int, dtype: str, *shapes: tuple[int, ...]) -> list[Buffer]:
+        heads = self._model.n_text_head
+        return [Buffer.zeros((1, n, heads, *shape), DTYPES[dtype], CPU()) for shape in shapes]
+
+    def _text_share(self) -> float:
+        """What is read of a row's keys and values."""
+        return (POSITION + 1) / self._model.n_text_ctx
+
+    def _positions(self, rows: int) -> Any:
+        return np.full(rows, POSITION, np.int32)
 
     def add_detector(self) -> None:
         """The speech detector: its frames, and its LSTM after them."""
@@ -257,6 +351,10 @@ class Cases:
             graph.output(build(self._plan, *values))
         arguments = [v if isinstance(v, Buffer) else Buffer.from_numpy(v) for v in inputs]
         self._todo.append((name, arguments, operations, read, kind))
+
+
+def _bytes(*caches: Buffer) -> float:
+    return float(sum(cache.num_elements * cache.element_size for cache in caches))
 
 
 def cases_of(

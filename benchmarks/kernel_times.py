@@ -22,7 +22,7 @@ from mwc.runtime.bench_cases import prefill_call, step_call
 from mwc.runtime.decoder import PIECE_SAMPLES
 from mwc.runtime.floor import encode_work
 from mwc.runtime.session import Session
-from mwc.runtime.spec import ITEM_BYTES
+from mwc.runtime.slot_memory import cache_bytes
 from mwc.runtime.threads import open_cpu
 from mwc.runtime.weight_file import tensor_bytes
 
@@ -91,10 +91,10 @@ def step_bytes(session: Session) -> tuple[float, float]:
     tensors = {tensor.name: tensor for tensor in session.stored.tensors}
     read = [tensors[name] for name in graph.weights if "positions" not in name]
     weights = sum(tensor_bytes(t) / (2 if t.dtype == "uint8" else 1) for t in read)
-    model = session.spec.model
-    item = ITEM_BYTES[session.target.kv_dtype]
-    per_position = 2 * model.n_text_layer * model.n_text_state * item
-    return weights, per_position * (model.n_audio_ctx + POSITION)
+    signatures = [signature for signature, _ in session.caller.graphs.values()]
+    audio = cache_bytes(signatures, {"windows": 1, "row_slots": 0})
+    text = cache_bytes(signatures, {"windows": 0, "row_slots": 1})
+    return weights, audio + text * POSITION / session.spec.model.n_text_ctx
 
 
 def kernels(path: Path) -> list[Line]:

@@ -67,9 +67,12 @@ def format_report(report: "BenchReport") -> list[str]:
         )
     lines += ["", f"{'':32}{'median':>11}{'p95':>11}{'floor':>11}{'ratio':>8}{'tokens/s':>10}"]
     lines += map(format_stage, report.stages)
+    load = f"load        {report.load_seconds:.2f} s"
+    if report.load_floor and report.load_ratio:
+        load += f", floor {report.load_floor:.3f} s; ratio {report.load_ratio:.0f}"
     lines += [
         "",
-        f"load        {report.load_seconds:.2f} s",
+        load,
         f"transcribe  {clip.audio}, {clip.duration:.1f} s: {clip.seconds:.3f} s, "
         f"{clip.real_time_factor:.1f} times real time, {clip.tokens} tokens "
         f"({clip.tokens / clip.seconds:.0f} a second)",
@@ -82,6 +85,10 @@ def format_report(report: "BenchReport") -> list[str]:
     lines.append(
         f"memory      {memory['peak']:.0f} MiB at most; now {memory['private']:.0f} private + "
         f"{memory['mapped']:.0f} mapped"
+    )
+    lines.append(
+        f"            floor {memory['weights']:.0f} weights + {memory['caches']:.0f} caches; ratio "
+        f"{report.memory_ratio:.1f}"
     )
     return lines
 

@@ -33,11 +33,14 @@ from mwc.runtime.platform import cpu_model, usable_cpus
 from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.session import Session
 from mwc.runtime.transcript import Transcript
+from mwc.runtime.weight_file import tensor_bytes
 
 STAGE_SECONDS = 1.0
 """For how long an entry point is run over and over; at least LEAST_RUNS times."""
 
 LEAST_RUNS = 10
+
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,13 @@ class BenchReport:
         cpu: the CPU's name.
         threads: that worked.
         load_seconds: from the folder to a model ready to transcribe.
+        load_floor: seconds that reading its weights once takes at least; None on a GPU.
         rates: what the machine can do at most; None on a GPU.
         stages: the entry points.
         clip: a transcription.
         memory: resident MiB of this process: "peak" before the machine's rates were measured,
-            "private" and "mapped" (weights, libraries) then.
+            "private" and "mapped" (weights, libraries) then; and what has to be somewhere, here or
+            on the device: the "weights" and "caches" of as many windows and rows as were timed.
     """
 
     artifact: str
@@ -125,6 +130,7 @@ class BenchReport:
     cpu: str
     threads: int
     load_seconds: float
+    load_floor: float | None
     rates: Rates | None
     stages: tuple[Stage, ...]
     clip: ClipTime
@@ -136,7 +142,19 @@ class BenchReport:
         for stored, stage in zip(data["stages"], self.stages, strict=True):
             stored |= {"ratio": stage.ratio, "tokens_per_second": stage.tokens_per_second}
         data["clip"]["real_time_factor"] = self.clip.real_time_factor
+        data["load_ratio"] = self.load_ratio
+        data["memory"]["ratio"] = self.memory_ratio
         return data
+
+    @property
+    def load_ratio(self) -> float | None:
+        """How long it took to load over its floor."""
+        return self.load_seconds / self.load_floor if self.load_floor else None
+
+    @property
+    def memory_ratio(self) -> float:
+        """The most that was resident over what weights and caches hold."""
+        return self.memory["peak"] / (self.memory["weights"] + self.memory["caches"])
 
 
 def bench(
@@ -170,7 +188,9 @@ def bench(
     step = _counter(progress, len(cases) + rounds + 2)
     transcript, clip_seconds = _time_clip(model, audio, rounds, step)
     seconds = _time_cases(model.session, cases, step)
-    memory = memory_mib()
+    weights = sum(map(tensor_bytes, model.session.stored.tensors))
+    caches = model.session.caller.held_bytes()
+    memory = memory_mib() | {"weights": weights / MIB, "caches": caches / MIB}
     step("this machine")
     rates = measure_rates(n_threads) if target.device == "cpu" else None
     stages = tuple(map(partial(_stage, rates), cases, seconds))
@@ -182,6 +202,7 @@ def bench(
         cpu=cpu_model(),
         threads=n_threads,
         load_seconds=load_seconds,
+        load_floor=weights / rates.bandwidth if rates else None,
         rates=rates,
         stages=stages,
         clip=_clip_time(str(audio), transcript, clip_seconds, stages),

@@ -17,7 +17,14 @@ from mwc.runtime.decoder import (
     PrefillRow,
     StepBatch,
 )
-from mwc.runtime.floor import Work, decode_work, encode_work, int8_speedup, log_mel_work
+from mwc.runtime.floor import (
+    Work,
+    decode_work,
+    encode_work,
+    int8_speedup,
+    log_mel_work,
+    speech_work,
+)
 from mwc.runtime.rules import rule_state, suppress_mask
 from mwc.runtime.session import Session
 from mwc.runtime.spec import ITEM_BYTES
@@ -89,7 +96,7 @@ def cases_of(session: Session) -> Iterator[Case]:
     yield Case(LOG_MEL, lambda: session.log_mel(samples), log_mel_work(model))
     frames = _noise(rng, VAD_FRAMES, VAD_CONTEXT + VAD_FRAME)
     sequence = np.zeros((1, *VAD_STATE_SHAPE), np.float32), np.array([VAD_FRAMES], np.int32)
-    yield Case(VAD, lambda: session.vad(frames, *sequence), None)
+    yield Case(VAD, lambda: session.vad(frames, *sequence), speech_work(VAD_FRAMES))
     yield Case(
         ENCODE,
         encode_call(session),

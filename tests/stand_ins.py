@@ -178,6 +178,7 @@ BENCH_REPORT = BenchReport(
     cpu="A CPU",
     threads=2,
     load_seconds=0.25,
+    load_floor=0.005,
     rates=Rates(200e9, 40e9),
     stages=(
         Stage(ENCODE, 0.1, 0.12, 10, 0.05),
@@ -185,6 +186,12 @@ BENCH_REPORT = BenchReport(
         Stage(VAD, 0.02, 0.021, 50, None),
     ),
     clip=ClipTime("talk.wav", 10.0, 0.5, 3, 1, 40, 0.1),
-    memory={"peak": 300.0, "private": 100.0, "mapped": 150.0},
+    memory={
+        "peak": 300.0,
+        "private": 100.0,
+        "mapped": 150.0,
+        "weights": 60.0,
+        "caches": 40.0,
+    },
 )
 """What `mwc bench` might measure."""

@@ -23,6 +23,8 @@ def test_for_people() -> None:
     rows = {line[:32].strip(): line[32:].split() for line in text.splitlines()}
     assert rows[ENCODE] == ["100.000", "ms", "120.000", "ms", "50.000", "ms", "2.0"]
     assert rows["step, 8 rows"][-2:] == ["2.0", "2000"]
+    assert "load        0.25 s, floor 0.005 s; ratio 50" in text
+    assert "floor 60 weights + 40 caches; ratio 3.0" in text
     assert rows[VAD] == ["20.000", "ms", "21.000", "ms"]
 
 
@@ -32,6 +34,8 @@ def test_as_json() -> None:
     assert data["stages"][1]["tokens_per_second"] == 2000.0
     assert data["stages"][2]["ratio"] is None
     assert data["clip"]["real_time_factor"] == 20.0
+    assert data["load_ratio"] == 50.0
+    assert data["memory"]["ratio"] == 3.0
 
 
 def test_every_entry_point_of_an_artifact(random_artifact: Path, capsys: Captured) -> None:
@@ -44,11 +48,13 @@ def test_every_entry_point_of_an_artifact(random_artifact: Path, capsys: Capture
     for name, stage in stages.items():
         assert 0 < stage["seconds"] <= stage["p95"]
         assert stage["runs"] >= 10
-        if name not in (VAD, *drafted):
+        if name not in drafted:
             assert stage["ratio"] == pytest.approx(stage["seconds"] / stage["floor"])
     assert data["clip"]["duration"] == pytest.approx(10.6, abs=0.1)
     assert data["clip"]["windows"] == 1
     assert data["memory"]["peak"] >= data["memory"]["private"] > 0
+    assert data["memory"]["peak"] > data["memory"]["weights"] > 0 < data["memory"]["caches"]
+    assert data["load_ratio"] > 1
 
 
 def test_progress_ends(random_artifact: Path, sample_clip: Path) -> None:

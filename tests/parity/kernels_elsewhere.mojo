@@ -3,15 +3,22 @@
 `test_kernels_elsewhere.py` reads the assembly; nothing runs this.
 """
 
-from kernels.attention import CacheShape, cross_attend, self_attend
-from kernels.cross_attention_int8 import attend_bytes
+from kernels.attention import CacheShape, cross_attend, self_attend, write_key, write_value
+from kernels.attention_int8 import pack_key, pack_values
+from kernels.choose import Scores, best_of, collect_best, find_mass
+from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_run
+from kernels.decoder_layer_int8 import norm_phase, product_phase, quantize_phase
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
-from kernels.sieve import likely_logits
+from kernels.lm_head_int8 import normed_rows
+from kernels.lstm import advance, probability
 from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
+from kernels.parallel import phase_counters
+from kernels.sieve import all_logits, likely_logits
+from kernels.vad import BIAS_RELU, MAGNITUDE, fold_column, multiply_panels
 
 comptime SIZE = 1 << 16
 
@@ -51,6 +58,8 @@ def attention[T: DType]() raises:
         mixed.unsafe_ptr(), keys.unsafe_ptr(), entries.unsafe_ptr(), qkv.unsafe_ptr(),
         rows.unsafe_ptr(), 5, 16, shape,
     )
+    write_key[T](keys.unsafe_ptr(), qkv.unsafe_ptr(), 5)
+    write_value[T](entries.unsafe_ptr(), qkv.unsafe_ptr(), 5)
     var others = values[DType.float32]()
     var scores = values[DType.float32]()
     var queries = values[DType.float32]()
@@ -94,6 +103,87 @@ def of_bytes() raises:
     )
 
 
+def decoder_layer() raises:
+    var y = values[DType.float32]()
+    var x = values[DType.float32]()
+    var gamma = values[DType.float32]()
+    var beta = values[DType.float32]()
+    var units = values[DType.float32]()
+    var w = values[DType.int8]()
+    var words = values[DType.int16]()
+    var counters = phase_counters(3)
+    norm_phase(
+        words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(),
+        beta.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 0,
+    )
+    product_phase[BIAS_RESIDUAL](
+        y.unsafe_ptr(), words.unsafe_ptr(), units.unsafe_ptr(), w.unsafe_ptr(), gamma.unsafe_ptr(),
+        beta.unsafe_ptr(), x.unsafe_ptr(), 9, 64, 64, 2, counters.unsafe_ptr(), 1,
+    )
+    quantize_phase(
+        words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 2
+    )
+    var normed = normed_rows(
+        y.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), units.unsafe_ptr(), 9, 64
+    )
+    print(y[1], words[1], normed[1])
+
+
+def caches_of_bytes() raises:
+    var mixed = values[DType.float32]()
+    var kv = values[DType.float32]()
+    var keys = values[DType.uint8]()
+    var entries = values[DType.uint8]()
+    var windows = values[DType.int32]()
+    var starts = List[Int](0, 3)
+    pack_key[0, 127](keys.unsafe_ptr(), kv.unsafe_ptr(), 5)
+    pack_values(entries.unsafe_ptr(), kv.unsafe_ptr(), 17, 32, 128)
+    pack_values[255](entries.unsafe_ptr(), kv.unsafe_ptr(), 17, 32, 128)
+    attend_run(
+        mixed.unsafe_ptr(), keys.unsafe_ptr(), entries.unsafe_ptr(), kv.unsafe_ptr(),
+        windows.unsafe_ptr(), starts.unsafe_ptr(), 1, 0, 17, ByteCacheShape(1, 2176, 4608, 0),
+    )
+    print(mixed[1], keys[1], entries[1])
+
+
+def choosing() raises:
+    var logits = values[DType.float32]()
+    var mask = values[DType.float32]()
+    var ids = values[DType.int32]()
+    var found = values[DType.float32]()
+    var x = values[DType.float32]()
+    var scale = values[DType.float32]()
+    var high = values[DType.uint8]()
+    var low = values[DType.uint8]()
+    all_logits(
+        found.unsafe_ptr(), x.unsafe_ptr(), high.unsafe_ptr(), low.unsafe_ptr(), scale.unsafe_ptr(),
+        5, 100, 64,
+    )
+    var scores = Scores(logits.unsafe_ptr(), mask.unsafe_ptr())
+    var best = best_of(scores, 3, 500)
+    var wanted = Float32(7)
+    var sampled = find_mass(scores, 3, 500, best.logit, 0.5, wanted)
+    var count = collect_best(ids.unsafe_ptr(), found.unsafe_ptr(), 0, 5, scores, 3, 500)
+    print(best.id, sampled, count, found[1])
+
+
+def hearing() raises:
+    var y = values[DType.float32]()
+    var x = values[DType.float32]()
+    var w = values[DType.float32]()
+    var bias = values[DType.float32]()
+    var cells = values[DType.float32]()
+    fold_column(y.unsafe_ptr(), x.unsafe_ptr(), 3, 2)
+    multiply_panels[MAGNITUDE](
+        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), 256, 256, 5, 8, 256, 1, 129
+    )
+    multiply_panels[BIAS_RELU](
+        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), 128, 128, 5, 4, 128, 0, 128
+    )
+    advance(y.unsafe_ptr(), cells.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), w.unsafe_ptr())
+    print(y[1], cells[1], probability(y.unsafe_ptr(), w.unsafe_ptr(), 0.5))
+
+
 def main() raises:
     products[DType.float32]()
     products[DType.bfloat16]()
@@ -102,3 +192,7 @@ def main() raises:
     attention[DType.bfloat16]()
     attention[DType.float16]()
     of_bytes()
+    decoder_layer()
+    caches_of_bytes()
+    choosing()
+    hearing()

@@ -16,6 +16,7 @@ from mwc.runtime.floor import (
     int8_speedup,
     log_mel_work,
     measure_rates,
+    speech_work,
 )
 from mwc.runtime.spec import ModelSpec
 
@@ -126,6 +127,23 @@ def test_same_work_as_the_other_calculation(size: str, item: int, cache: int) ->
         ours.append(decode_work(model, item, cache, rows=rows, new=new, past=past))
     assert [work.operations for work in ours] == pytest.approx(OPERATIONS[size], rel=1e-12)
     assert [work.bytes for work in ours] == pytest.approx(BYTES[size, item, cache], rel=1e-12)
+
+
+def test_speech_detection_by_counting() -> None:
+    """Column by column and tap by tap; a multiply-add is two operations."""
+    columns, weights = 4, 129 * 256
+    multiplied = columns * 129 * 2 * 128  # real and imaginary parts of folded columns
+    for n_in, n_out, stride in ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1)):
+        starts = range(-1, columns - 1, stride)
+        taps = [start + i for start in starts for i in range(3) if 0 <= start + i < columns]
+        multiplied += len(taps) * n_in * n_out
+        weights += 3 * n_in * n_out
+        columns = len(starts)
+    assert columns == 1
+    multiplied += 512 * (128 + 128) + 128
+    weights += 512 * (128 + 128) + 128
+    assert speech_work(10).operations == 10 * 2 * multiplied
+    assert speech_work(10).bytes == 4 * weights + 10 * 512 * 2
 
 
 @pytest.fixture(scope="module")
