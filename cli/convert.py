@@ -133,5 +133,7 @@ def _add_targets(artifact: Path, targets: list[str], quiet: bool) -> None:
 
     with Display(quiet=quiet) as display:
         for target in targets:
-            add_target(artifact, target, display)
+            notes = add_target(artifact, target, display)
             display.note(f"added {target} to {artifact}")
+            for note in notes:
+                display.note(f"note: {note}")

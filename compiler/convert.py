@@ -25,7 +25,7 @@ from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, has_vnni, parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import AUDIO_CACHES, fit_without_vnni, mapped_weights
+from mwc.compiler.weights import AUDIO_CACHES, DRAFT, fit_without_vnni, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,
@@ -238,8 +238,11 @@ def verify_artifact(
     return _verify(artifact, names, open_reference(checkpoint, spec), progress)
 
 
-def add_target(path: str | Path, target: str, progress: Progress = silent) -> Path:
+def add_target(path: str | Path, target: str, progress: Progress = silent) -> tuple[str, ...]:
     """Compile an artifact for one more target, from the artifact alone.
+
+    Returns:
+        Sentences about what the target does less well than one that was converted for.
 
     Raises:
         OptionError: the target is unknown, or already there.
@@ -264,7 +267,14 @@ def add_target(path: str | Path, target: str, progress: Progress = silent) -> Pa
         job = CompileJob(spec, precision, parsed, str(mef), weights=weights.tensors)
         signatures = compile_target(job, progress)
         entry = target_entry(parsed, precision, "", signatures)
-        return artifact_edit.add_target(path, entry, mef).path
+        artifact_edit.add_target(path, entry, mef)
+    drafts = any(tensor.name.startswith(DRAFT) for tensor in weights.tensors)
+    if parsed.device == "cpu" and precision == "f32" and not drafts:
+        return (
+            f"{path} has no int8 copies of its weights for {parsed.name} to draft tokens by, which "
+            "decodes faster; they come with converting the checkpoint for all targets at once.",
+        )
+    return ()
 
 
 def _check_fit(artifact: Artifact, target: Target) -> None:

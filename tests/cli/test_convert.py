@@ -59,13 +59,14 @@ def test_convert_needs_out(compiler: StandInCompiler, capsys: Captured) -> None:
     assert not compiler.calls
 
 
-def test_add_target(compiler: StandInCompiler, artifact: Path) -> None:
+def test_add_target(compiler: StandInCompiler, artifact: Path, capsys: Captured) -> None:
     line = ["convert", str(artifact), "--add-target", "cpu:x86-64-v3", "--add-target", "cpu"]
     assert main(line) == 0
     assert compiler.calls == [
         ("add_target", artifact, "cpu:x86-64-v3"),
         ("add_target", artifact, "cpu"),
     ]
+    assert capsys.readouterr().err.count("note: it is slow.") == 1
 
 
 @pytest.mark.parametrize(
