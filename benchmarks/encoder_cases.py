@@ -1,0 +1,67 @@
+"""The kernels of the encoder and of the speech detector, at a model's sizes."""
+
+from typing import Any
+
+import numpy as np
+from case_graphs import Cases
+
+from mwc.compiler.graphs import layers, layers_int8, vad
+from mwc.compiler.graphs.scope import Matrix, Plan
+from mwc.compiler.vad_weights import DETECTOR_RULES
+from mwc.runtime.decoder import VAD_CONTEXT, VAD_FRAME, VAD_STATE_SHAPE
+from mwc.runtime.vad import FRAMES_PER_CALL
+
+
+def add_encoder(cases: Cases) -> None:
+    """The encoder's products and its attention, for one window."""
+    model = cases.model
+    t, d, mlp = model.n_audio_ctx, model.n_audio_state, model.n_audio_mlp
+    norm = [cases.values(d), cases.values(d)]
+    _many(cases, "qkv", t, d, 3 * d, norm=norm, heads=cases.plan.int8)
+    _many(cases, "out_proj", t, d, d, residual=True)
+    _many(cases, "fc1", t, d, mlp, norm=norm, gelu=True)
+    _many(cases, "fc2", t, mlp, d, residual=True)
+    _many(cases, "conv1", 2 * t, 3 * model.n_mels, d, gelu=True)
+    _many(cases, "conv2", t, 3 * d, d, gelu=True)
+    _many(cases, "cross_kv", t, d, 2 * model.n_text_state)
+    if cases.plan.int8:
+        qkv = cases.values(1, 3 * model.n_audio_head, t, layers_int8.HEAD)
+        attention, kind = layers_int8.encoder_attention, "int8"
+    else:
+        qkv = cases.values(1, t, 3 * d)
+        attention, kind = layers.encoder_attention, "f32"
+    cases.add("attention", attention, [qkv], 4.0 * t * t * d, 0, kind)
+
+
+def add_detector(cases: Cases) -> None:
+    """The speech detector: its frames, and its LSTM after them."""
+    samples = cases.values(FRAMES_PER_CALL, VAD_CONTEXT + VAD_FRAME) / 10
+    weights = [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.ENCODER_WEIGHTS]
+    cases.add("speech frames", vad.speech_gates, [samples, *weights], 0, 0, "f32")
+    inputs = [
+        cases.values(FRAMES_PER_CALL, vad.GATES),
+        np.zeros((1, *VAD_STATE_SHAPE), np.float32),
+        np.array([FRAMES_PER_CALL], np.int32),
+    ]
+    inputs += [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.LSTM_WEIGHTS]
+    cases.add("speech LSTM", lambda plan, *given: vad.lstm(plan, *given)[0], inputs, 0, 0, "f32")
+
+
+def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
+    norm, residual, gelu = how.get("norm", []), "residual" in how, "gelu" in how
+    matrix = cases.matrix(n, k)
+    rest = [cases.values(1, t, n)] if residual else []
+
+    def build(plan: Plan, x: Any, *given: Any) -> Any:
+        weight = Matrix(*given[: len(matrix)])
+        bias, *given = given[len(matrix) :]
+        if how.get("heads"):
+            return layers_int8.norm_linear_heads(plan, x, tuple(given), weight, bias)
+        options = {"residual": given[0]} if residual else {"gelu": gelu}
+        if norm:
+            options["norm"] = tuple(given)
+        return layers.linear(plan, x, weight, bias, **options)
+
+    inputs = [cases.values(1, t, k), *matrix, cases.values(n), *rest, *norm]
+    kind = "int8" if cases.precision == "int8" else "f32"
+    cases.add(name, build, inputs, 2.0 * t * n * k, 0, kind)
