@@ -135,7 +135,7 @@ def caches_of_bytes() raises:
     var keys = values[DType.uint8]()
     var entries = values[DType.uint8]()
     var windows = values[DType.int32]()
-    var starts = List[Int](0, 3)
+    var starts: List[Int] = [0, 3]
     pack_key[0, 127](keys.unsafe_ptr(), kv.unsafe_ptr(), 5)
     pack_values(entries.unsafe_ptr(), kv.unsafe_ptr(), 17, 32, 128)
     pack_values[255](entries.unsafe_ptr(), kv.unsafe_ptr(), 17, 32, 128)
@@ -181,7 +181,8 @@ def hearing() raises:
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), 128, 128, 5, 4, 128, 0, 128
     )
     advance(y.unsafe_ptr(), cells.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), w.unsafe_ptr())
-    print(y[1], cells[1], probability(y.unsafe_ptr(), w.unsafe_ptr(), 0.5))
+    var likely = probability(y.unsafe_ptr(), w.unsafe_ptr(), 0.5)
+    print(y[1], cells[1], likely)
 
 
 def main() raises:
