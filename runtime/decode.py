@@ -157,14 +157,13 @@ class DecodingBatch:
     def _take(self, searches: "Sequence[RunningSearch]", choice: Choice) -> None:
         """Hand each search its rows of a choice, and copy the rows that split, all at once."""
         first = 0
-        copies: list[tuple[int, int, int]] = []
+        copies: list[tuple[int, int, int, int]] = []
         for search in searches:
             rows = slice(first, first + len(search.rows))
             first = rows.stop
             copies += search.take(choice.candidates[rows], choice.candidate_logprobs[rows])
         if copies:
-            sources, targets, lengths = np.array(copies, dtype=np.int32).T
-            self._decoder.copy_rows(sources, targets, lengths)
+            self._decoder.copy_rows(*np.array(copies, dtype=np.int32).T)
 
 
 class RunningSearch:
@@ -252,11 +251,12 @@ class RunningSearch:
             for row, uniform in zip(self.rows, self.uniforms(), strict=True)
         ]
 
-    def take(self, candidates: Int32, logprobs: Float32) -> list[tuple[int, int, int]]:
+    def take(self, candidates: Int32, logprobs: Float32) -> list[tuple[int, int, int, int]]:
         """Take the candidates of its rows, [rows, k] each.
 
         Returns:
-            What is to be copied where rows split: source and target slots, and how many positions.
+            What is to be copied where rows split: source and target slots, and the first and the
+            end of the positions.
         """
         wanted = self.n_candidates
         copies = self._search.take(candidates[:, :wanted], logprobs[:, :wanted])
@@ -266,8 +266,11 @@ class RunningSearch:
         if not self.rows:
             return []
         # What is copied has been fed: the prompt and all sampled tokens but the newest.
-        length = self.position(self.rows[0])
-        return [(copy.source, copy.target, length) for copy in copies]
+        end = self.position(self.rows[0])
+        return [
+            (copy.source, copy.target, 0 if copy.n_new is None else end - copy.n_new, end)
+            for copy in copies
+        ]
 
     @property
     def can_go_ahead(self) -> bool:

@@ -321,10 +321,11 @@ class Decoder(Protocol):
         """
         ...
 
-    def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
-        """Copy the first `lengths` positions of row slots `sources` to `targets`, int32 [n] each.
+    def copy_rows(self, sources: Int32, targets: Int32, starts: Int32, ends: Int32) -> None:
+        """Copy positions [start, end) of row slots `sources` to `targets`, int32 [n] each.
 
-        No slot may be both a source and a target.
+        What a target holds before its start has to be what its source holds there. No slot may be
+        both a source and a target.
         """
         ...
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,14 @@ WRITABLE = {"float32": np.float32, "int32": np.int32}
 """Input dtypes of the entry points and what carries them."""
 
 
+@dataclass(frozen=True)
+class _Cache:
+    """An attention cache, and its memory uint8 [*shape, item] where that is the host's."""
+
+    buffer: "Buffer"
+    host: Array | None = None
+
+
 class GraphCaller:
     """The entry points of one target, on one device.
 
@@ -47,7 +56,7 @@ class GraphCaller:
         self.sizes = dict(sizes)
         self._target = target
         self.device = device
-        self._caches: dict[tuple[str, tuple[int | str, ...]], Buffer] = {}
+        self._caches: dict[tuple[str, tuple[int | str, ...]], _Cache] = {}
 
     def resize(self, sizes: Sizes) -> None:
         """Have so many slots; caches whose number changes are made anew, with nothing in them.
@@ -71,7 +80,8 @@ class GraphCaller:
 
     def held_bytes(self) -> int:
         """Bytes of the caches that have been made."""
-        return sum(cache.num_elements * cache.element_size for cache in self._caches.values())
+        buffers = (cache.buffer for cache in self._caches.values())
+        return sum(buffer.num_elements * buffer.element_size for buffer in buffers)
 
     def free_memory(self) -> int | None:
         """Bytes that the device has left; None if nobody knows."""
@@ -152,11 +162,24 @@ class GraphCaller:
             shape = [size if isinstance(size, int) else self.sizes[size] for size in spec.shape]
             dtype = _max_dtype(spec.dtype)
             if self._target.device == "cpu":
-                memory = host_memory.zeros(math.prod(shape) * ITEM_BYTES[spec.dtype])
-                self._caches[key] = Buffer.from_numpy(memory).view(dtype, shape)
+                size = ITEM_BYTES[spec.dtype]
+                memory = host_memory.zeros(math.prod(shape) * size)
+                buffer = Buffer.from_numpy(memory).view(dtype, shape)
+                self._caches[key] = _Cache(buffer, memory.reshape(*shape, size))
             else:
-                self._caches[key] = self._zeros_there(shape, dtype)
-        return self._caches[key]
+                self._caches[key] = _Cache(self._zeros_there(shape, dtype))
+        return self._caches[key].buffer
+
+    def host_caches(self, name: str) -> dict[str, Array]:
+        """The memory of an entry point's caches by name, uint8 [*shape, item]; none on a GPU."""
+        found: dict[str, Array] = {}
+        for spec in self.graphs[name][0].inputs:
+            if spec.mutable:
+                self.cache(spec)
+                host = self._caches[spec.name, spec.shape].host
+                if host is not None:
+                    found[spec.name] = host
+        return found
 
     def _zeros_there(self, shape: list[int], dtype: Any) -> "Buffer":
         from max.driver import Buffer

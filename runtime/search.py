@@ -75,10 +75,14 @@ NOTHING = Hypothesis()
 
 @dataclass(frozen=True)
 class RowCopy:
-    """The cache of one row slot to be copied to another before the next step."""
+    """The cache of one row slot to be copied to another before the next step.
+
+    `n_new` is of how many of the last tokens: the slots hold the same up to there; None: of all.
+    """
 
     source: int
     target: int
+    n_new: int | None = None
 
 
 @dataclass
@@ -215,6 +219,8 @@ class Beams(Search):
         self.rows = [Row(self.slots[0], begun.tokens, begun.sum_logprob)]
         self._wanted = max(1, round(strategy.beam_size * strategy.patience))
         self._finished: list[Hypothesis] = []
+        # What was sampled of what each slot's cache holds.
+        self._held: dict[int, tuple[int, ...]] = {}
 
     def take(self, candidates: Int32, logprobs: Float32) -> list[RowCopy]:
         """Keep the best `beam_size` of all continuations; those that end are finished."""
@@ -260,8 +266,10 @@ class Beams(Search):
     def _place(self, chosen: list[tuple[float, Row, int]]) -> list[RowCopy]:
         """Give every chosen continuation a slot: the first of a row keeps its slot.
 
-        Further ones are copied into slots that nothing continues, so no copy overwrites a source.
+        Further ones are copied into slots that nothing continues, so no copy overwrites a source;
+        of what those hold already, which is most of it as a rule, nothing is copied.
         """
+        self._held |= {row.slot: row.sampled for row in self.rows}
         kept = {row.slot for _, row, _ in chosen}
         free = [slot for slot in self.slots if slot not in kept]
         used: set[int] = set()
@@ -270,11 +278,22 @@ class Beams(Search):
             slot = row.slot
             if slot in used:
                 slot = free.pop(0)
-                copies.append(RowCopy(row.slot, slot))
+                held = self._held.get(slot)
+                n_new = None if held is None else len(row.sampled) - n_shared(row.sampled, held)
+                copies.append(RowCopy(row.slot, slot, n_new))
+                self._held[slot] = row.sampled
             used.add(slot)
             rows.append(Row(slot, (*row.sampled, token), total))
         self.rows = rows
         return copies
+
+
+def n_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    for i, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return i
+    return min(len(first), len(second))
 
 
 def start_search(

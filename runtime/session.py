@@ -19,7 +19,7 @@ from mwc.runtime.artifact import (
     stored_weights,
 )
 from mwc.runtime.caches import cross_kv_of
-from mwc.runtime.checks import check_counts, check_distinct, check_range
+from mwc.runtime.checks import check_counts, check_distinct, check_range, check_shapes
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
     HEARD_AHEAD,
@@ -38,6 +38,7 @@ from mwc.runtime.errors import OptionError
 from mwc.runtime.graph_caller import GraphCaller
 from mwc.runtime.graph_files import load_graphs, load_weights
 from mwc.runtime.prefill_groups import PROMPT_TOKENS, in_groups, joined
+from mwc.runtime.row_copies import copy_rows_on_host
 from mwc.runtime.slot_memory import Sizes, cache_bytes, check_memory, work_bytes
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.step_calls import StepCalls
@@ -262,15 +263,22 @@ class Session:
             inputs["wanted"] = wanted_of(batch, n_candidates)
         return _choice_of(self._caller.run(name, inputs))
 
-    def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
+    def copy_rows(self, sources: Int32, targets: Int32, starts: Int32, ends: Int32) -> None:
         """Copy rows' caches to other rows; see `Decoder.copy_rows`."""
         check_range("source row", sources, self.n_rows)
         check_range("target row", targets, self.n_rows)
-        check_range("length", lengths, self.spec.model.n_text_ctx + 1)
+        check_range("end", ends, self.spec.model.n_text_ctx + 1)
+        check_range("start", starts, self.spec.model.n_text_ctx + 1)
         check_distinct(targets)
         if set(sources.tolist()) & set(targets.tolist()):
             raise ValueError(f"rows {sources.tolist()} cannot be copied onto {targets.tolist()}")
-        inputs = {"sources": sources, "targets": targets, "lengths": lengths}
+        inputs = {"sources": sources, "targets": targets, "lengths": ends}
+        on_host = self._caller.host_caches("copy_rows")
+        if on_host:
+            check_shapes(self._caller.graphs["copy_rows"][0], inputs)
+            copies = np.stack((sources, targets, starts, ends), axis=1).tolist()
+            copy_rows_on_host(on_host["self_k"], on_host["self_v"], copies)
+            return
         self._caller.run("copy_rows", inputs, fetch=())
 
     def trace(self, log_mel: Float32, log_mel_max: Float32, n_frames: Int32) -> dict[str, Float32]:

@@ -185,15 +185,17 @@ class FakeDecoder:
             )
         return Choice(tokens, logprobs)
 
-    def copy_rows(self, sources: Int32, targets: Int32, lengths: Int32) -> None:
-        assert sources.dtype == targets.dtype == lengths.dtype == np.int32
+    def copy_rows(self, sources: Int32, targets: Int32, starts: Int32, ends: Int32) -> None:
+        assert sources.dtype == targets.dtype == starts.dtype == ends.dtype == np.int32
         assert len(set(targets.tolist())) == len(targets)
         assert not set(sources.tolist()) & set(targets.tolist())
-        for source, target, length in zip(
-            sources.tolist(), targets.tolist(), lengths.tolist(), strict=True
+        for source, target, start, end in zip(
+            sources.tolist(), targets.tolist(), starts.tolist(), ends.tolist(), strict=True
         ):
             assert 0 <= target < self.n_rows
-            assert length == len(self.rows[source])
+            assert 0 <= start <= end == len(self.rows[source])
+            if start:
+                assert self.rows[target][:start] == self.rows[source][:start]
             self.rows[target] = list(self.rows[source])
             self.copies.append((source, target))
 

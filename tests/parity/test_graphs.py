@@ -272,15 +272,33 @@ def ints(*values: int) -> Any:
     return np.array(values, np.int32)
 
 
-@pytest.mark.parametrize("length", [1, 12, 30])
-def test_a_copied_row_goes_on_as_its_source_does(session: Session, length: int) -> None:
-    """Into two slots that held other rows; the source goes on as if nothing had been copied."""
+@pytest.mark.parametrize(("length", "n_shared"), [(1, 0), (12, 0), (30, 0), (30, 3), (30, 17)])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_a_copied_row_goes_on_as_its_source_does(
+    session: Session,
+    length: int,
+    n_shared: int,
+    on_host: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Into two slots that held other rows; the source goes on as if nothing had been copied.
+
+    With `n_shared` one of the others begins with as many of the source's tokens, which stay.
+    """
+    if not on_host:
+        monkeypatch.setattr(session.caller, "host_caches", lambda name: {})
     prompt = prompts(session)[2]
     expected = alone(session, prompt, 1, length + 6)
     for slot in (0, 3):
         alone(session, prompts(session)[3], 0, 8, slot=slot)
+    start = 0
+    if n_shared:
+        other = alone(session, prompt, 1, n_shared, slot=3)
+        start = other.position
+        other.sampled[-1] = 7
+        step([other])
     source = alone(session, prompt, 1, length, slot=2)
-    session.copy_rows(ints(2, 2), ints(3, 0), ints(source.position, source.position))
+    session.copy_rows(ints(2, 2), ints(3, 0), ints(start, 0), ints(*[source.position] * 2))
     rows = [source, *(Row(session, prompt, slot, 1, True) for slot in (3, 0))]
     for row in rows[1:]:
         row.sampled, row.logprobs = source.sampled[:], source.logprobs[:]
@@ -325,17 +343,20 @@ def test_candidates_and_samples_are_those_of_the_rules(session: Session) -> None
 def test_copies_that_cannot_be_made_are_refused(session: Session) -> None:
     for source, target in ((4, 0), (-1, 0), (0, 4), (0, -1)):
         with pytest.raises(IndexError, match="row"):
-            session.copy_rows(ints(source), ints(target), ints(5))
-    for length in (-1, 449):
-        with pytest.raises(IndexError, match="length"):
-            session.copy_rows(ints(0), ints(1), ints(length))
+            session.copy_rows(ints(source), ints(target), ints(0), ints(5))
+    for position in (-1, 449):
+        with pytest.raises(IndexError, match="end"):
+            session.copy_rows(ints(0), ints(1), ints(0), ints(position))
+        with pytest.raises(IndexError, match="start"):
+            session.copy_rows(ints(0), ints(1), ints(position), ints(5))
     with pytest.raises(ValueError, match="distinct"):
-        session.copy_rows(ints(0, 1), ints(2, 2), ints(5, 5))
+        session.copy_rows(ints(0, 1), ints(2, 2), ints(0, 0), ints(5, 5))
     for sources, targets in (((0,), (0,)), ((0, 1), (1, 2))):
+        starts, ends = (ints(*[position] * len(sources)) for position in (0, 5))
         with pytest.raises(ValueError, match="cannot be copied onto"):
-            session.copy_rows(ints(*sources), ints(*targets), ints(*[5] * len(sources)))
+            session.copy_rows(ints(*sources), ints(*targets), starts, ends)
     with pytest.raises(ValueError, match="targets has shape"):
-        session.copy_rows(ints(0), ints(1, 2), ints(5))
+        session.copy_rows(ints(0), ints(1, 2), ints(0), ints(5))
 
 
 def test_many_prompts_run_in_groups(random_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

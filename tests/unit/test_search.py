@@ -104,7 +104,7 @@ def test_the_best_continuations_of_all_rows_go_on() -> None:
     take(search, {A: -0.1, B: -0.2, C: -9.0})
     copies = take(search, {C: -5.0, D: -6.0, A: -7.0}, {C: -0.1, D: -0.2, A: -9.0})
     assert going_on(search) == {(B, C): (11, -0.3), (B, D): (10, -0.4)}
-    assert copies == [RowCopy(11, 10)]  # the slot of the beam that was given up
+    assert copies == [RowCopy(11, 10, 1)]  # the slot of the beam that was given up
 
 
 def test_a_beam_keeps_its_slot() -> None:
@@ -118,7 +118,8 @@ def test_a_beam_keeps_its_slot() -> None:
 def test_no_copy_overwrites_a_source_or_another_copy(seed: int) -> None:
     generator = np.random.default_rng(seed)
     search = beams(5, patience=100)
-    holds = {slot: () for slot in search.slots}
+    holds: dict[int, tuple[int, ...]] = {slot: () for slot in search.slots}
+    used = {search.slots[0]}
     for _ in range(20):
         before = {row.slot: row.sampled for row in search.rows}
         holds.update(before)
@@ -133,7 +134,14 @@ def test_no_copy_overwrites_a_source_or_another_copy(seed: int) -> None:
         assert sources <= set(before)
         assert set(targets) <= set(search.slots)
         for copy in copies:
-            holds[copy.target] = holds[copy.source]
+            tokens, held = holds[copy.source], holds[copy.target]
+            assert (copy.n_new is None) == (copy.target not in used)
+            if copy.n_new is not None:
+                n_old = len(tokens) - copy.n_new
+                assert tokens[:n_old] == held[:n_old]
+                assert tokens[: n_old + 1] != held[: n_old + 1]
+            holds[copy.target] = tokens
+        used |= {*before, *targets}
         assert len({row.slot for row in search.rows}) == len(search.rows) == 5
         for row in search.rows:
             assert holds[row.slot] == row.sampled[:-1]
