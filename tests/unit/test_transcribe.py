@@ -17,6 +17,7 @@ from fake_decoder import (
 )
 from openai_whisper import OUR_FIELDS, FakeWhisper, patch_whisper
 
+from mwc.runtime.decode import WindowResult
 from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError, OptionError
 from mwc.runtime.options import make_options
@@ -340,6 +341,25 @@ def test_segments_come_as_windows_are_decoded_and_progress_is_told(tokenizer: To
         ProgressEvent("transcribe", 2.0, 31.0, "seconds"),
         ProgressEvent("transcribe", 31.0, 31.0, "seconds"),
     ]
+
+
+@pytest.mark.parametrize(("conditioned", "knows"), [(None, True), (True, True), (False, False)])
+def test_the_rest_of_a_batchs_window_knows_the_text_before_it(
+    tokenizer: Tokenizer, conditioned: bool | None, knows: bool
+) -> None:
+    """It is a part of its own, and begins with no text; what its text leaves is asked for next."""
+    options = make_options(batch_size=2, condition_on_previous_text=conditioned)
+    speech = Speech("fake", np.ones(782, np.float32), 25 * 16000)
+    loop = WindowLoop(SPEC, tokenizer, options, [(0, 2500)], 2500, speech)
+    window = loop.next_window()
+    assert window is not None
+    assert (window.seek, window.previous) == (0, ())
+    tokens = (B, *b" One.", B + 500, B + 510)  # text up to 10 s
+    loop.accept(WindowResult(tokens, "One.", -0.1, 0.0, 1.0, 0.0, -0.1))
+    rest = loop.next_window()
+    assert rest is not None
+    assert (rest.seek, rest.n_frames) == (1000, 1500)
+    assert rest.previous == ((B, *b" One.", B + 500) if knows else ())
 
 
 def test_a_result_needs_a_window(tokenizer: Tokenizer) -> None:
