@@ -13,7 +13,13 @@ from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_coverage, format_language, format_speed
 from mwc.cli.output import Output, plan_output
 from mwc.cli.values import decoding_options, read_threads, writing_options
-from mwc.runtime.errors import AudioError, OptionError, OutputError
+from mwc.runtime.errors import (
+    AudioError,
+    DeviceError,
+    MemoryShortage,
+    OptionError,
+    OutputError,
+)
 from mwc.runtime.options import make_options
 from mwc.runtime.writers.options import LAYOUT
 
@@ -116,11 +122,16 @@ def command(
         from mwc.runtime import load, load_fleet
 
         place = "gpu" if device == "cuda" else device  # openai/whisper's word for it
-        if place == "all" or "," in place:
-            with load_fleet(artifact, place, n_threads) as fleet:
-                failed = _transcribe_together(fleet, job, display)
-        else:
-            failed = transcribe_all(load(artifact, device=place, threads=n_threads), job, display)
+        try:
+            if place == "all" or "," in place:
+                with load_fleet(artifact, place, n_threads) as fleet:
+                    failed = _transcribe_together(fleet, job, display)
+            else:
+                loaded = load(artifact, device=place, threads=n_threads)
+                failed = transcribe_all(loaded, job, display)
+        except (KeyboardInterrupt, DeviceError, MemoryShortage):
+            _tell_how_to_go_on(job, display)
+            raise
     if failed:
         raise typer.Exit(3 if failed < len(audio) else 1)
 
@@ -165,6 +176,18 @@ def _without_transcript(audio: Sequence[str], output: Output, display: Display) 
         n_there = len(audio) - len(left)
         display.note(f"transcripts of {n_there} of {len(audio)} files are there already")
     return left
+
+
+def _tell_how_to_go_on(job: Job, display: Display) -> None:
+    """Where several files were to be written, say how many are, and how the others get there."""
+    folder = job.output.folder
+    if folder is None or len(job.audio) == 1:
+        return
+    n_there = sum(map(job.output.is_written, job.audio))
+    display.note(
+        f"{n_there} of {len(job.audio)} transcripts are in {folder}; the same command with "
+        "--skip-existing makes the others"
+    )
 
 
 def transcribe_all(model: "Model", job: Job, display: Display) -> int:

@@ -539,6 +539,10 @@ def test_files_of_a_batch_are_written_when_they_are_done(
         folder = tmp_path / str(code)
         assert main([*line, "-o", str(folder), "-f", "srt"]) == code
         assert sorted(path.name for path in folder.iterdir()) == ["b.srt", "d.srt"]
+        told = (
+            f"transcripts are in {folder}; the same command with --skip-existing makes the others"
+        )
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("devices", ["all", "gpu:0,gpu:1"])
