@@ -106,6 +106,7 @@ class Recorder:
         self.spec, self.n_windows, self.n_rows = decoder.spec, decoder.n_windows, decoder.n_rows
         self.log_mel, self.encode, self.align = decoder.log_mel, decoder.encode, decoder.align
         self.copy_rows, self.reserve = decoder.copy_rows, decoder.reserve
+        self.check_memory = decoder.check_memory
         self.first: PrefillResult | None = None
         self.tokens: list[int] = []
         self.logprobs: list[float] = []

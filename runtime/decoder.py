@@ -329,6 +329,14 @@ class Decoder(Protocol):
         """
         ...
 
+    def check_memory(self, n_windows: int, n_rows: int) -> None:
+        """Refuse so many slots if there is no memory for them, and change nothing.
+
+        Raises:
+            MemoryShortage: they do not fit.
+        """
+        ...
+
     def reserve(self, n_windows: int, n_rows: int) -> None:
         """Have at least so many slots; what slots hold is lost if there were fewer."""
         ...

@@ -76,6 +76,16 @@ class Engine:
         """How likely frames hold speech, between two rounds; see `Hearing.vad`."""
         return self._hearing.vad(samples, state)
 
+    def check_memory(self, options: TranscribeOptions) -> None:
+        """Refuse a call for whose windows there is no memory, before anything is heard for it.
+
+        Raises:
+            MemoryShortage: what it has decoded side by side does not fit.
+        """
+        lanes = options.batch_size
+        with self._turns:
+            self._decoder.check_memory(n_windows=lanes, n_rows=lanes * options.width)
+
     def request(self, options: TranscribeOptions, n_lanes: int, stop: Stop) -> Request:
         """A request of a call (call.py) for windows decoded by `options`, `n_lanes` at a time.
 

@@ -296,6 +296,7 @@ class Model(Closing):
             return HeardFile(*self._listen(_source(audio), options, stop=stop))
 
         check_for_model(options, self.spec)
+        self._engine.check_memory(options)
         yield from transcribe_together(self._engine, options, audios, heard, progress, stop)
 
     def detect_language(
@@ -352,6 +353,7 @@ class Model(Closing):
         """Read a file once and plan the rest."""
         stop = stop_at(cancel)
         check_for_model(options, self.spec)
+        self._engine.check_memory(options)
         features, speech = self._listen(source, options, progress, stop)
         return Transcription(
             self._engine,

@@ -118,6 +118,11 @@ class TranscribeOptions:
         """Whether the audio is cut into parts before any is decoded."""
         return self.batch_size > 1
 
+    @property
+    def width(self) -> int:
+        """Rows that a window takes at most: its beams or samples."""
+        return max(self.best_of if t > 0 else self.beam_size for t in self.temperature)
+
     @cached_property
     def never_silent(self) -> "TranscribeOptions":
         """The same, but that no window counts as silent."""

@@ -88,7 +88,7 @@ class Session:
         sizes = {"windows": n_windows, "row_slots": n_rows}
         self._caller = GraphCaller(self._target, where, graphs, sizes)
         self._steps = StepCalls(self._caller, replays=self._target.device != "cpu")
-        self._check_memory(sizes)
+        self._refuse_beyond_memory(sizes)
 
     @property
     def caller(self) -> GraphCaller:
@@ -169,6 +169,12 @@ class Session:
         }
         self._caller.run("encode", inputs, fetch=())
 
+    def check_memory(self, n_windows: int, n_rows: int) -> None:
+        """Refuse slots that `reserve` would; see `Decoder.check_memory`."""
+        sizes = self._at_least(n_windows, n_rows)
+        if sizes != self._caller.sizes:
+            self._refuse_beyond_memory(sizes)
+
     def reserve(self, n_windows: int, n_rows: int) -> None:
         """Have at least so many slots; what slots hold is lost if there were fewer.
 
@@ -176,15 +182,19 @@ class Session:
             MemoryShortage: they do not fit. There are as many as before; if the memory was counted
                 on and then not given, with nothing in them.
         """
-        asked = {"windows": n_windows, "row_slots": n_rows}
-        sizes = {size: max(held, asked[size]) for size, held in self._caller.sizes.items()}
+        sizes = self._at_least(n_windows, n_rows)
         if sizes == self._caller.sizes:
             return
-        self._check_memory(sizes)
+        self._refuse_beyond_memory(sizes)
         self._steps.forget()
         self._caller.resize(sizes)
 
-    def _check_memory(self, sizes: Sizes) -> None:
+    def _at_least(self, n_windows: int, n_rows: int) -> dict[str, int]:
+        """As many slots as there are, or as are asked for where that is more."""
+        asked = {"windows": n_windows, "row_slots": n_rows}
+        return {size: max(held, asked[size]) for size, held in self._caller.sizes.items()}
+
+    def _refuse_beyond_memory(self, sizes: Sizes) -> None:
         """Refuse slots, those that there are among them, that do not fit."""
         signatures = [signature for signature, _ in self._caller.graphs.values()]
         work = work_bytes(self.spec.model, min(sizes["windows"], self.encoded_together))

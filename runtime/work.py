@@ -92,7 +92,7 @@ class Recipe:
             replace(sampling, strategy=replace(sampling.strategy, temperature=temperature))
             for temperature in options.temperature
         )
-        self.width = max(sampling.strategy.width for sampling in self.samplings)
+        self.width = options.width
 
 
 class Judgement(Enum):

@@ -199,6 +199,9 @@ class FakeDecoder:
             self.rows[target] = list(self.rows[source])
             self.copies.append((source, target))
 
+    def check_memory(self, n_windows: int, n_rows: int) -> None:
+        pass
+
     def reserve(self, n_windows: int, n_rows: int) -> None:
         if self.n_windows < n_windows:
             self.n_windows = n_windows

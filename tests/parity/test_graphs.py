@@ -479,6 +479,10 @@ def test_slots_that_do_not_fit_are_refused(
     monkeypatch.setattr(graph_caller, "free_memory", lambda: 100 << 20)
     with pytest.raises(MemoryShortage, match=r"100 windows and 1600 rows .* need .* 0\.1 GiB is"):
         small.reserve(n_windows=100, n_rows=1600)
+    with pytest.raises(MemoryShortage, match=r"100 windows and 1600 rows .* need .* 0\.1 GiB is"):
+        small.check_memory(n_windows=100, n_rows=1600)
+    small.check_memory(n_windows=2, n_rows=2)
+    small.check_memory(n_windows=1, n_rows=1)
     assert (small.n_windows, small.n_rows) == (1, 1)
     assert alone(small, prompts(small)[1], 0, 8).sampled == expected  # all is as it was
     small.reserve(n_windows=2, n_rows=2)

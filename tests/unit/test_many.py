@@ -15,7 +15,7 @@ from fake_model import fake_model
 from said import outcome
 
 from mwc.runtime.decoder import Float32
-from mwc.runtime.errors import AudioError, Cancelled, OptionError
+from mwc.runtime.errors import AudioError, Cancelled, MemoryShortage, OptionError
 from mwc.runtime.features import Features
 from mwc.runtime.model import Model
 from mwc.runtime.progress import ProgressEvent
@@ -252,6 +252,37 @@ def test_progress_is_of_all_files_opened(model: Model) -> None:
     list(model.transcribe_many(files, language="en", batch_size=2, progress=events.append))
     assert [e.done for e in events] == sorted(e.done for e in events)
     assert events[-1].done == events[-1].total == 45.0
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, (1, 1)),
+        ({"batch_size": 3, "beam_size": 4}, (3, 12)),
+        ({"batch_size": 2, "temperature": (0.0, 0.5), "beam_size": 2, "best_of": 5}, (2, 10)),
+    ],
+)
+def test_what_there_is_no_memory_for_is_refused_before_anything_is_heard(
+    model: Model,
+    decoder: HearingDecoder,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    wanted: tuple[int, int],
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def refuse(n_windows: int, n_rows: int) -> None:
+        asked.append((n_windows, n_rows))
+        raise MemoryShortage("too much")
+
+    monkeypatch.setattr(decoder, "check_memory", refuse)
+    transcripts = model.transcribe_many([audio(2, 1)], language="en", **options)
+    with pytest.raises(MemoryShortage, match="too much"):
+        next(transcripts)
+    with pytest.raises(MemoryShortage, match="too much"):
+        model.transcribe(audio(2, 1), language="en", **options)
+    assert asked == [wanted] * 2
+    assert decoder.calls == []
 
 
 def test_options_are_checked_at_once(model: Model) -> None:
