@@ -13,6 +13,7 @@ from fake_decoder import FakeDecoder, scripted
 from recordings import SPEC, T, hear, said
 from said import outcome
 
+from mwc.runtime.completed import in_order
 from mwc.runtime.decoder import (
     ENCODED_TOGETHER,
     Choice,
@@ -78,9 +79,10 @@ def together(
 ) -> Iterator[object]:
     options = make_options(**OPTIONS, batch_size=n_lanes)
     audios: Any = keys
-    for found in transcribe_together(
+    completed = transcribe_together(
         Engine(device, tokenizer), options, audios, hear, progress=silent, stop=stop
-    ):
+    )
+    for found in in_order(completed):
         yield outcome(found)
 
 
