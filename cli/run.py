@@ -125,6 +125,8 @@ def command(
         try:
             if place == "all" or "," in place:
                 with load_fleet(artifact, place, n_threads) as fleet:
+                    for why in fleet.left_out:
+                        display.warn(why)
                     failed = _transcribe_together(fleet, job, display)
             else:
                 loaded = load(artifact, device=place, threads=n_threads)

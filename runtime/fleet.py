@@ -17,7 +17,7 @@ from mwc.runtime.audio import AudioInput, check_several
 from mwc.runtime.closing import Closing
 from mwc.runtime.completed import Completed, in_order, raising
 from mwc.runtime.devices import accelerator_names
-from mwc.runtime.errors import AudioError, DeviceError, OptionError
+from mwc.runtime.errors import AudioError, DeviceError, MemoryShortage, OptionError
 from mwc.runtime.fleet_run import FleetRun
 from mwc.runtime.fleet_worker import Worker, end, receive, start_worker
 from mwc.runtime.options import make_options
@@ -34,7 +34,8 @@ def load_fleet(
 
     Args:
         path: the folder `mwc convert` wrote.
-        devices: "all" for every GPU here that the artifact has code for, or names as for `load`:
+        devices: "all" for every GPU here that the artifact has code for, and memory (others are
+            `Fleet.left_out`), or names as for `load`:
             "gpu:0" and "gpu:1", or "cpu" several times, for which this process's CPUs are shared
             out, those of a NUMA node together.
         threads: CPU threads of each process; None for all of its CPUs.
@@ -57,7 +58,7 @@ def load_fleet(
     for name, shared in zip(names, on_cpu, strict=True):
         cpus, most = next(shares) if shared else ([], None)
         workers.append(start_worker(artifact.path, name, cpus, threads or most))
-    return Fleet(workers)
+    return Fleet(workers, leaves_out=devices == "all")
 
 
 def _shares(n: int) -> list[tuple[list[int], int]]:
@@ -80,21 +81,29 @@ def _shares(n: int) -> list[tuple[list[int], int]]:
 class Fleet(Closing):
     """Models on several devices; use it in a `with` statement, or `close` it."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        """Wait until every worker has loaded its model; `load_fleet` starts them."""
+    def __init__(self, workers: Sequence[Worker], *, leaves_out: bool = False) -> None:
+        """Wait until every worker has loaded its model; `load_fleet` starts them.
+
+        `leaves_out`: whether to do without those that have no memory for it, unless all do.
+        """
         self._workers = list(workers)
         self._targets: list[str] = []
+        self._left_out: list[str] = []
         try:
-            for worker in self._workers:
+            for worker in workers:
                 message = receive(worker)
                 if message is None:
                     raise DeviceError(
                         f"the process for {worker.device} ended while it loaded the model."
                     )
                 kind, answer = message
-                if kind != "loaded":
+                if kind == "loaded":
+                    self._targets.append(answer)
+                elif leaves_out and isinstance(answer, MemoryShortage) and len(self._workers) > 1:
+                    self._left_out.append(f"{worker.device} is left out: {answer}")
+                    self.lose(worker)
+                else:
                     raise answer
-                self._targets.append(answer)
         except BaseException:
             self.close()
             raise
@@ -103,6 +112,11 @@ class Fleet(Closing):
     def targets(self) -> tuple[str, ...]:
         """The name of the target that runs on each device."""
         return tuple(self._targets)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Of "all" devices those that have no memory for the model: a sentence for each."""
+        return tuple(self._left_out)
 
     def close(self) -> None:
         """End the processes, and what they are doing."""

@@ -48,6 +48,7 @@ class StandInModel:
     transcript: Transcript = TRANSCRIPT
     errors: dict[str, BaseException] = field(default_factory=dict)
     late: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     warnings: Sequence[str] = ()
     calls: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     loads: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)

@@ -553,6 +553,9 @@ def test_several_devices(
     assert main(line) == 0
     assert model.loads == [(artifact, {"device": devices, "threads": 1})]
     assert capsys.readouterr().out.count("==>") == 2
+    model.left_out = ["gpu:1 is left out: it is full."]
+    assert main(line) == 0
+    assert "mwc: gpu:1 is left out: it is full.\n" in capsys.readouterr().err
     model.errors["a.wav"] = no_audio("a.wav")
     assert main([*line[:3], *line[4:]]) == 1
     assert "mwc: a.wav is not audio" in capsys.readouterr().err

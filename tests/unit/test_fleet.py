@@ -76,7 +76,7 @@ class FakeModel:
         return self.said(audio)
 
 
-def fleet_of(*models: FakeModel | MwcError) -> Fleet:
+def fleet_of(*models: FakeModel | MwcError, leaves_out: bool = False) -> Fleet:
     """A fleet whose workers are threads."""
     workers = []
     for k, model in enumerate(models):
@@ -97,7 +97,7 @@ def fleet_of(*models: FakeModel | MwcError) -> Fleet:
 
         threading.Thread(target=work, daemon=True).start()
         workers.append(Worker(f"gpu:{k}", ours))
-    return Fleet(workers)
+    return Fleet(workers, leaves_out=leaves_out)
 
 
 def shout(audio: Any) -> Any:
@@ -327,6 +327,22 @@ def test_a_model_that_does_not_load() -> None:
         fleet_of(FakeModel(shout), TargetError("no such GPU"))
 
 
+def test_all_devices_are_those_with_memory() -> None:
+    full = MemoryShortage("the weights do not fit")
+    with fleet_of(full, FakeModel(shout), full, leaves_out=True) as fleet:
+        assert fleet.targets == ("fake",)
+        assert fleet.left_out == tuple(
+            f"gpu:{k} is left out: the weights do not fit" for k in (0, 2)
+        )
+        assert list(fleet.transcribe_many(["a", "b"])) == ["A", "B"]
+    with pytest.raises(MemoryShortage, match="do not fit"):
+        fleet_of(full, full, leaves_out=True)
+    with pytest.raises(MemoryShortage, match="do not fit"):  # it was named
+        fleet_of(full, FakeModel(shout))
+    with pytest.raises(TargetError):
+        fleet_of(TargetError("none"), FakeModel(shout), leaves_out=True)
+
+
 def too_much(audio: str) -> str:
     raise MemoryShortage(f"{audio} is too much")
 
@@ -381,7 +397,7 @@ def test_a_quota_is_shared_out_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         asked.append((device, cpus, threads))
 
     monkeypatch.setattr(fleet_module, "start_worker", start)
-    monkeypatch.setattr(fleet_module, "Fleet", list)
+    monkeypatch.setattr(fleet_module, "Fleet", lambda workers, **how: workers)
     monkeypatch.setattr(fleet_module, "cpus_by_node", lambda: list(range(16)))
     monkeypatch.setattr(fleet_module, "usable_cpus", lambda: 4)
     fleet_module.load_fleet(tmp_path / "out", "cpu,cpu-host")
