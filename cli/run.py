@@ -16,7 +16,6 @@ from mwc.cli.values import decoding_options, read_threads, writing_options
 from mwc.runtime.errors import (
     AudioError,
     DeviceError,
-    MemoryShortage,
     OptionError,
     OutputError,
 )
@@ -131,7 +130,7 @@ def command(
             else:
                 loaded = load(artifact, device=place, threads=n_threads)
                 failed = transcribe_all(loaded, job, display)
-        except (KeyboardInterrupt, DeviceError, MemoryShortage):
+        except (KeyboardInterrupt, DeviceError):
             _tell_how_to_go_on(job, display)
             raise
     if failed:

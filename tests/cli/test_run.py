@@ -13,7 +13,7 @@ from stand_ins import SEGMENT, TRANSCRIPT, StandInModel, StandInStream, no_audio
 
 from mwc.cli.main import main
 from mwc.cli.values import temperatures
-from mwc.runtime.errors import ArtifactError, BusyError, DeviceError
+from mwc.runtime.errors import ArtifactError, BusyError, DeviceError, MemoryShortage
 from mwc.runtime.report import Coverage
 from mwc.runtime.transcript import Segment, Word
 from mwc.runtime.writers import WRITERS
@@ -543,6 +543,12 @@ def test_files_of_a_batch_are_written_when_they_are_done(
             f"transcripts are in {folder}; the same command with --skip-existing makes the others"
         )
         assert told in capsys.readouterr().err
+    # The same command would be refused once more.
+    model.errors["a.wav"] = MemoryShortage("8 windows do not fit; lower batch_size.")
+    assert main([*line, "-o", str(tmp_path / "small"), "-f", "srt"]) == 1
+    err = capsys.readouterr().err
+    assert "8 windows do not fit" in err
+    assert "--skip-existing" not in err
 
 
 @pytest.mark.parametrize("devices", ["all", "gpu:0,gpu:1"])
