@@ -13,12 +13,7 @@ from mwc.cli.cache import artifact_for
 from mwc.cli.console import Display, format_coverage, format_language, format_speed
 from mwc.cli.output import Output, plan_output
 from mwc.cli.values import decoding_options, read_threads, writing_options
-from mwc.runtime.errors import (
-    AudioError,
-    DeviceError,
-    OptionError,
-    OutputError,
-)
+from mwc.runtime.errors import AudioError, DeviceError, OptionError, OutputError
 from mwc.runtime.options import make_options
 from mwc.runtime.writers.options import LAYOUT
 
