@@ -19,6 +19,7 @@ from mwc.runtime.decoder import (
     TEXT_KEY_SHAPE,
     TEXT_VALUE_SHAPE,
 )
+from mwc.runtime.rules import rule_state
 
 POSITION = 200
 PEAK = 2.0
@@ -34,7 +35,7 @@ def add_decoder(cases: Cases, rows: int) -> None:
     _few(cases, f"fc2, {rows} rows", rows, mlp, d)
     _logits(cases, f"LM head, {rows} rows", rows, d, model.n_vocab)
     if cases.precision == "int8":
-        _sieve(cases, f"LM head by the sieve, {rows} rows", rows, d, model.n_vocab)
+        _head_and_choice(cases, f"LM head and choice, {rows} rows", rows, d, model.n_vocab)
     _attention(cases, rows)
     _around_attention(cases, rows)
     if cases.plan.int8:
@@ -181,19 +182,24 @@ def _logits(cases: Cases, name: str, m: int, k: int, n: int) -> None:
     cases.add(name, build, inputs, 2.0 * m * n * k, float(matrix[0].nbytes), "f32")
 
 
-def _sieve(cases: Cases, name: str, m: int, k: int, n: int) -> None:
-    """The LM head where one token of each row is wanted, and likely."""
+def _head_and_choice(cases: Cases, name: str, m: int, k: int, n: int) -> None:
+    """The LM head and the choice in one, where one token of each row is wanted, and likely."""
+    tokens = cases.tokens
     matrix = cases.values(n, k)
     values, scale = quantize_int8(matrix)
-    x = matrix[cases.rng.integers(0, cases.tokens.eot, m)] * PEAK + cases.values(m, k)
+    x = matrix[cases.rng.integers(0, tokens.eot, m)] * PEAK + cases.values(m, k)
     ones, zeros = np.ones(k, np.float32), np.zeros(k, np.float32)
     stored = [pack_halves(values), scale, ones]
-    asked = [sieve_bounds(values), np.ones(m, np.int32), np.zeros((2, n), np.float32)]
-    asked += [np.ones((m, RULE_STATE_SIZE), np.int32), np.array([cases.tokens.eot], np.int32)]
+    state = rule_state([1000], False, tokens, None)
+    rules = [np.zeros((2, n), np.float32), np.repeat(state[None], m, axis=0), *[np.zeros(m, np.float32)] * 2]
+    asked = [sieve_bounds(values), np.ones(m, np.int32), *rules]
+    asked += [np.array([tokens.eot, tokens.timestamp_begin], np.int32), np.zeros(1, np.int32)]
 
     def build(plan: Plan, x: Any, gamma: Any, beta: Any, *rest: Any) -> Any:
-        embedding = Matrix(*rest[: len(stored)])
-        return layers_int8.likely_logits(plan, x, (gamma, beta), embedding, *rest[len(stored) :])
+        embedding, (bounds, wanted, *rules, ids, ranks) = Matrix(*rest[:3]), rest[3:]
+        return layers_int8.norm_choose(
+            plan, x, (gamma, beta), embedding, bounds, wanted, rules, ids, ranks
+        )[0]
 
     inputs = [x, ones, zeros, *stored, *asked]
     cases.add(name, build, inputs, 2.0 * m * n * k, stored[0].nbytes / 2, "f32")

@@ -174,10 +174,13 @@ class Kernels:
         def norm_logits(plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any) -> Any:
             return layers.norm_logits(plan, x, (g, b), Matrix(w, s, c))
 
-        def likely_logits(
-            plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any, *bounds_and_rules: Any
+        def norm_choose(
+            plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any, *given: Any
         ) -> Any:
-            return layers_int8.likely_logits(plan, x, (g, b), Matrix(w, s, c), *bounds_and_rules)
+            bounds, wanted, *rules, ids, ranks = given
+            return layers_int8.norm_choose(
+                plan, x, (g, b), Matrix(w, s, c), bounds, wanted, rules, ids, ranks
+            )
 
         def embed(plan: Plan, t: Any, p: Any, w: Any, s: Any, c: Any, table: Any) -> Any:
             return layers.embed(plan, t, p, Matrix(w, s, c), table)
@@ -213,9 +216,12 @@ class Kernels:
         self._add("linear_residual.int8", linear_residual, *few, vector, ("float32", "m", "n"))
         ids = ("int32", "m")
         head = (few[0], *halves, column, column, column)
-        rules = ("float32", 2, "n"), ("int32", "m", RULE_STATE_SIZE), ("int32", 1)
+        rules = (
+            ("float32", 2, "n"), ("int32", "m", RULE_STATE_SIZE), ("float32", "m"), ("float32", "m"),
+            ("int32", 2), ("int32", "c"),
+        )  # fmt: skip
         self._add("norm_logits.int8", norm_logits, *head)
-        self._add("likely_logits.int8", likely_logits, *head, ("float32", 3), ids, *rules)
+        self._add("norm_choose.int8", norm_choose, *head, ("float32", 3), ids, *rules)
         self._add("embed.int8", embed, ids, ids, *halves, column, ("float32", "rows", "k"))
         self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
         self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)

@@ -48,17 +48,20 @@ LAYER_WEIGHTS = (
 )
 """What one decoder layer reads while decoding, in the order its subgraph takes them."""
 
+RULES = ("suppress", "rule_states", "temperatures", "uniforms")
+"""What a choice depends on beside the logits."""
+
 
 def build_step(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Run the layers and choose each row's next token."""
     x = run_layers(scope, values, alone=True).x
-    return _choose(scope, _step_logits(scope, x, values), values)
+    return _step_choice(scope, x, values)
 
 
 def step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list[TensorValue]:
     """Each row's next token [n, 1] and its log-probability [n, 1], from its last hidden state."""
     values = {**values, "ranks": scope.constant_ids([0])}
-    return _choose(scope, _step_logits(scope, x, values), values)
+    return _step_choice(scope, x, values)
 
 
 def fed(scope: Scope, token: TensorValue, values: dict[str, Value]) -> dict[str, Value]:
@@ -135,8 +138,8 @@ def build_align(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 
 
 def _choose(scope: Scope, logits: TensorValue, values: dict[str, Value]) -> list[TensorValue]:
-    names = ("suppress", "rule_states", "temperatures", "uniforms", "ranks")
-    return list(layers.choose(scope.plan, logits, *(values[name].tensor for name in names)))
+    rules = (values[name].tensor for name in (*RULES, "ranks"))
+    return list(layers.choose(scope.plan, logits, *rules))
 
 
 def _logits(scope: Scope, x: TensorValue) -> TensorValue:
@@ -149,17 +152,16 @@ def _head(scope: Scope) -> tuple[Norm, Matrix]:
     return norm, scope.matrix("decoder.embed_tokens")
 
 
-def _step_logits(scope: Scope, x: TensorValue, values: dict[str, Value]) -> TensorValue:
-    """Logits that a choice is made from; int8 models compute only likely ones in full."""
+def _step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list[TensorValue]:
+    """Each row's candidates, from its last hidden state; int8 models write no logits."""
     if not scope.plan.int8:
-        return _logits(scope, x)
-    wanted, suppress, states = (
-        values[name].tensor for name in ("wanted", "suppress", "rule_states")
-    )
-    eot = scope.constant_ids([scope.plan.spec.tokens.eot])
+        return _choose(scope, _logits(scope, x), values)
     bounds = scope.weight("decoder.embed_tokens.sieve_bounds")
-    return layers_int8.likely_logits(
-        scope.plan, x, *_head(scope), bounds, wanted, suppress, states, eot
+    rules = [values[name].tensor for name in RULES]
+    wanted, ranks = values["wanted"].tensor, values["ranks"].tensor
+    ids = layers.choice_ids(scope.plan)
+    return list(
+        layers_int8.norm_choose(scope.plan, x, *_head(scope), bounds, wanted, rules, ids, ranks)
     )
 
 

@@ -245,6 +245,12 @@ def _is_of_bytes(cache: BufferValue) -> bool:
     return bool(cache.dtype == DType.uint8)
 
 
+def choice_ids(plan: Plan) -> TensorValue:
+    """The ids that the rules turn on: int32 [2] = (eot, timestamp_begin)."""
+    tokens = plan.spec.tokens
+    return ops.constant([tokens.eot, tokens.timestamp_begin], DType.int32, plan.device)
+
+
 def choose(
     plan: Plan,
     logits: TensorValue,
@@ -255,8 +261,7 @@ def choose(
     ranks: TensorValue,
 ) -> tuple[TensorValue, TensorValue]:
     """The choice under the rules: int32 and float32 [n, k], k being the length of `ranks`."""
-    tokens = plan.spec.tokens
-    ids = ops.constant([tokens.eot, tokens.timestamp_begin], DType.int32, plan.device)
+    ids = choice_ids(plan)
     shape = [logits.shape[0], ranks.shape[0]]
     inputs = [logits, suppress, rule_states, temperatures, uniforms, ids]
     kinds = [TensorType(dtype, shape, plan.device) for dtype in (DType.int32, DType.float32)]

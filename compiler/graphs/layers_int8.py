@@ -1,5 +1,7 @@
 """The layers over int8 weights, on CPUs: several of `layers.py` in one kernel."""
 
+from collections.abc import Sequence
+
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
@@ -77,25 +79,29 @@ def convolution(
     return custom("mwc_conv_int8", plan, [x, *weight.parts(), bias], output, stride=stride)
 
 
-def likely_logits(
+def norm_choose(
     plan: Plan,
     x: TensorValue,
     norm: Norm,
     embedding: Matrix,
     bounds: TensorValue,
     wanted: TensorValue,
-    suppress: TensorValue,
-    rule_states: TensorValue,
-    eot: TensorValue,
-) -> TensorValue:
-    """As `layers.norm_logits`, exact for the best `wanted` [n] that may be chosen.
+    rules: Sequence[TensorValue],
+    ids: TensorValue,
+    ranks: TensorValue,
+) -> tuple[TensorValue, TensorValue]:
+    """`layers.choose` of `layers.norm_logits`, which are not written: int32 and float32 [n, k].
 
-    All from `eot` [1] on are exact too, the others near what they are; `bounds` [3] say how near
-    (`quantize.sieve_bounds`). See kernels/sieve.mojo.
+    Of each row's candidates the best `wanted` [n] are what the whole product gives; `bounds` [3] say
+    how far off others are (`quantize.sieve_bounds`). `rules`: suppress, rule states, temperatures and
+    uniforms; `ids`: eot and the first timestamp; k is the length of `ranks`. See
+    kernels/likely_choice.mojo.
     """
-    output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
-    inputs = [x, *norm, *embedding.parts(), bounds, wanted, suppress, rule_states, eot]
-    return custom("mwc_norm_likely_logits_int8", plan, inputs, output)
+    shape = [x.shape[0], ranks.shape[0]]
+    kinds = [TensorType(dtype, shape, plan.device) for dtype in (DType.int32, DType.float32)]
+    inputs = [x, *norm, *embedding.parts(), bounds, wanted, *rules, ids]
+    chosen = ops.custom("mwc_norm_choose_int8", plan.device, inputs, kinds)
+    return chosen[0].tensor, chosen[1].tensor
 
 
 def decoder_layer(

@@ -14,8 +14,11 @@ from .rules import (
     PENULTIMATE,
     STATE_SIZE,
     WITH_TIMESTAMPS,
+    Allowed,
     Best,
+    Verdict,
     allowed_ids,
+    join,
     judge,
 )
 
@@ -156,6 +159,171 @@ def collect_best(
     return count
 
 
+@always_inline
+def mask_of[origin: Origin](
+    suppress: Pointer[Float32, origin], state: Pointer[Int32, _], vocab: Int
+) -> Pointer[Float32, origin]:
+    """The row of `suppress` [2, vocab] that holds for a row: the second for its first sampled token."""
+    return suppress.unsafe_offset(vocab if state[unsafe_offset=N_SAMPLED] == 0 else 0)
+
+
+trait Earlier:
+    """Text before the ids whose scores a choice is given: none, or what is known of it.
+
+    The choice asks where the rules allow all of it; none of it is suppressed.
+    """
+
+    def best(
+        self, ids: Pointer[mut=True, Int32, _], values: Pointer[mut=True, Float32, _], k: Int
+    ) -> Int:
+        """Put the k best ids and their scores, best first; returns how many there are."""
+        ...
+
+    def mass(self, top: Float32, scale: Float32) -> Float32:
+        """Sum of exp((score - top) * scale); `scale` is 1, or the inverse of the row's temperature."""
+        ...
+
+    def find(self, top: Float32, scale: Float32, mut wanted: Float32) -> Best:
+        """The id at which the running mass passes `wanted`, and its score; as `find_mass`."""
+        ...
+
+
+@fieldwise_init
+struct NoneEarlier(Copyable, Earlier, Movable):
+    """The scores are those of all ids."""
+
+    @always_inline
+    def best(
+        self, ids: Pointer[mut=True, Int32, _], values: Pointer[mut=True, Float32, _], k: Int
+    ) -> Int:
+        return 0
+
+    @always_inline
+    def mass(self, top: Float32, scale: Float32) -> Float32:
+        return 0
+
+    @always_inline
+    def find(self, top: Float32, scale: Float32, mut wanted: Float32) -> Best:
+        return Best(-1, LOWEST, 0)
+
+
+@fieldwise_init
+struct Row(Copyable, Movable):
+    """What a row's choice depends on beside its scores."""
+
+    var allowed: Allowed
+    var with_timestamps: Bool
+    var temperature: Float32
+    var uniform: Float32
+
+
+@always_inline
+def row_of(
+    state: Pointer[Int32, _], temperature: Float32, uniform: Float32, eot: Int, begin: Int, vocab: Int
+) -> Row:
+    """The row whose rule state that is."""
+    var with_timestamps = state[unsafe_offset=WITH_TIMESTAMPS] != 0
+    var allowed = allowed_ids(
+        Int(state[unsafe_offset=LAST]),
+        Int(state[unsafe_offset=PENULTIMATE]),
+        Int(state[unsafe_offset=LAST_TIMESTAMP]),
+        Int(state[unsafe_offset=N_SAMPLED]),
+        with_timestamps,
+        Int(state[unsafe_offset=MAX_INITIAL]),
+        eot, begin, vocab,
+    )
+    return Row(allowed^, with_timestamps, temperature, uniform)
+
+
+@always_inline
+def sample[Text: Earlier](
+    earlier: Text,
+    scores: Scores[_, _],
+    row: Row,
+    first: Int,
+    begin: Int,
+    verdict: Verdict,
+    likeliest: Best,
+) -> Best:
+    """The id at which the row's running probability passes its uniform; arguments as for `choose_row`."""
+    ref allowed = row.allowed
+    var scale = 1 / row.temperature
+    var top = likeliest.logit
+    var text_from = max(allowed.text_from, first)
+    var has_earlier = verdict.text and allowed.text_from < first
+    var total = Float32(0)
+    if has_earlier:
+        total += earlier.mass(top, scale)
+    if verdict.text:
+        total += mass(scores, text_from, begin, top, scale)
+    if verdict.time:
+        total += mass(scores, allowed.time_from, allowed.time_to, top, scale)
+    var wanted = row.uniform * total
+    if has_earlier:
+        var found = earlier.find(top, scale, wanted)
+        if found.exists():
+            return found^
+    var id = -1
+    if verdict.text:
+        id = find_mass(scores, text_from, begin, top, scale, wanted)
+    if id < 0 and verdict.time:
+        id = find_mass(scores, allowed.time_from, allowed.time_to, top, scale, wanted)
+    if id < 0:
+        # Rounding left the last bit of probability over.
+        return likeliest.copy()
+    return Best(id, scores.at(id), 0)
+
+
+@always_inline
+def choose_row[Text: Earlier](
+    tokens: Pointer[mut=True, Int32, _],
+    logprobs: Pointer[mut=True, Float32, _],
+    k: Int,
+    earlier: Text,
+    scores: Scores[_, _],
+    row: Row,
+    first: Int,
+    eot: Int,
+    begin: Int,
+):
+    """Put a row's k tokens and their log-probabilities, as mwc_choose says.
+
+    `scores` has those of all ids from `first` on, `earlier` what is before, which is all text.
+    """
+    ref allowed = row.allowed
+    var text_from = max(allowed.text_from, first)
+    var text = best_of(scores, text_from, begin)
+    var count = 0
+    if allowed.text_from < first:
+        count = earlier.best(tokens, logprobs, k)
+        if count > 0:
+            var top = logprobs[unsafe_offset=0]
+            text = join(Best(Int(tokens[unsafe_offset=0]), top, earlier.mass(top, 1)), text)
+    var time = best_of(scores, allowed.time_from, allowed.time_to)
+    var verdict = judge(text, time, row.with_timestamps)
+    var likeliest = text.copy() if verdict.text and text.logit >= time.logit else time.copy()
+    if row.temperature > 0:
+        likeliest = sample(earlier, scores, row, first, begin, verdict, likeliest)
+    if row.temperature > 0 or k == 1:
+        count = 0
+        if likeliest.exists():
+            count = insert_best(tokens, logprobs, 0, k, likeliest.id, likeliest.logit)
+    else:
+        if verdict.text:
+            count = collect_best(tokens, logprobs, count, k, scores, text_from, begin)
+        else:
+            count = 0
+        if verdict.time:
+            count = collect_best(
+                tokens, logprobs, count, k, scores, allowed.time_from, allowed.time_to
+            )
+    for i in range(count):
+        logprobs[unsafe_offset=i] -= verdict.log_total
+    for i in range(count, k):
+        tokens[unsafe_offset=i] = Int32(eot)
+        logprobs[unsafe_offset=i] = LOWEST
+
+
 @extensibility.register("mwc_choose")
 struct Choose:
     """The choice of each row under the rules.
@@ -192,67 +360,16 @@ struct Choose:
         var token_ptr = tokens.unsafe_ptr()
         var logprob_ptr = logprobs.unsafe_ptr()
 
-        def row(r: Int) {var vocab, var k, var eot, var begin, var logit_ptr, var suppress_ptr, var state_ptr, var temperature_ptr, var uniform_ptr, var token_ptr, var logprob_ptr}:
+        def choose(r: Int) {var vocab, var k, var eot, var begin, var logit_ptr, var suppress_ptr, var state_ptr, var temperature_ptr, var uniform_ptr, var token_ptr, var logprob_ptr}:
             var state = state_ptr.unsafe_offset(r * STATE_SIZE)
-            var sampled = Int(state[unsafe_offset=N_SAMPLED])
-            var with_timestamps = state[unsafe_offset=WITH_TIMESTAMPS] != 0
-            var allowed = allowed_ids(
-                Int(state[unsafe_offset=LAST]),
-                Int(state[unsafe_offset=PENULTIMATE]),
-                Int(state[unsafe_offset=LAST_TIMESTAMP]),
-                sampled,
-                with_timestamps,
-                Int(state[unsafe_offset=MAX_INITIAL]),
+            var row = row_of(
+                state, temperature_ptr[unsafe_offset=r], uniform_ptr[unsafe_offset=r],
                 eot, begin, vocab,
             )
-            var mask = suppress_ptr.unsafe_offset(vocab if sampled == 0 else 0)
-            var scores = Scores(logit_ptr.unsafe_offset(r * vocab), mask)
-            var text = best_of(scores, allowed.text_from, begin)
-            var time = best_of(scores, allowed.time_from, allowed.time_to)
-            var verdict = judge(text, time, with_timestamps)
-            var chosen = token_ptr.unsafe_offset(r * k)
-            var values = logprob_ptr.unsafe_offset(r * k)
-            var count = 0
-            var temperature = temperature_ptr[unsafe_offset=r]
-            if temperature > 0:
-                var top = max(text.logit if verdict.text else LOWEST, time.logit)
-                var scale = 1.0 / temperature
-                var total = Float32(0)
-                if verdict.text:
-                    total += mass(scores, allowed.text_from, begin, top, scale)
-                if verdict.time:
-                    total += mass(scores, allowed.time_from, allowed.time_to, top, scale)
-                var wanted = uniform_ptr[unsafe_offset=r] * total
-                var id = -1
-                if verdict.text:
-                    id = find_mass(scores, allowed.text_from, begin, top, scale, wanted)
-                if id < 0 and verdict.time:
-                    id = find_mass(
-                        scores, allowed.time_from, allowed.time_to, top, scale, wanted
-                    )
-                if id < 0:
-                    # Rounding left the last bit of probability over: take the likeliest.
-                    id = text.id if verdict.text else time.id
-                if id >= 0:
-                    count = insert_best(chosen, values, 0, k, id, scores.at(id))
-            elif k == 1:
-                if verdict.text and (not verdict.time or text.logit >= time.logit):
-                    count = insert_best(chosen, values, 0, 1, text.id, text.logit)
-                elif verdict.time:
-                    count = insert_best(chosen, values, 0, 1, time.id, time.logit)
-            else:
-                if verdict.text:
-                    count = collect_best(
-                        chosen, values, 0, k, scores, allowed.text_from, begin
-                    )
-                if verdict.time:
-                    count = collect_best(
-                        chosen, values, count, k, scores, allowed.time_from, allowed.time_to
-                    )
-            for i in range(count):
-                values[unsafe_offset=i] -= verdict.log_total
-            for i in range(count, k):
-                chosen[unsafe_offset=i] = Int32(eot)
-                values[unsafe_offset=i] = LOWEST
+            var mask = mask_of(suppress_ptr, state, vocab)
+            choose_row(
+                token_ptr.unsafe_offset(r * k), logprob_ptr.unsafe_offset(r * k), k, NoneEarlier(),
+                Scores(logit_ptr.unsafe_offset(r * vocab), mask), row, 0, eot, begin,
+            )
 
-        share(row, logits.dim_size(0))
+        share(choose, logits.dim_size(0))

@@ -7,12 +7,15 @@ which a step reads one (sieve.mojo).
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
+from std.runtime import parallelism_level
 
-from .half_bytes import OCTET, join_halves
-from .linear import WIDTH, layer_norm_rows
-from .linear_int8 import blocks_of
+from .half_bytes import OCTET, join_block, join_halves
+from .likely_choice import Rules, choose_likely
+from .linear import NONE, WIDTH, layer_norm_rows
+from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
+from .parallel import share
 from .quantized import COLUMNS, F32, I8, I32, STEP, TERMS, U8
-from .sieve import all_logits, likely_logits
+from .row_notes import Embedding, untracked
 
 
 @always_inline
@@ -33,6 +36,42 @@ def normed_rows(
             var scaled = normed.unsafe_load[width=WIDTH](i * k + c)
             normed.unsafe_store(i * k + c, scaled * columns.unsafe_load[width=WIDTH](c))
     return normed_list^
+
+
+@always_inline
+def all_logits(
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    high: Pointer[UInt8, _],
+    low: Pointer[UInt8, _],
+    scale: Pointer[mut=False, Float32, _],
+    m: Int,
+    n: Int,
+    k: Int,
+) raises:
+    """Compute y[m, n] = x[m, k] · wᵀ, all of it."""
+    var word_list = List[Int16](length=m * k, fill=0)
+    var unit_list = List[Float32](length=m, fill=0)
+    var words = word_list.unsafe_ptr()
+    var units = unit_list.unsafe_ptr()
+    quantize_rows(words, units, x, 0, m, m, k)
+    var blocks = blocks_of(n)
+    var serial = m * n * k < SERIAL_WORK_INT8
+    var parts = 1 if serial else min(parallelism_level(), blocks)
+
+    def part(item: Int) raises {imm}:
+        var joined = List[Int8](length=COLUMNS * k, fill=0)
+        for block in range(blocks * item // parts, blocks * (item + 1) // parts):
+            var at = block * COLUMNS * k // 2
+            join_block(joined.unsafe_ptr(), high.unsafe_offset(at), low.unsafe_offset(at), k)
+            multiply_block[NONE](
+                y, words, units, joined.unsafe_ptr(), scale, scale, x, block, m, n, k
+            )
+        _ = joined^
+
+    share(part, parts, serial=serial)
+    _ = word_list^
+    _ = unit_list^
 
 
 @extensibility.register("mwc_norm_logits_int8")
@@ -66,19 +105,21 @@ struct NormLogitsInt8:
         _ = normed^
 
 
-@extensibility.register("mwc_norm_likely_logits_int8")
-struct NormLikelyLogitsInt8:
-    """y[m, n] as of mwc_norm_logits_int8, through the sieve.
+@extensibility.register("mwc_norm_choose_int8")
+struct NormChooseInt8:
+    """The LM head and the choice: tokens and logprobs [m, c] of x[m, k], as of mwc_choose.
 
-    `bounds` f32 [3]: what the sieve leaves out at most (compiler/quantize.py, `sieve_bounds`).
-    `wanted` int32 [m]: how many of a row's best logits are asked for; with 0 all are computed in
-    full. `suppress` f32 [2, n] and `states` int32 [m, 6] are as for mwc_choose: what is suppressed
-    is not among the best. From `eot` int32 [1] on all are computed in full. 32 divides k.
+    x, gamma, beta, w, scale and column_scale are as for mwc_norm_logits_int8; suppress, states,
+    temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]: what the
+    sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how many of a
+    row's candidates are looked at, 0 where it has a temperature; the others need not be the next
+    best. 32 divides k.
     """
 
     @staticmethod
     def execute[target: StaticString](
-        y: OutputTensor[dtype=F32, rank=2, ...],
+        tokens: OutputTensor[dtype=I32, rank=2, ...],
+        logprobs: OutputTensor[dtype=F32, rank=2, ...],
         x: InputTensor[dtype=F32, rank=2, ...],
         gamma: InputTensor[dtype=F32, rank=1, ...],
         beta: InputTensor[dtype=F32, rank=1, ...],
@@ -89,23 +130,30 @@ struct NormLikelyLogitsInt8:
         wanted: InputTensor[dtype=I32, rank=1, ...],
         suppress: InputTensor[dtype=F32, rank=2, ...],
         states: InputTensor[dtype=I32, rank=2, ...],
-        eot: InputTensor[dtype=I32, rank=1, ...],
+        temperatures: InputTensor[dtype=F32, rank=1, ...],
+        uniforms: InputTensor[dtype=F32, rank=1, ...],
+        ids: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        var m = x.dim_size(0)
-        var n = y.dim_size(1)
+        var n = scale.dim_size(0)
         var k = x.dim_size(1)
         var high = w.unsafe_ptr()
         var low = high.unsafe_offset(blocks_of(n) * COLUMNS * k // 2)
-        var normed = normed_rows(
-            x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), column_scale.unsafe_ptr(), m, k
+        var rules = Rules(
+            untracked(wanted.unsafe_ptr()), untracked(suppress.unsafe_ptr()),
+            untracked(states.unsafe_ptr()), untracked(temperatures.unsafe_ptr()),
+            untracked(uniforms.unsafe_ptr()),
+            Int(ids.unsafe_ptr()[unsafe_offset=0]), Int(ids.unsafe_ptr()[unsafe_offset=1]),
         )
-        likely_logits(
-            y.unsafe_ptr(), normed.unsafe_ptr(), high, low, scale.unsafe_ptr(), bounds.unsafe_ptr(),
-            wanted.unsafe_ptr(), suppress.unsafe_ptr(), states.unsafe_ptr(),
-            Int(eot.unsafe_ptr()[unsafe_offset=0]), m, n, k,
+        var embedding = Embedding(
+            untracked(high), untracked(low), untracked(scale.unsafe_ptr()), n, k
         )
-        _ = normed^
+        choose_likely(
+            tokens.unsafe_ptr(), logprobs.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(),
+            beta.unsafe_ptr(), column_scale.unsafe_ptr(),
+            embedding, bounds.unsafe_ptr(), rules,
+            x.dim_size(0), tokens.dim_size(1),
+        )
 
 
 @extensibility.register("mwc_embed_int8")

@@ -37,6 +37,16 @@ struct Best(Copyable, Movable):
         return self.logit + log(self.total)
 
 
+@always_inline
+def join(first: Best, second: Best) -> Best:
+    """The best of two ranges of ids, the first of which comes first."""
+    if not (first.exists() and second.exists()):
+        return first.copy() if first.exists() else second.copy()
+    var top = max(first.logit, second.logit)
+    var total = first.total * exp(first.logit - top) + second.total * exp(second.logit - top)
+    return Best(first.id if first.logit == top else second.id, top, total)
+
+
 @fieldwise_init
 struct Allowed(Copyable, Movable):
     """The ids a row may sample: [text_from, begin) and [time_from, time_to)."""

@@ -10,14 +10,15 @@ from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_ru
 from kernels.decoder_layer_int8 import norm_phase, product_phase, quantize_phase
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
+from kernels.likely_choice import Rules, choose_likely
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
-from kernels.lm_head_int8 import normed_rows
+from kernels.lm_head_int8 import all_logits, normed_rows
 from kernels.lstm import advance, probability
 from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
 from kernels.parallel import phase_counters
-from kernels.sieve import all_logits, likely_logits
+from kernels.row_notes import Embedding, untracked
 from kernels.vad import BIAS_RELU, MAGNITUDE, fold_column, multiply_panels
 
 comptime SIZE = 1 << 16
@@ -82,8 +83,6 @@ def of_bytes() raises:
     var bytes = values[DType.uint8]()
     var entries = values[DType.uint8]()
     var words = values[DType.int16]()
-    var states = values[DType.int32]()
-    var wanted = values[DType.int32]()
     product_int8[BIAS_GELU](
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
         residual.unsafe_ptr(), 15, 16, 64,
@@ -91,10 +90,6 @@ def of_bytes() raises:
     multiply_int8[BIAS_GELU, True](
         y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
         scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64,
-    )
-    likely_logits(
-        y.unsafe_ptr(), x.unsafe_ptr(), bytes.unsafe_ptr(), entries.unsafe_ptr(), scale.unsafe_ptr(),
-        beta.unsafe_ptr(), wanted.unsafe_ptr(), bias.unsafe_ptr(), states.unsafe_ptr(), 90, 5, 100, 64,
     )
     attend_windows_int8(y.unsafe_ptr(), x.unsafe_ptr(), 1, 17, 64)
     attend_bytes[4](
@@ -159,12 +154,27 @@ def choosing() raises:
         found.unsafe_ptr(), x.unsafe_ptr(), high.unsafe_ptr(), low.unsafe_ptr(), scale.unsafe_ptr(),
         5, 100, 64,
     )
+    var zeros = values[DType.float32]()
+    var states = values[DType.int32]()
+    var rules = Rules(
+        untracked(ids.unsafe_ptr()), untracked(mask.unsafe_ptr()), untracked(states.unsafe_ptr()),
+        untracked(zeros.unsafe_ptr()), untracked(zeros.unsafe_ptr()), 600, 800,
+    )
+    var embedding = Embedding(
+        untracked(high.unsafe_ptr()), untracked(low.unsafe_ptr()), untracked(scale.unsafe_ptr()),
+        900, 64,
+    )
+    var tokens = values[DType.int32]()
+    choose_likely(
+        tokens.unsafe_ptr(), found.unsafe_ptr(), x.unsafe_ptr(), scale.unsafe_ptr(),
+        mask.unsafe_ptr(), logits.unsafe_ptr(), embedding, zeros.unsafe_ptr(), rules, 5, 3,
+    )
     var scores = Scores(logits.unsafe_ptr(), mask.unsafe_ptr())
     var best = best_of(scores, 3, 500)
     var wanted = Float32(7)
     var sampled = find_mass(scores, 3, 500, best.logit, 0.5, wanted)
     var count = collect_best(ids.unsafe_ptr(), found.unsafe_ptr(), 0, 5, scores, 3, 500)
-    print(best.id, sampled, count, found[1])
+    print(best.id, sampled, count, found[1], tokens[1])
 
 
 def hearing() raises:

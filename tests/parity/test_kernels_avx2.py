@@ -22,6 +22,7 @@ FILES = (
     "test_int8_kernels.py",
     "test_attention_kernels.py",
     "test_byte_caches.py",
+    "test_norm_choose.py",
     "test_vad_kernels.py",
 )
 
