@@ -18,7 +18,7 @@ from ceiling import KINDS, Ceiling, best_seconds, measure_ceiling
 from kernel_cases import cases_of
 
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.bench_cases import prefill_call, step_call
+from mwc.runtime.bench_cases import ROW_SLOTS, fill_slots, prefill_call, step_call
 from mwc.runtime.decoder import PIECE_SAMPLES
 from mwc.runtime.floor import encode_work
 from mwc.runtime.session import Session
@@ -49,14 +49,13 @@ class Line:
 def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
     """Time the entry points of one artifact."""
     artifact = open_artifact(path)
-    session = Session(artifact, threads=threads, n_windows=max(ROWS), n_rows=max(ROWS))
+    session = Session(artifact, threads=threads, n_windows=max(ROWS), n_rows=ROW_SLOTS)
     model = session.spec.model
     rng = np.random.default_rng(0)
     samples = rng.standard_normal((3, PIECE_SAMPLES), np.float32) / 10
     log_mel = session.log_mel(samples).reshape(1, -1, model.n_mels)
     top, frames = log_mel.max(keepdims=True).reshape(1), np.array([log_mel.shape[1]])
-    for window in range(max(ROWS)):
-        session.encode(log_mel, top, frames, np.array([window]))
+    fill_slots(session, max(ROWS), POSITION)
     slot = np.zeros(1, np.int32)
     lines = [
         Line("log_mel, 30 s", *best_seconds(lambda: session.log_mel(samples))),

@@ -20,10 +20,11 @@ from mwc.runtime.bench_cases import (
     ENCODE,
     LOG_MEL,
     PREFILL,
+    ROW_SLOTS,
     ROWS,
     Case,
     cases_of,
-    fill_windows,
+    fill_slots,
     step_name,
     steps_name,
 )
@@ -239,8 +240,8 @@ def _time_cases(
     session: Session, cases: Sequence[Case], step: Callable[[str], None]
 ) -> list[list[float]]:
     """The seconds of each run of every case."""
-    session.reserve(max(ROWS), max(ROWS))
-    fill_windows(session)
+    session.reserve(max(ROWS), ROW_SLOTS)
+    fill_slots(session)
     seconds: list[list[float]] = []
     for case in cases:
         step(case.name)

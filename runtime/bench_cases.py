@@ -38,8 +38,14 @@ POSITION = 50
 VAD_FRAMES = 938
 """Frames of the speech detector in 30 s."""
 
+TOKEN = 1000
+"""What rows hold, over and over."""
+
 ROWS = (1, 8)
 """Rows that a timed step has, each with a window of its own."""
+
+ROW_SLOTS = max(ROWS) + 1
+"""Those of steps, and one for prompts."""
 
 LOG_MEL = "log-mel, 30 s"
 VAD = "speech detection, 30 s"
@@ -141,11 +147,20 @@ def _made_up_window(session: Session) -> tuple[Any, Any, Any]:
     return log_mel, log_mel.max(keepdims=True).reshape(1), np.array([log_mel.shape[1]])
 
 
-def fill_windows(session: Session) -> None:
-    """Have something in every window slot."""
+def fill_slots(session: Session, rows: int = max(ROWS), position: int = POSITION) -> None:
+    """Have something in the slots of `rows` windows and rows, up to a position.
+
+    It is one token over and over: the next one is the same again, as likely as words are in a
+    sentence, which costs an int8 model less than if many were as likely.
+    """
     window = _made_up_window(session)
-    for slot in range(max(ROWS)):
+    tokens = session.spec.tokens
+    prompt = (tokens.sot, tokens.no_timestamps, *[TOKEN] * (position - 2))
+    suppress = suppress_mask(session.spec, with_timestamps=False)
+    for slot in range(rows):
         session.encode(*window, np.array([slot]))
+        state = rule_state([], False, tokens, None)
+        session.prefill([PrefillRow(prompt, slot, slot, sot_index=0, rule_state=state)], suppress)
 
 
 def encode_call(session: Session) -> Callable[[], object]:
@@ -160,35 +175,36 @@ def encode_call(session: Session) -> Callable[[], object]:
 
 
 def prefill_call(session: Session, length: int) -> Callable[[], object]:
-    """A prompt of one row, `length` tokens long."""
+    """A prompt of `length` tokens, in the row slot behind those of steps."""
     tokens = session.spec.tokens
     state = rule_state([], True, tokens, tokens.max_initial_timestamp_index)
     prompt = (tokens.sot_prev, *range(1000, 998 + length), tokens.sot)
-    row = PrefillRow(prompt, row=0, window=0, sot_index=length - 1, rule_state=state)
+    row = PrefillRow(prompt, row=max(ROWS), window=0, sot_index=length - 1, rule_state=state)
     suppress = suppress_mask(session.spec)
     return lambda: session.prefill([row], suppress)
 
 
 def step_call(session: Session, rows: int, position: int) -> Callable[[], object]:
-    """A step of `rows` rows, each with a window of its own and as many tokens before it."""
-    batch, suppress = _step_batch(session, rows, position), suppress_mask(session.spec)
+    """A step of `rows` rows, each with a window of its own; see `fill_slots`."""
+    batch, suppress = _step_batch(session, rows, position)
     return lambda: session.step(batch, suppress)
 
 
 def steps_call(session: Session, rows: int, position: int) -> Callable[[], object]:
     """The steps of one call, from the same rows on."""
-    batch, suppress = _step_batch(session, rows, position), suppress_mask(session.spec)
+    batch, suppress = _step_batch(session, rows, position)
     return lambda: session.steps(batch, suppress)
 
 
-def _step_batch(session: Session, rows: int, position: int) -> StepBatch:
-    tokens = session.spec.tokens
-    state = rule_state([tokens.timestamp_begin, 1000], True, tokens, None)
+def _step_batch(session: Session, rows: int, position: int) -> tuple[StepBatch, Float32]:
+    """Without timestamps, after which there is less to choose from; and what is suppressed."""
+    state = rule_state([TOKEN, TOKEN], False, session.spec.tokens, None)
     slots = np.arange(rows, dtype=np.int32)
-    return StepBatch(
-        tokens=np.full(rows, 1000, np.int32),
+    batch = StepBatch(
+        tokens=np.full(rows, TOKEN, np.int32),
         rows=slots,
         positions=np.full(rows, position, np.int32),
         windows=slots,
         rule_states=np.repeat(state[None], rows, axis=0),
     )
+    return batch, suppress_mask(session.spec, with_timestamps=False)

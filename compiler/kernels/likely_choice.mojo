@@ -127,6 +127,11 @@ def choose_likely(
     var n_others = embedding.n - first_other
     var groups = groups_of(text)
     var lines = lines_of(rules, embedding, text, m)
+    var time_from = embedding.n
+    var time_to = 0
+    for note in lines.notes:
+        time_from = min(time_from, note.row.allowed.time_from)
+        time_to = max(time_to, note.row.allowed.time_to)
     var sieved = lines.counts[SIEVED]
     var with_text = sieved + lines.counts[IN_FULL]
     var notes = lines.notes.unsafe_ptr()
@@ -165,9 +170,12 @@ def choose_likely(
             sieves[unsafe_offset=line] = sieve_row(bytes.unsafe_offset(line * k), row, bounds, k)
 
     def multiply_others(item: Int) {imm}:
-        """Logits from eot on of all rows."""
+        """Logits from eot on of all rows, but for timestamps that none of them may choose."""
         var weights = List[Int8](unsafe_uninit_length=COLUMNS * k)
         for block in range(item * OTHERS, min((item + 1) * OTHERS, blocks_of(n_others))):
+            var first = first_other + block * COLUMNS
+            if first >= rules.begin and (first + COLUMNS <= time_from or first >= time_to):
+                continue
             embedding.read(weights.unsafe_ptr(), text + block)
             var scale = embedding.scale.unsafe_offset(first_other)
             multiply_block[NONE](

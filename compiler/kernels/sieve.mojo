@@ -14,13 +14,13 @@ from .half_bytes import HALF_OFFSET, sum_halves
 from .linear import WIDTH
 from .quantized import COLUMNS, F32, I8, I32, VNNI, largest_magnitude
 
-comptime TOGETHER = 4
-"""Rows that the sieve multiplies together."""
+comptime TOGETHER = 8 if VNNI else 4
+"""Rows that the sieve multiplies together; of those that are left over half as many, and so on."""
 comptime WITH_ROWS = 2 if VNNI else 1
-"""Blocks that it multiplies them with: an instruction of VNNI waits for the sum of the one before,
-so that eight sums have to be on their way. Others have enough with one block."""
+"""Blocks that it multiplies several rows with: an instruction of VNNI waits for the sum of the one
+before, so that eight sums have to be on their way. Others have enough with one block."""
 comptime WITH_ONE = 4 if VNNI else 1
-"""Blocks that it multiplies a row with that is left over."""
+"""Blocks that it multiplies a single row with."""
 comptime BYTE_TOP = 127
 comptime SPREAD = Float32(6)
 """Standard deviations that a sieved logit may be off by: one of a thousand million is more."""
@@ -113,9 +113,9 @@ def sieve_blocks[origin: Origin](
     for block in range(0, blocks, WITH_ONE):
         var end = min(block + WITH_ONE, blocks)
         var row = 0
-        while row + TOGETHER <= m:
-            tiles[TOGETHER, WITH_ROWS](row, block, end)
-            row += TOGETHER
-        while row < m:
-            tiles[1, WITH_ONE](row, block, end)
-            row += 1
+        comptime for halvings in range(4):
+            comptime rows = TOGETHER >> halvings
+            comptime if rows > 0:
+                while row + rows <= m:
+                    tiles[rows, WITH_ONE if rows == 1 else WITH_ROWS](row, block, end)
+                    row += rows
