@@ -191,7 +191,11 @@ def _head_and_choice(cases: Cases, name: str, m: int, k: int, n: int) -> None:
     ones, zeros = np.ones(k, np.float32), np.zeros(k, np.float32)
     stored = [pack_halves(values), scale, ones]
     state = rule_state([1000], False, tokens, None)
-    rules = [np.zeros((2, n), np.float32), np.repeat(state[None], m, axis=0), *[np.zeros(m, np.float32)] * 2]
+    rules = [
+        np.zeros((2, n), np.float32),
+        np.repeat(state[None], m, axis=0),
+        *[np.zeros(m, np.float32)] * 2,
+    ]
     asked = [sieve_bounds(values), np.ones(m, np.int32), *rules]
     asked += [np.array([tokens.eot, tokens.timestamp_begin], np.int32), np.zeros(1, np.int32)]
 

@@ -216,10 +216,8 @@ class Kernels:
         self._add("linear_residual.int8", linear_residual, *few, vector, ("float32", "m", "n"))
         ids = ("int32", "m")
         head = (few[0], *halves, column, column, column)
-        rules = (
-            ("float32", 2, "n"), ("int32", "m", RULE_STATE_SIZE), ("float32", "m"), ("float32", "m"),
-            ("int32", 2), ("int32", "c"),
-        )  # fmt: skip
+        of_rows = ("int32", "m", RULE_STATE_SIZE), ("float32", "m"), ("float32", "m")
+        rules = (("float32", 2, "n"), *of_rows, ("int32", 2), ("int32", "c"))
         self._add("norm_logits.int8", norm_logits, *head)
         self._add("norm_choose.int8", norm_choose, *head, ("float32", 3), ids, *rules)
         self._add("embed.int8", embed, ids, ids, *halves, column, ("float32", "rows", "k"))

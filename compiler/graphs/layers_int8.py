@@ -92,9 +92,9 @@ def norm_choose(
 ) -> tuple[TensorValue, TensorValue]:
     """`layers.choose` of `layers.norm_logits`, which are not written: int32 and float32 [n, k].
 
-    Of each row's candidates the best `wanted` [n] are what the whole product gives; `bounds` [3] say
-    how far off others are (`quantize.sieve_bounds`). `rules`: suppress, rule states, temperatures and
-    uniforms; `ids`: eot and the first timestamp; k is the length of `ranks`. See
+    Of each row's candidates the best `wanted` [n] are those of the whole product; `bounds` [3] say
+    how far off a sieved logit is (`quantize.sieve_bounds`). `rules`: suppress, rule states,
+    temperatures and uniforms; `ids`: eot and the first timestamp; k is the length of `ranks`. See
     kernels/likely_choice.mojo.
     """
     shape = [x.shape[0], ranks.shape[0]]

@@ -14,7 +14,6 @@ Where any token may be sampled, all are computed in full instead of going throug
 """
 
 from max.algorithm import sync_parallelize
-from std.math import exp
 from std.runtime import parallelism_level
 
 from .choose import Scores, choose_row, mask_of, row_of
@@ -22,8 +21,8 @@ from .linear import NONE, WIDTH, layer_norm_rows
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
 from .parallel import phase_counters, work_through
 from .quantized import COLUMNS, quantize_words
-from .row_notes import GROUP, NOTED, Embedding, Notes, Values, groups_of
-from .rules import LOWEST, STATE_SIZE
+from .row_notes import GROUP, NOTED, Embedding, Notes, Values, groups_of, untracked_mut
+from .rules import STATE_SIZE
 from .sieve import Sieve, sieve_blocks, sieve_row
 
 comptime OTHERS = 8
@@ -79,10 +78,9 @@ def lines_of(rules: Rules, embedding: Embedding, text: Int, m: Int) -> Lines:
     )
     for kind in range(KINDS):
         for i in range(m):
-            var state = rules.states.unsafe_offset(i * STATE_SIZE)
             var row = row_of(
-                state, rules.temperatures[unsafe_offset=i], rules.uniforms[unsafe_offset=i],
-                rules.eot, rules.begin, embedding.n,
+                rules.states.unsafe_offset(i * STATE_SIZE), rules.temperatures[unsafe_offset=i],
+                rules.uniforms[unsafe_offset=i], rules.eot, rules.begin, embedding.n,
             )
             var wanted = Int(rules.wanted[unsafe_offset=i])
             var own_kind = SIEVED if wanted > 0 else IN_FULL
@@ -91,16 +89,16 @@ def lines_of(rules: Rules, embedding: Embedding, text: Int, m: Int) -> Lines:
             if own_kind != kind:
                 continue
             var line = len(lines.notes)
-            var numbers = lines.numbers.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin]().unsafe_offset(line * each)
-            var most = numbers.unsafe_offset(groups)
+            var tops = untracked_mut(lines.numbers.unsafe_ptr()).unsafe_offset(line * each)
+            var most = tops.unsafe_offset(groups)
             var sums = most.unsafe_offset(text)
             var own_sums = sums.unsafe_offset(text if samples else 0)
+            var words = untracked_mut(lines.words.unsafe_ptr()).unsafe_offset(line * embedding.k)
+            var mask = mask_of(rules.suppress, rules.states.unsafe_offset(i * STATE_SIZE), embedding.n)
             lines.notes.append(
                 Notes(
-                    embedding.copy(), text, i, row^, wanted,
-                    mask_of(rules.suppress, state, embedding.n),
-                    lines.words.unsafe_ptr().unsafe_origin_cast[MutUntrackedOrigin]().unsafe_offset(line * embedding.k), 0,
-                    most, sums, own_sums, numbers, 0,
+                    embedding.copy(), text, i, row^, wanted, mask, words, 0, most, sums, own_sums,
+                    tops, 0,
                 )
             )
             lines.counts[kind] += 1
@@ -240,12 +238,10 @@ def choose_likely(
 
     def choose(line: Int) {imm}:
         ref note = notes[unsafe_offset=line]
-        var i = note.index
-        var scores = Scores(
-            others.unsafe_offset(line * n_others - first_other), note.mask
-        )
+        var at = note.index * candidates
+        var scores = Scores(others.unsafe_offset(line * n_others - first_other), note.mask)
         choose_row(
-            tokens.unsafe_offset(i * candidates), logprobs.unsafe_offset(i * candidates), candidates,
+            tokens.unsafe_offset(at), logprobs.unsafe_offset(at), candidates,
             note, scores, note.row, first_other, rules.eot, rules.begin,
         )
 

@@ -1,4 +1,4 @@
-"""The LM head and the choice of int8 models in one, against the whole product and the numpy rules."""
+"""The LM head and the choice of int8 models in one: against all logits and the numpy rules."""
 
 from dataclasses import replace
 from typing import Any
