@@ -14,18 +14,24 @@ from numpy_layers import normal
 from mwc.compiler.quantize import pack_halves, quantize_int8, sieve_bounds
 from mwc.runtime.decoder import ABSENT, Choice, Float32, Int32
 from mwc.runtime.rules import choose, filter_logits, log_softmax, rule_state
+from mwc.runtime.spec import WhisperSpec
 
 Array = npt.NDArray[Any]
 
 N, EOT, BEGIN, K = 5003, 4803, 4910, 64
-SMALL = replace(
-    SPEC,
-    model=replace(SPEC.model, n_vocab=N),
-    tokens=replace(SPEC.tokens, eot=EOT, timestamp_begin=BEGIN),
-)
-"""What of a model the rules look at."""
-SIEVED = EOT // 16 * 16
+SIEVED = EOT // 256 * 256
 """Logits from here on are never sieved."""
+
+
+def spec_of(n_vocab: int, eot: int, timestamp_begin: int) -> WhisperSpec:
+    """What of a model the rules look at."""
+    model = replace(SPEC.model, n_vocab=n_vocab)
+    return replace(
+        SPEC, model=model, tokens=replace(SPEC.tokens, eot=eot, timestamp_begin=timestamp_begin)
+    )
+
+
+SMALL = spec_of(N, EOT, BEGIN)
 ROUGHLY = 0.15
 """Log-probability that a sum over sieved logits of these models, of 64 terms, is off by at most."""
 
@@ -43,26 +49,28 @@ class Head:
         tails: bool = False,
         sparse: slice | None = None,
         mean: float = 0.0,
+        spec: WhisperSpec = SMALL,
     ) -> None:
         rng = np.random.default_rng(seed)
-        matrix = normal(N, K, seed=seed)
+        n = spec.model.n_vocab
+        matrix = normal(n, K, seed=seed)
         if tails:
-            matrix = rng.standard_t(3, (N, K)).astype(np.float32)
+            matrix = rng.standard_t(3, (n, K)).astype(np.float32)
         if sparse:
-            matrix[sparse] = normal(N, K, seed=seed + 4)[sparse] / 1000
+            matrix[sparse] = normal(n, K, seed=seed + 4)[sparse] / 1000
             matrix[sparse, 0] = 60 * np.sign(mean)
         self.values, self.scale = quantize_int8(matrix)
         self.bounds = sieve_bounds(self.values)
-        near = rng.integers(0, SIEVED, rows)
+        near = rng.integers(0, min(SIEVED, spec.tokens.eot), rows)
         x = matrix[near] * peak + normal(rows, K, seed=seed + 1)
         self.x = (x - x.mean(-1, keepdims=True)).astype(np.float32)
         self.columns = np.exp(normal(K, seed=seed + 2) / 4)
         self.gamma, self.beta = 1 + normal(K, seed=seed + 3) / 8, np.full(K, mean, np.float32)
-        self.suppress = np.zeros((2, N), np.float32)
+        self.suppress = np.zeros((2, n), np.float32)
         self.states = states([[7, 8, 9]] * rows, with_timestamps=False)
         self.temperatures = np.zeros(rows, np.float32)
         self.uniforms = rng.random(rows, dtype=np.float32)
-        self._kernels = kernels
+        self._kernels, self._spec = kernels, spec
 
     def _given(self, rows: slice) -> list[Array]:
         matrix = pack_halves(self.values), self.scale
@@ -78,18 +86,19 @@ class Head:
         """The choice in one with the LM head."""
         wanted = np.broadcast_to(np.array(wanted, np.int32), len(self.x))
         ranks = np.arange(max(wanted.max(), 1) if k is None else k)
+        tokens = self._spec.tokens
         rules = [self.suppress, self.states[rows], self.temperatures[rows], self.uniforms[rows]]
         return Choice(
             *self._kernels.run(
                 "norm_choose.int8", *self._given(rows), self.bounds, wanted[rows], *rules,
-                np.array([EOT, BEGIN]), ranks,
+                np.array([tokens.eot, tokens.timestamp_begin]), ranks,
             )
         )  # fmt: skip
 
     def expected(self, k: int) -> Choice:
         """What the rules make of all logits."""
         return choose(
-            self.logits(), self.suppress, self.states, SMALL, temperatures=self.temperatures,
+            self.logits(), self.suppress, self.states, self._spec, temperatures=self.temperatures,
             uniforms=self.uniforms, n_candidates=k,
         )  # fmt: skip
 
@@ -187,6 +196,18 @@ def test_what_is_suppressed_is_not_chosen(kernels: Kernels, sampled: list[int]) 
     ours = head.choice(2)
     assert not np.isin(ours.candidates, best[:, :5]).any()
     check(ours, head.expected(2))
+
+
+@pytest.mark.parametrize("n", [181, 300, 513])
+def test_vocabularies_of_few_blocks(kernels: Kernels, n: int) -> None:
+    """With less than 16 blocks of text nothing is sieved; the last block need not be whole."""
+    head = Head(kernels, 5, spec=spec_of(n, n - 31, n - 20))
+    check(head.choice(3), head.expected(3))
+    head.temperatures[:] = 1.0
+    head.uniforms[:] = 0.5
+    ours = head.choice(0)
+    running = np.cumsum(np.exp(log_softmax(head.logits()).astype(np.float64)), axis=-1)
+    assert np.array_equal(ours.tokens, (running < 0.5).sum(-1))
 
 
 def test_where_no_text_may_be_chosen_the_rest_is_in_full(kernels: Kernels) -> None:
