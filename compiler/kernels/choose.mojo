@@ -170,7 +170,7 @@ def mask_of[origin: Origin](
 trait Earlier:
     """Text before the ids whose scores a choice is given: none, or what is known of it.
 
-    The choice asks where the rules allow all of it; none of it is suppressed.
+    The choice asks where the rules allow all of it but what is suppressed, which is never counted.
     """
 
     def best(

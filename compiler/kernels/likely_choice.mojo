@@ -83,7 +83,7 @@ def lines_of(rules: Rules, embedding: Embedding, text: Int, m: Int) -> Lines:
                 rules.uniforms[unsafe_offset=i], rules.eot, rules.begin, embedding.n,
             )
             var wanted = Int(rules.wanted[unsafe_offset=i])
-            var own_kind = SIEVED if wanted > 0 else IN_FULL
+            var own_kind = SIEVED if wanted > 0 and row.temperature == 0 else IN_FULL
             if row.allowed.text_from >= text * COLUMNS:
                 own_kind = NO_TEXT
             if own_kind != kind:
@@ -103,6 +103,24 @@ def lines_of(rules: Rules, embedding: Embedding, text: Int, m: Int) -> Lines:
             )
             lines.counts[kind] += 1
     return lines^
+
+
+@always_inline
+def norm_rows(
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    gamma: Pointer[Float32, _],
+    beta: Pointer[Float32, _],
+    columns: Pointer[Float32, _],
+    m: Int,
+    k: Int,
+):
+    """Put y[m, k] = layer_norm(x[m, k]) * columns[k]."""
+    layer_norm_rows(y, x, gamma, beta, m, k)
+    for i in range(m):
+        for c in range(0, k, WIDTH):
+            var scaled = y.unsafe_load[width=WIDTH](i * k + c) * columns.unsafe_load[width=WIDTH](c)
+            y.unsafe_store(i * k + c, scaled)
 
 
 def choose_likely(
@@ -158,10 +176,7 @@ def choose_likely(
     def round_row(line: Int) {imm}:
         ref note = notes[unsafe_offset=line]
         var row = normed.unsafe_offset(line * k)
-        layer_norm_rows(row, x.unsafe_offset(note.index * k), gamma, beta, 1, k)
-        for c in range(0, k, WIDTH):
-            var scaled = row.unsafe_load[width=WIDTH](c) * columns.unsafe_load[width=WIDTH](c)
-            row.unsafe_store(c, scaled)
+        norm_rows(row, x.unsafe_offset(note.index * k), gamma, beta, columns, 1, k)
         note.unit = quantize_words(note.words, row, k, 1)
         quantize_rows(tiles, units, normed, line, line + 1, m, k)
         if line < sieved:

@@ -10,32 +10,12 @@ from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
 from .half_bytes import OCTET, join_block, join_halves
-from .likely_choice import Rules, choose_likely
-from .linear import NONE, WIDTH, layer_norm_rows
+from .likely_choice import Rules, choose_likely, norm_rows
+from .linear import NONE
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
 from .parallel import share
 from .quantized import COLUMNS, F32, I8, I32, STEP, TERMS, U8
 from .row_notes import Embedding, untracked
-
-
-@always_inline
-def normed_rows(
-    x: Pointer[Float32, _],
-    gamma: Pointer[Float32, _],
-    beta: Pointer[Float32, _],
-    columns: Pointer[Float32, _],
-    m: Int,
-    k: Int,
-) -> List[Float32]:
-    """layer_norm(x[m, k]) * columns[k]."""
-    var normed_list = List[Float32](length=m * k, fill=0)
-    var normed = normed_list.unsafe_ptr()
-    layer_norm_rows(normed, x, gamma, beta, m, k)
-    for i in range(m):
-        for c in range(0, k, WIDTH):
-            var scaled = normed.unsafe_load[width=WIDTH](i * k + c)
-            normed.unsafe_store(i * k + c, scaled * columns.unsafe_load[width=WIDTH](c))
-    return normed_list^
 
 
 @always_inline
@@ -98,8 +78,10 @@ struct NormLogitsInt8:
         var k = x.dim_size(1)
         var high = w.unsafe_ptr()
         var low = high.unsafe_offset(blocks_of(n) * COLUMNS * k // 2)
-        var normed = normed_rows(
-            x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), column_scale.unsafe_ptr(), m, k
+        var normed = List[Float32](unsafe_uninit_length=m * k)
+        norm_rows(
+            normed.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+            column_scale.unsafe_ptr(), m, k,
         )
         all_logits(y.unsafe_ptr(), normed.unsafe_ptr(), high, low, scale.unsafe_ptr(), m, n, k)
         _ = normed^

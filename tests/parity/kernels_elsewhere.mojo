@@ -10,10 +10,10 @@ from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_ru
 from kernels.decoder_layer_int8 import norm_phase, product_phase, quantize_phase
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
-from kernels.likely_choice import Rules, choose_likely
+from kernels.likely_choice import Rules, choose_likely, norm_rows
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
-from kernels.lm_head_int8 import all_logits, normed_rows
+from kernels.lm_head_int8 import all_logits
 from kernels.lstm import advance, probability
 from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
@@ -118,8 +118,10 @@ def decoder_layer() raises:
     quantize_phase(
         words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 2
     )
-    var normed = normed_rows(
-        y.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), units.unsafe_ptr(), 9, 64
+    var normed = values[DType.float32]()
+    norm_rows(
+        normed.unsafe_ptr(), y.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+        units.unsafe_ptr(), 9, 64,
     )
     print(y[1], words[1], normed[1])
 

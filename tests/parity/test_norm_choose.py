@@ -170,6 +170,14 @@ def passed(row: Float32, temperature: float, token: int) -> tuple[float, float]:
     return float(running[token] - weights[token] / weights.sum()), float(running[token])
 
 
+def test_a_row_that_is_sampled_is_in_full_whatever_it_wants(kernels: Kernels) -> None:
+    head = Head(kernels, 4, peak=0.4)
+    head.temperatures[:] = 0.7
+    asked, not_asked = head.choice(3), head.choice(0, 3)
+    assert np.array_equal(asked.candidates, not_asked.candidates)
+    assert np.array_equal(asked.candidate_logprobs, not_asked.candidate_logprobs)
+
+
 def test_samples_are_as_frequent_as_they_are_likely(kernels: Kernels) -> None:
     """Of four tokens: two of one block, one of another, and one that is never sieved."""
     head = Head(kernels, 1, peak=0.0)
