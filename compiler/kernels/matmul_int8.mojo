@@ -17,10 +17,13 @@ from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
 from .quantized import (
     AVX512_WORDS,
+    BESIDE,
     COLUMNS,
     F32,
+    Sums,
     quantize_bytes,
     sum_bytes,
+    sum_bytes_between,
 )
 
 comptime TILE = 6 if AVX512_WORDS else 3
@@ -120,29 +123,30 @@ def multiply_rows[epilogue: Int, heads: Bool = False](
     var places = place_list.unsafe_ptr()
 
     @always_inline
-    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var places, var length, var y, var w, var scale, var bias, var residual, var column_sums, var bytes, var units, var zeros}:
+    def finish_row(i: Int, j: Int, sums: Sums, count: Int) {var n, var places, var length, var y, var scale, var bias, var residual, var column_sums, var units, var zeros}:
+        var at = places[unsafe_offset=i] + column_place[heads](j, length)
+        finish[epilogue, within_bytes=True](
+            y.unsafe_offset(at),
+            sums - column_sums.unsafe_load[width=COLUMNS](j) * zeros[unsafe_offset=i],
+            load_part(scale.unsafe_offset(j), count) * units[unsafe_offset=i],
+            bias.unsafe_offset(j),
+            residual.unsafe_offset(at),
+            count,
+        )
+
+    @always_inline
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var w, var bytes, imm finish_row}:
         var sums = sum_bytes[height, width](
             bytes.unsafe_offset(row * k), k, w.unsafe_offset(block * COLUMNS * k), COLUMNS * k, k
         )
         comptime for b in range(width):
             var j = (block + b) * COLUMNS
-            var scales = load_part(scale.unsafe_offset(j), n - j)
-            var totals = column_sums.unsafe_load[width=COLUMNS](j)
             comptime for i in range(height):
-                var whole = sums[i * width + b] - totals * zeros[unsafe_offset=row + i]
-                var at = places[unsafe_offset=row + i] + column_place[heads](j, length)
-                finish[epilogue, within_bytes=True](
-                    y.unsafe_offset(at),
-                    whole,
-                    scales * units[unsafe_offset=row + i],
-                    bias.unsafe_offset(j),
-                    residual.unsafe_offset(at),
-                    n - j,
-                )
+                finish_row(row + i, j, sums[i * width + b], n - j)
 
     @always_inline
-    def stretch[width: Int](block: Int) {var rows, var tile}:
-        var i = 0
+    def stretch[width: Int](start: Int, block: Int) {var rows, imm tile}:
+        var i = start
         while i + TILE <= rows:
             tile[TILE, width](i, block)
             i += TILE
@@ -153,11 +157,51 @@ def multiply_rows[epilogue: Int, heads: Bool = False](
 
     var blocks = (n + COLUMNS - 1) // COLUMNS
     var block = 0
-    while block + BLOCKS <= blocks:
-        stretch[BLOCKS](block)
-        block += BLOCKS
+    comptime if BESIDE:
+        # The sums of a tile are finished while the next one's are made.
+        var waiting_list = Array[Int32, length=TILE * BLOCKS * COLUMNS](fill=0)
+        var waiting = waiting_list.unsafe_ptr()
+        var count = 0
+        var last_row = 0
+        var last_block = 0
+
+        @always_inline
+        def finish_waiting(item: Int) {var waiting, imm last_row, imm last_block, imm finish_row}:
+            finish_row(
+                last_row + item % TILE,
+                (last_block + item // TILE) * COLUMNS,
+                waiting.unsafe_load[width=COLUMNS](item * COLUMNS),
+                COLUMNS,
+            )
+
+        var whole_rows = rows // TILE * TILE
+        while block + BLOCKS <= n // COLUMNS:
+            for row in range(0, whole_rows, TILE):
+                var sums = sum_bytes_between[TILE, BLOCKS](
+                    bytes.unsafe_offset(row * k),
+                    k,
+                    w.unsafe_offset(block * COLUMNS * k),
+                    COLUMNS * k,
+                    k,
+                    count,
+                    finish_waiting,
+                )
+                comptime for b in range(BLOCKS):
+                    comptime for i in range(TILE):
+                        waiting.unsafe_store((b * TILE + i) * COLUMNS, sums[i * BLOCKS + b])
+                count = TILE * BLOCKS
+                last_row = row
+                last_block = block
+            stretch[BLOCKS](whole_rows, block)
+            block += BLOCKS
+        for item in range(count):
+            finish_waiting(item)
+    else:
+        while block + BLOCKS <= blocks:
+            stretch[BLOCKS](0, block)
+            block += BLOCKS
     while block < blocks:
-        stretch[1](block)
+        stretch[1](0, block)
         block += 1
 
 

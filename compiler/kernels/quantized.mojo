@@ -55,11 +55,15 @@ comptime BESIDE = AVX512_WORDS
 """Whether there are registers for other work between products."""
 comptime LATE = 4 if BESIDE else 0
 """The last products of a run (of QUADS * TERMS terms) for which rows take turns."""
+comptime STRETCH = 4
+"""Products of each sum between two pieces of other work: a hundred instructions, so that a CPU which
+looks a few hundred ahead finds both."""
 comptime PAIR = 2
 """Rows that take a turn together, which load columns anew."""
 comptime Sums = SIMD[I32, COLUMNS]
 """One row's whole sums of the columns of a block."""
 comptime PairSums = SIMD[I32, PAIRS]
+comptime Register = SIMD[F32, COLUMNS]
 comptime Words = SIMD[DType.int16, 2 * PAIRS]
 comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
 comptime WORD_LIMIT = 32767
@@ -256,6 +260,38 @@ def sum_bytes[rows: Int, blocks: Int, X: DType, W: DType](
 
 
 @always_inline
+def sum_bytes_between[rows: Int, blocks: Int, X: DType, W: DType, Work: def(Int) -> None](
+    x: Pointer[Scalar[X], _],
+    stride: Int,
+    w: Pointer[Scalar[W], _],
+    apart: Int,
+    k: Int,
+    count: Int,
+    work: Work,
+) -> Array[Sums, rows * blocks]:
+    """What `sum_bytes` gives; calls work(0) … work(count - 1) between its products, which hide it."""
+    comptime assert (X == U8) != (W == U8)
+    comptime terms = QUADS * TERMS
+    comptime stretch = STRETCH * terms
+    var sums = Array[PairSums, length=rows * blocks * PIECES](fill=PairSums(0))
+    var c = 0
+    var item = 0
+    while item < count and c + stretch <= k:
+        comptime for step in range(STRETCH):
+            add_products[rows, blocks](sums, x, stride, w, apart, c + step * terms)
+        work(item)
+        item += 1
+        c += stretch
+    while c < k:
+        add_products[rows, blocks](sums, x, stride, w, apart, c)
+        c += terms
+    while item < count:
+        work(item)
+        item += 1
+    return whole_sums[rows * blocks](sums)
+
+
+@always_inline
 def sum_bytes_beside[
     rows: Int, blocks: Int, k: Int, X: DType, W: DType,
     Work: def(Int) -> None, Finish: def(Int, Array[Sums, blocks]) -> None,
@@ -374,7 +410,42 @@ def quantize_bytes(
         return Affine(0, 0)
     var inverse = Float32(BYTE_LIMIT) / span
     var zero = round(-bottom * inverse)
-    for c in range(0, k, WIDTH):
-        var units = round(x.unsafe_load[width=WIDTH](c) * inverse) + zero
+    var c = 0
+    comptime if VNNI:
+        while c + REGISTER <= k:
+            y.unsafe_store(c, rounded_bytes(x.unsafe_offset(c), inverse, zero))
+            c += REGISTER
+    while c < k:
+        var units = round(x.unsafe_load[width=WIDTH](c).fma(inverse, zero))
         y.unsafe_store(c, smaller[WIDTH](units, Float32(BYTE_LIMIT)).cast[I32]().cast[U8]())
+        c += WIDTH
     return Affine(span / Float32(BYTE_LIMIT), zero.cast[I32]())
+
+
+@always_inline
+def to_whole(x: Register) -> Sums:
+    """Round to nearest; what is too large for 32 bits, or is none, becomes the lowest number."""
+    return llvm_intrinsic["llvm.x86.avx512.mask.cvtps2dq.512", Sums](
+        x, Sums(0), UInt16(0xFFFF), Int32(4)
+    )
+
+
+@always_inline
+def rounded_bytes(x: Pointer[Float32, _], slope: Float32, start: Float32) -> SIMD[U8, 64]:
+    """x[64] * slope + start, rounded and held within bytes, with AVX-512."""
+    var pairs = Array[SIMD[DType.int16, 32], length=2](fill=SIMD[DType.int16, 32](0))
+    comptime for i in range(2):
+        var first = x.unsafe_load[width=COLUMNS](2 * i * COLUMNS).fma(slope, start)
+        var second = x.unsafe_load[width=COLUMNS]((2 * i + 1) * COLUMNS).fma(slope, start)
+        pairs[i] = llvm_intrinsic["llvm.x86.avx512.packssdw.512", SIMD[DType.int16, 32]](
+            to_whole(first), to_whole(second)
+        )
+    return in_order(pairs[0], pairs[1])
+
+
+@always_inline
+def in_order(first: SIMD[DType.int16, 32], second: SIMD[DType.int16, 32]) -> SIMD[U8, 64]:
+    """Numbers of 16 bits held within bytes, in the order before they were packed from 32 bits."""
+    var fours = llvm_intrinsic["llvm.x86.avx512.packuswb.512", SIMD[U8, 64]](first, second)
+    var ordered = bitcast[I32, 16](fours).shuffle[0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]()
+    return bitcast[U8, 64](ordered)

@@ -25,7 +25,9 @@ from .quantized import (
     Words,
     dot_four_bytes,
     dot_pairs,
+    in_order,
     multiply_pairs,
+    to_whole,
 )
 
 comptime U16 = DType.uint16
@@ -96,14 +98,6 @@ def exp2_to_bytes(x: Vector, dither: Vector) -> SIMD[I32, LANES]:
 
 
 @always_inline
-def to_whole(x: Vector) -> SIMD[I32, LANES]:
-    """Round to nearest; what is too large for 32 bits, or is none, becomes the lowest number."""
-    return llvm_intrinsic["llvm.x86.avx512.mask.cvtps2dq.512", SIMD[I32, LANES]](
-        x, SIMD[I32, LANES](0), UInt16(0xFFFF), Int32(4)
-    )
-
-
-@always_inline
 def to_halves(first: Vector, second: Vector) -> Halves:
     """Both rounded to 16 bits, held within them: by fours of one, then of the other."""
     var words = llvm_intrinsic["llvm.x86.avx512.packssdw.512", SIMD[DType.int16, 2 * LANES]](
@@ -163,13 +157,9 @@ def weigh(
             )
             var dither = dithers.unsafe_load[width=2 * LANES](at)
             packed[i] = exp2_of_halves(z, rebind[Halves](dither), powers)
-        var fours = llvm_intrinsic["llvm.x86.avx512.packuswb.512", SIMD[U8, 4 * LANES]](
+        var bytes = in_order(
             bitcast[DType.int16, 2 * LANES](packed[0]), bitcast[DType.int16, 2 * LANES](packed[1])
         )
-        var ordered = bitcast[I32, LANES](fours).shuffle[
-            0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15
-        ]()
-        var bytes = bitcast[U8, 4 * LANES](ordered)
         sums[unsafe_offset=0] = sum_of_bytes(sums[unsafe_offset=0], rebind[SIMD[U8, REGISTER]](bytes))
         weights.unsafe_store(0, bytes)
     else:
