@@ -76,7 +76,18 @@ def _around_attention(cases: Cases, rows: int) -> None:
         layers.copy_rows(plan, (k, v), *rest)
         return rest[-1]
 
-    if rows == 1:
+    def make(plan: Plan, k: Any, v: Any, x: Any, w: Any, scale: Any, *rest: Any) -> Any:
+        layers_int8.store_cross_kv(plan, (k, v), x, Matrix(w, scale), *rest)
+        return rest[-1]
+
+    if rows == 1 and cases.plan.int8:
+        x, matrix = cases.values(1, model.n_audio_ctx, d), cases.matrix(2 * d, d)
+        cases.add(
+            "cross_kv, 1 window", make,
+            [*audio, x, *matrix, cases.values(2 * d), layer, layer],
+            4.0 * model.n_audio_ctx * d * d, 0, "int8",
+        )  # fmt: skip
+    elif rows == 1:
         kv = cases.values(1, model.n_audio_ctx, 2 * d)
         cases.add(
             "store cross_kv, 1 window", store, [*audio, kv, layer, layer], 0, kv.nbytes, "f32"

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from case_graphs import Cases
+from max.graph import Dim
 
 from mwc.compiler.graphs import layers, layers_int8, vad
 from mwc.compiler.graphs.scope import Matrix, Plan
@@ -23,14 +24,14 @@ def add_encoder(cases: Cases) -> None:
     _many(cases, "fc2", t, mlp, d, residual=True)
     _many(cases, "conv1", 2 * t, 3 * model.n_mels, d, gelu=True)
     _many(cases, "conv2", t, 3 * d, d, gelu=True)
-    _many(cases, "cross_kv", t, d, 2 * model.n_text_state)
     if cases.plan.int8:
-        qkv = cases.values(1, 3 * model.n_audio_head, t, layers_int8.HEAD)
-        attention, kind = layers_int8.encoder_attention, "int8"
+        heads = np.zeros((1, model.n_audio_head, layers_int8.head_bytes(t)), np.uint8)
+        attention: Any = lambda plan, heads: layers_int8.encoder_attention(plan, heads, Dim(t))  # noqa: E731
+        cases.add("attention", attention, [heads], 4.0 * t * t * d, 0, "int8")
     else:
+        _many(cases, "cross_kv", t, d, 2 * model.n_text_state)
         qkv = cases.values(1, t, 3 * d)
-        attention, kind = layers.encoder_attention, "f32"
-    cases.add("attention", attention, [qkv], 4.0 * t * t * d, 0, kind)
+        cases.add("attention", layers.encoder_attention, [qkv], 4.0 * t * t * d, 0, "f32")
 
 
 def add_detector(cases: Cases) -> None:
@@ -56,7 +57,7 @@ def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
         weight = Matrix(*given[: len(matrix)])
         bias, *given = given[len(matrix) :]
         if how.get("heads"):
-            return layers_int8.norm_linear_heads(plan, x, tuple(given), weight, bias)
+            return layers_int8.norm_heads(plan, x, tuple(given), weight, bias)
         options = {"residual": given[0]} if residual else {"gelu": gelu}
         if norm:
             options["norm"] = tuple(given)

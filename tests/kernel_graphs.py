@@ -4,6 +4,7 @@ Sizes that a kernel reads from its inputs are symbolic, so one graph takes any o
 of the models are used to call the kernels, with caches of 2 layers, 3 slots and 2 heads.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy.typing as npt
 from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import BufferType, DeviceRef, Graph, Module, TensorType, ops
+from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from tiny_layouts import to_bfloat16
 from tiny_model import tiny_model
 
 from mwc.compiler.graphs import layers, layers_int8, log_mel, vad
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
+from mwc.compiler.target import has_vnni, parse_target
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
@@ -40,6 +42,10 @@ MLP = 4 * STATE
 FRAMES = 26
 """Frames of the convolutions' input."""
 
+ARCH = os.environ.get("MWC_TEST_CPU")
+VNNI = has_vnni(parse_target(f"cpu:{ARCH}" if ARCH else "cpu"))
+"""Whether the kernels under test use VNNI: bytes take their whole range, no weights have to fit."""
+
 SPEC = tiny_model(heads=HEADS, layers=LAYERS).spec
 
 
@@ -57,7 +63,7 @@ def from_buffer(buffer: Buffer) -> Array:
         bits = buffer.view(DType.uint16, buffer.shape).to_numpy().astype(np.uint32)
         return (bits << 16).view(np.float32)
     values = buffer.to_numpy()
-    return values if values.dtype == np.int32 else values.astype(np.float32)
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def pack_keys(keys: Array) -> Array:
@@ -99,14 +105,15 @@ class Kernels:
         for dtype in WEIGHT_DTYPES:
             self._add_products(dtype)
             self._add_attention(dtype)
-        self._add_cross_attention(
-            "int8", self._caches("uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
-        )
+        audio = self._caches("uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
+        self._add_cross_attention("int8", audio)
+        self._add_cross_kv(audio)
         self._add_int8()
         self._add_decoder_layer()
         self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
-        self._add("encoder_attention.int8", attention_int8, x3(3 * STATE))
+        heads = ("uint8", "b", HEADS, layers_int8.head_bytes(SPEC.model.n_audio_ctx))
+        self._add("encoder_attention.int8", attention_int8, heads, x3("k"))
         vocab = SPEC.model.n_vocab
         self._add(
             "choose", layers.choose,
@@ -224,7 +231,7 @@ class Kernels:
         self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
         self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)
         self._add("norm_matmul.int8", with_norm(gelu=False), *many, *normed)
-        self._add("norm_matmul_heads.int8", norm_matmul_heads, *many, *normed)
+        self._add("norm_heads.int8", norm_heads, *many, *normed)
         self._add("norm_matmul_gelu.int8", with_norm(gelu=True), *many, *normed)
         self._add("matmul_residual.int8", with_residual, *many, vector, x3("n"))
         for stride in (1, 2):
@@ -288,6 +295,15 @@ class Kernels:
             audio[0], q, per_token, layer, ("int32", "h"),
         )  # fmt: skip
 
+    def _add_cross_kv(self, audio: list[Any]) -> None:
+        def build(plan: Plan, k: Any, v: Any, x: Any, w: Any, s: Any, *rest: Any) -> tuple[()]:
+            bias, windows, layer = rest
+            layers_int8.store_cross_kv(plan, (k, v), x, Matrix(w, s), bias, windows, layer)
+            return ()
+
+        weight = ("int8", "blocks", "quads", 16, 4), ("float32", "n"), ("float32", "n")
+        self._add("cross_kv.int8", build, *audio, x3("k"), *weight, ("int32", "b"), ("int32", 1))
+
     def _add_vad(self) -> None:
         def weights(names: tuple[str, ...]) -> list[tuple[str | int, ...]]:
             return [("float32", *DETECTOR_RULES[f"vad.{name}"].shape) for name in names]
@@ -332,19 +348,14 @@ def matmul(plan: Plan, x: Any, w: Any) -> Any:
     return layers.linear(plan, x, Matrix(w))
 
 
-def norm_matmul_heads(
-    plan: Plan, x: Any, w: Any, scale: Any, bias: Any, gamma: Any, beta: Any
-) -> Any:
-    """A product whose columns stand head by head."""
-    weight = Matrix(w, scale)
-    return layers_int8.norm_linear_heads(plan, x, (gamma, beta), weight, bias)
+def norm_heads(plan: Plan, x: Any, w: Any, scale: Any, bias: Any, gamma: Any, beta: Any) -> Any:
+    """Queries, keys and values as bytes, head by head."""
+    return layers_int8.norm_heads(plan, x, (gamma, beta), Matrix(w, scale), bias)
 
 
-def attention_int8(plan: Plan, qkv: Any) -> Any:
-    """The encoder's attention as int8 artifacts have it, of [b, t, 3 * state]."""
-    batch, time, width = qkv.shape
-    heads = ops.reshape(qkv, [batch, time, int(width) // layers_int8.HEAD, layers_int8.HEAD])
-    return layers_int8.encoder_attention(plan, ops.permute(heads, [0, 2, 1, 3]))
+def attention_int8(plan: Plan, heads: Any, like: Any) -> Any:
+    """The encoder's attention as int8 artifacts have it, to as many positions as `like` has."""
+    return layers_int8.encoder_attention(plan, heads, like.shape[1])
 
 
 def x3(width: str | int) -> tuple[str | int, ...]:

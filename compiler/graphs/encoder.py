@@ -131,8 +131,13 @@ def build_encode(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     windows = values["windows"].tensor
     caches = [values[spec.name].buffer for spec in encode_inputs(scope.plan) if spec.mutable]
     for i in range(scope.plan.model.n_text_layer):
-        kv = layers.linear(scope.plan, states, *scope.linear(f"decoder.layers.{i}.encoder_attn.kv"))
+        weight, bias = scope.linear(f"decoder.layers.{i}.encoder_attn.kv")
         layer = scope.constant_ids([i])
+        if scope.plan.int8:
+            pair = caches[0], caches[1]
+            layers_int8.store_cross_kv(scope.plan, pair, states, weight, bias, windows, layer)
+            continue
+        kv = layers.linear(scope.plan, states, weight, bias)
         for pair in zip(caches[::2], caches[1::2], strict=True):
             layers.store_cross_kv(scope.plan, pair, kv, windows, layer)
     return [layers.cast(states, DType.float32)]

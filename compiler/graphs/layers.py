@@ -75,8 +75,8 @@ def encoder_self_attention(
     if plan.flash_attention:
         return layers_gpu.flash_attention(plan, layer_norm(plan, x, *norm), weight.values, bias)
     if plan.int8:
-        heads = layers_int8.norm_linear_heads(plan, x, norm, weight, bias)
-        return layers_int8.encoder_attention(plan, heads)
+        heads = layers_int8.norm_heads(plan, x, norm, weight, bias)
+        return layers_int8.encoder_attention(plan, heads, x.shape[1])
     return encoder_attention(plan, linear(plan, x, weight, bias, norm=norm))
 
 

@@ -6,6 +6,7 @@ from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs.scope import LayerWeights, Linear, Matrix, Norm, Plan, custom
+from mwc.runtime.decoder import AUDIO_KEY_BYTES_SHAPE
 
 HEAD = 64
 """Width of an attention head, in every Whisper model."""
@@ -38,26 +39,48 @@ def linear(
     return custom("mwc_matmul_bias_int8", plan, [x, *layer], output, activation=int(gelu))
 
 
-def norm_linear_heads(
+def head_bytes(time: int) -> int:
+    """Bytes in which kernels/head_bytes.mojo stores a head of so many positions."""
+    padded = -(-time // 64) * 64
+    queries, keys = padded * (HEAD + 8), padded // 16 * AUDIO_KEY_BYTES_SHAPE[-1]
+    return queries + keys + padded * HEAD + 8 * HEAD
+
+
+def norm_heads(
     plan: Plan, x: TensorValue, norm: Norm, weight: Matrix, bias: TensorValue
 ) -> TensorValue:
-    """norm(x) @ weight.T + bias, head by head: [b, t, state] -> [b, n_out / 64, t, 64]."""
-    batch, time, _ = x.shape
-    shape = [batch, weight.n_out // HEAD, time, HEAD]
-    output = TensorType(DType.float32, shape, plan.device)
-    inputs = [x, *norm, *weight.parts(), bias]
-    return custom("mwc_norm_matmul_heads_int8", plan, inputs, output)
+    """The heads of norm(x) @ weight.T + bias as bytes: [b, t, state] -> [b, heads, bytes].
+
+    `weight` and `bias` make queries, keys and values, one after the other. There is room for
+    n_audio_ctx positions, which t is at most.
+    """
+    shape = [x.shape[0], plan.model.n_audio_head, head_bytes(plan.model.n_audio_ctx)]
+    output = TensorType(DType.uint8, shape, plan.device)
+    return custom("mwc_norm_heads_int8", plan, [x, *norm, *weight.parts(), bias], output)
 
 
-def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
-    """Full self-attention [b, t, state] of the heads' queries, keys, values [b, 3 * heads, t, 64].
+def encoder_attention(plan: Plan, heads: TensorValue, time: Dim) -> TensorValue:
+    """Full self-attention [b, time, state] of what `norm_heads` made of so many positions.
 
     Queries are already scaled: weights.py folds 64^-0.5 into them.
     """
-    batch, thirds, time, width = qkv.shape
-    state = int(thirds) // 3 * int(width)
-    output = TensorType(DType.float32, [batch, time, state], plan.device)
-    return custom("mwc_encoder_attention_int8", plan, [qkv], output)
+    shape = [heads.shape[0], time, plan.model.n_audio_state]
+    output = TensorType(DType.float32, shape, plan.device)
+    return custom("mwc_encoder_attention_int8", plan, [heads], output)
+
+
+def store_cross_kv(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue],
+    x: TensorValue,
+    weight: Matrix,
+    bias: TensorValue,
+    windows: TensorValue,
+    layer: TensorValue,
+) -> None:
+    """Put one layer's keys and values of x [b, n_audio_ctx, state] into the windows' slots."""
+    inputs = [*caches, x, *weight.parts(), bias, windows, layer]
+    ops.inplace_custom("mwc_cross_kv_int8", plan.device, inputs)
 
 
 def feed_forward(

@@ -17,6 +17,7 @@ from .decode_attention_gpu import *
 from .decoder_layer_int8 import *
 from .matmul_int8 import *
 from .encoder_int8 import *
+from .head_bytes import *
 from .encoder_attention import *
 from .encoder_attention_gpu import *
 from .cross_kv import *

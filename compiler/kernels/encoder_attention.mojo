@@ -13,7 +13,6 @@ from std.math import exp
 from std.runtime import parallelism_level
 
 from .attention import HEAD, MASKED
-from .encoder_attention_int8 import SPLITS
 from .linear import WIDTH, larger
 from .matmul import PANEL, TILE
 from .parallel import take_turn, turn_counters
@@ -24,6 +23,8 @@ comptime GROUP = 4 * TILE
 """Queries whose scores are held at once."""
 comptime TIME_BLOCK = 256
 """Positions whose values are summed in one chain."""
+comptime SPLITS = 4
+"""Items of work that a head's queries make, or more where there are more threads than heads."""
 
 
 @always_inline

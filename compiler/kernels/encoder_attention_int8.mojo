@@ -1,7 +1,7 @@
 """The encoder's self-attention in 8-bit products with whole sums.
 
-A unit of work is a run of queries of one head of one window, whose keys and values are packed once
-(attention_int8.mojo). QUERIES at a time take the keys CHUNK by CHUNK: scores, a byte for each of
+A unit of work is a run of queries of one head of one window, whose bytes head_bytes.mojo has made.
+QUERIES at a time take the keys CHUNK by CHUNK: scores, a byte for each of
 their exponentials (softmax_bytes.mojo), and the mix of the values, which is added to the one so far
 (online softmax: Milakov and Gimelshein, 2018; FlashAttention: Dao et al., 2022; with 8-bit products:
 SageAttention, Zhang et al., 2024). Bytes are relative to the highest of their own chunk, so that a
@@ -20,28 +20,16 @@ from std.math import exp2, iota
 from std.runtime import parallelism_level
 
 from .attention import HEAD, LANES, MASKED
-from .attention_int8 import (
-    BYTE_TOP,
-    KEY_BLOCK_BYTES,
-    PARTS_OF_HEAD,
-    Vector,
-    fitting_unit,
-    key_units,
-    pack_key,
-    pack_values,
-    signed_units,
-    value_bytes,
-    value_units,
-)
+from .attention_int8 import KEY_BLOCK_BYTES, PARTS_OF_HEAD, Vector, key_units, value_units
+from .head_bytes import keys_of, padded_length, query_offsets, query_units, values_of
 from .linear import larger
 from .parallel import take_turn, turn_counters
 from .quantized import (
     AVX512_WORDS,
     BESIDE,
     F32,
-    I8,
     I32,
-    VNNI,
+    U8,
     PairSums,
     Sums,
     sum_bytes,
@@ -51,23 +39,18 @@ from .softmax_bytes import (
     AT_ONCE,
     DITHERS,
     THRESHOLD,
-    WEIGHT_TOP,
     dither_pattern,
     power_table,
     weigh,
 )
 
-comptime KEY_TOP = BYTE_TOP if VNNI else 95
-"""The largest magnitude of a key's axis. Where queries have to fit, more would make these coarser."""
-comptime KEY_ZERO = KEY_TOP + 1
-"""The byte that stands for 0 in a key."""
 comptime QUERIES = 5 if AVX512_WORDS else 3
 """Queries of one tile: their sums with BLOCKS leave registers for what is done beside them."""
 comptime BLOCKS = 4 if AVX512_WORDS else 1
 """Blocks of keys, or of a value's axes, multiplied together: see matmul_int8.mojo."""
 comptime CHUNK = 256
 """Keys per chunk: the scores of a tile stay in the first-level cache."""
-comptime SPLITS = 4
+comptime SPLITS = 12
 """Items of work that a head's queries make, or more where there are more threads than heads."""
 comptime PerRow = SIMD[F32, 8]
 """A number for each query of a tile."""
@@ -225,22 +208,25 @@ def score_group[rows: Int, masked: Bool, weighing: Bool](
 @always_inline
 def attend_tiles[rows: Int](
     y: Pointer[mut=True, Float32, _],
-    queries: Pointer[Float32, _],
-    keys: Pointer[UInt8, _],
-    values: Pointer[UInt8, _],
+    head: Pointer[mut=False, UInt8, _],
     dithers: Pointer[Scalar[THRESHOLD], _],
     powers: Pointer[UInt16, _],
+    start: Int,
     tiles: Int,
     length: Int,
     padded: Int,
     state: Int,
 ):
-    """Set y[tiles * rows, HEAD] (rows `state` apart) to the attention of queries[tiles * rows, HEAD].
+    """Set y[tiles * rows, HEAD] (rows `state` apart) to the attention of a head's queries from `start` on.
 
     A chunk's scores become bytes while the next one's are multiplied (BESIDE), of whichever tile;
     then its values are mixed.
     """
-    var q = List[Int8](length=rows * HEAD, fill=0)
+    var q = head.unsafe_offset(start * HEAD).bitcast[Int8]()
+    var q_units = query_units(head, padded).unsafe_offset(start)
+    var q_offsets = query_offsets(head, padded).unsafe_offset(start)
+    var keys = keys_of(head, padded)
+    var values = values_of(head, padded)
     var offsets = Array[Int32, length=rows](fill=0)
     var units = PerRow(0)
     var mix = Mix[rows]()
@@ -248,36 +234,28 @@ def attend_tiles[rows: Int](
     var before = Chunk[rows]()
     for tile in range(tiles):
         comptime for i in range(rows):
-            var query = queries.unsafe_offset((tile * rows + i) * HEAD)
-            # Not 0, with which masked scores would be as good as others.
-            var unit = max(fitting_unit(query, KEY_ZERO + KEY_TOP), Float32(1e-11))
-            var total = SIMD[I32, LANES](0)
-            comptime for part in range(PARTS_OF_HEAD):
-                var whole = signed_units(query.unsafe_load[width=LANES](part * LANES), 1 / unit)
-                total += whole
-                q.unsafe_ptr().unsafe_store(i * HEAD + part * LANES, whole.cast[I8]())
-            units[i] = unit * LOG2_E
-            offsets[i] = Int32(-KEY_ZERO) * total.reduce_add()
+            units[i] = q_units[unsafe_offset=tile * rows + i] * LOG2_E
+            offsets[i] = q_offsets[unsafe_offset=tile * rows + i]
 
-        for start in range(0, padded, CHUNK):
-            chunk.start = start
-            chunk.size = min(CHUNK, padded - start)
+        for first in range(0, length, CHUNK):
+            chunk.start = first
+            chunk.size = min(CHUNK, (length - first + AT_ONCE - 1) // AT_ONCE * AT_ONCE)
             chunk.units = units
             chunk.sums = Array[PairSums, length=rows](fill=PairSums(0))
             var highest = Array[Vector, length=rows](fill=Vector(MASKED))
             comptime if not BESIDE:
                 before.weigh(0, before.size, dithers, powers)
             for at in range(0, chunk.size, AT_ONCE):
-                if start + at + AT_ONCE <= length and (at < before.size or not BESIDE):
+                if first + at + AT_ONCE <= length and (at < before.size or not BESIDE):
                     score_group[rows, masked=False, weighing=BESIDE](
-                        chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
+                        chunk, highest.unsafe_ptr(), q.unsafe_offset(tile * rows * HEAD), offsets, keys, at, length,
                         before, dithers, powers,
                     )
                     continue
                 comptime if BESIDE:
                     before.weigh(at, min(at + AT_ONCE, before.size), dithers, powers)
                 score_group[rows, masked=True, weighing=False](
-                    chunk, highest.unsafe_ptr(), q.unsafe_ptr(), offsets, keys, at, length,
+                    chunk, highest.unsafe_ptr(), q.unsafe_offset(tile * rows * HEAD), offsets, keys, at, length,
                     before, dithers, powers,
                 )
             comptime if BESIDE:
@@ -286,7 +264,7 @@ def attend_tiles[rows: Int](
                 chunk.highest[i] = highest[i].reduce_max() * units[i]
             if before.size > 0:
                 mix.add(values, before, padded)
-                if start == 0:
+                if first == 0:
                     mix.take(y.unsafe_offset((tile - 1) * rows * state), values, padded, state)
             swap(chunk, before)
     before.weigh(0, before.size, dithers, powers)
@@ -297,18 +275,18 @@ def attend_tiles[rows: Int](
 @always_inline
 def attend_windows_int8(
     mixed: Pointer[mut=True, Float32, _],
-    qkv: Pointer[Float32, _],
+    heads_of_windows: Pointer[mut=False, UInt8, _],
     windows: Int,
+    heads: Int,
     length: Int,
-    state: Int,
+    size: Int,
 ) raises:
-    """Compute mixed[windows, length, state] = attention of qkv[windows, 3 * heads, length, HEAD]."""
+    """Compute mixed[windows, length, heads * HEAD] = attention of the bytes [windows, heads, size]."""
     comptime assert CHUNK % AT_ONCE == 0 and AT_ONCE == BLOCKS * LANES
-    var heads = state // HEAD
-    var padded = (length + AT_ONCE - 1) // AT_ONCE * AT_ONCE
+    var state = heads * HEAD
+    var padded = padded_length(length)
     var pairs = windows * heads
     var threads = parallelism_level()
-    # Threads that share a head each pack its keys.
     var splits = max(SPLITS, (threads + pairs - 1) // pairs)
     var tiles = (length + QUERIES - 1) // QUERIES
     var items = pairs * splits
@@ -316,48 +294,31 @@ def attend_windows_int8(
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def task(t: Int) {var counters, var length, var state, var heads, var padded, var splits, var tiles, var items, var tasks, var qkv, var mixed}:
-        var key_list = List[UInt8](length=padded // LANES * KEY_BLOCK_BYTES, fill=0)
-        var value_list = List[UInt8](length=value_bytes(padded), fill=0)
+    def task(t: Int) {var counters, var length, var state, var heads, var size, var padded, var splits, var tiles, var items, var tasks, var heads_of_windows, var mixed}:
         var dither_list = dither_pattern()
         var power_list = power_table()
-        var keys = key_list.unsafe_ptr()
-        var values = value_list.unsafe_ptr()
-        var ready = -1
+        var dithers = dither_list.unsafe_ptr()
+        var powers = power_list.unsafe_ptr()
         var turn = take_turn(counters, items, tasks, t)
         while turn[0] < turn[1]:
-            var item = turn[0]
-            var pair = item // splits
-            var split = item % splits
-            var window = pair // heads
-            var head = pair % heads
-            var queries = qkv.unsafe_offset((window * 3 * heads + head) * length * HEAD)
-            var k = queries.unsafe_offset(heads * length * HEAD)
-            var v = k.unsafe_offset(heads * length * HEAD)
-            var y = mixed.unsafe_offset(window * length * state + head * HEAD)
-            if pair != ready:
-                for i in range(length):
-                    pack_key[KEY_ZERO, KEY_TOP](keys, k.unsafe_offset(i * HEAD), i)
-                pack_values[WEIGHT_TOP](values, v, length, padded, HEAD)
-                ready = pair
-
+            var pair = turn[0] // splits
+            var split = turn[0] % splits
+            var head = heads_of_windows.unsafe_offset(pair * size)
+            var y = mixed.unsafe_offset(pair // heads * length * state + pair % heads * HEAD)
             var i = (tiles * split // splits) * QUERIES
             var last = min((tiles * (split + 1) // splits) * QUERIES, length)
             var whole = (last - i) // QUERIES
             if whole > 0:
                 attend_tiles[QUERIES](
-                    y.unsafe_offset(i * state), queries.unsafe_offset(i * HEAD), keys, values,
-                    dither_list.unsafe_ptr(), power_list.unsafe_ptr(), whole, length, padded, state,
+                    y.unsafe_offset(i * state), head, dithers, powers, i, whole, length, padded, state
                 )
                 i += whole * QUERIES
             if i < last:
                 attend_tiles[1](
-                    y.unsafe_offset(i * state), queries.unsafe_offset(i * HEAD), keys, values,
-                    dither_list.unsafe_ptr(), power_list.unsafe_ptr(), last - i, length, padded, state,
+                    y.unsafe_offset(i * state), head, dithers, powers, i, last - i, length, padded,
+                    state,
                 )
             turn = take_turn(counters, items, tasks, t)
-        _ = key_list^
-        _ = value_list^
         _ = dither_list^
         _ = power_list^
 
@@ -367,15 +328,15 @@ def attend_windows_int8(
 
 @extensibility.register("mwc_encoder_attention_int8")
 struct EncoderAttentionInt8:
-    """mixed[b, t, state] = attention of qkv[b, 3 * heads, t, HEAD] (queries, keys, values)."""
+    """mixed[b, t, state] = attention of the heads' bytes [b, heads, size], as in head_bytes.mojo."""
 
     @staticmethod
     def execute[target: StaticString](
         mixed: OutputTensor[dtype=F32, rank=3, ...],
-        qkv: InputTensor[dtype=F32, rank=4, ...],
+        heads: InputTensor[dtype=U8, rank=3, ...],
         ctx: DeviceContext,
     ) raises:
         attend_windows_int8(
-            mixed.unsafe_ptr(), qkv.unsafe_ptr(), mixed.dim_size(0), mixed.dim_size(1),
-            mixed.dim_size(2),
+            mixed.unsafe_ptr(), heads.unsafe_ptr(), heads.dim_size(0), heads.dim_size(1),
+            mixed.dim_size(1), heads.dim_size(2),
         )

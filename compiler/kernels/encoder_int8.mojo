@@ -7,7 +7,7 @@ from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
 from .linear import BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
-from .matmul_int8 import GROUP, RUN, Quantized, multiply_rows, sums_of
+from .matmul_int8 import GROUP, RUN, ByteRows, multiply_rows, sums_of
 from .parallel import take_turn, turn_counters
 from .quantized import F32
 
@@ -52,7 +52,7 @@ struct ConvInt8:
         var counters = counter_list.unsafe_ptr()
 
         def run(t: Int) {var m, var items, var tasks, var counters, var frames, var length, var d, var n, var k, var y_ptr, var x_ptr, var w_ptr, var scale_ptr, var bias_ptr, var column_sums}:
-            var quantized = Quantized(k)
+            var quantized = ByteRows(GROUP, k)
             var edge = List[Float32](length=k, fill=0)
             var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             while turn[0] < turn[1]:
@@ -73,8 +73,9 @@ struct ConvInt8:
                             )
                     quantized.put(i, edge.unsafe_ptr(), k)
                 multiply_rows[BIAS_GELU](
-                    y_ptr.unsafe_offset(first * n), quantized, w_ptr, scale_ptr, column_sums,
-                    bias_ptr, bias_ptr, rows, n, k,
+                    y_ptr.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
+                    quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), w_ptr, scale_ptr,
+                    column_sums, bias_ptr, bias_ptr, rows, n, k,
                 )
                 turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             _ = edge^
@@ -130,8 +131,8 @@ struct FeedForwardInt8:
         var counters = counter_list.unsafe_ptr()
 
         def run(t: Int) {var m, var items, var tasks, var counters, var d, var h, var y_ptr, var x_ptr, var gamma_ptr, var beta_ptr, var w1_ptr, var scale1_ptr, var bias1_ptr, var w2_ptr, var scale2_ptr, var bias2_ptr, var sums1, var sums2}:
-            var narrow = Quantized(d)
-            var wide = Quantized(h)
+            var narrow = ByteRows(GROUP, d)
+            var wide = ByteRows(GROUP, h)
             var normed_list = List[Float32](length=d, fill=0)
             var hidden_list = List[Float32](length=GROUP * h, fill=0)
             var normed = normed_list.unsafe_ptr()
@@ -145,13 +146,16 @@ struct FeedForwardInt8:
                     layer_norm_rows(normed, source.unsafe_offset(i * d), gamma_ptr, beta_ptr, 1, d)
                     narrow.put(i, normed, d)
                 multiply_rows[BIAS_GELU](
-                    hidden, narrow, w1_ptr, scale1_ptr, sums1, bias1_ptr, source, rows, h, d
+                    hidden, narrow.bytes.unsafe_ptr(), narrow.units.unsafe_ptr(),
+                    narrow.zeros.unsafe_ptr(), w1_ptr, scale1_ptr, sums1, bias1_ptr, source, rows,
+                    h, d,
                 )
                 for i in range(rows):
                     wide.put(i, hidden.unsafe_offset(i * h), h)
                 multiply_rows[BIAS_RESIDUAL](
-                    y_ptr.unsafe_offset(first * d), wide, w2_ptr, scale2_ptr, sums2, bias2_ptr,
-                    source, rows, d, h,
+                    y_ptr.unsafe_offset(first * d), wide.bytes.unsafe_ptr(),
+                    wide.units.unsafe_ptr(), wide.zeros.unsafe_ptr(), w2_ptr, scale2_ptr, sums2,
+                    bias2_ptr, source, rows, d, h,
                 )
                 turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             _ = normed_list^

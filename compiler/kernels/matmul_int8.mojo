@@ -11,7 +11,6 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
-from .attention import HEAD
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
@@ -33,8 +32,8 @@ comptime BLOCKS = 4 if AVX512_WORDS else 1
 that loop by itself takes a fifth longer on Zen 4, where six by four multiply in every cycle."""
 comptime GROUP = 48
 """Rows quantized together: their bytes stay in cache."""
-comptime RUN = GROUP // 2
-"""Rows of an item of work, whole tiles; a thread takes two at a time but for its last ones."""
+comptime RUN = GROUP // 4
+"""Rows of an item of work, whole tiles; a thread takes four at a time but for its last ones."""
 
 @always_inline
 def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks: Int, k: Int):
@@ -59,17 +58,17 @@ def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks
     _ = one^
 
 
-struct Quantized(Movable):
-    """Up to GROUP rows of k activations as 8-bit values: their bytes, units and zeros."""
+struct ByteRows(Movable):
+    """m rows of k activations as 8-bit values: their bytes, units and zeros."""
 
     var bytes: List[UInt8]
     var units: List[Float32]
     var zeros: List[Int32]
 
-    def __init__(out self, k: Int):
-        self.bytes = List[UInt8](length=GROUP * k, fill=0)
-        self.units = List[Float32](length=GROUP, fill=0)
-        self.zeros = List[Int32](length=GROUP, fill=0)
+    def __init__(out self, m: Int, k: Int):
+        self.bytes = List[UInt8](length=m * k, fill=0)
+        self.units = List[Float32](length=m, fill=0)
+        self.zeros = List[Int32](length=m, fill=0)
 
     @always_inline
     def put(mut self, i: Int, x: Pointer[Float32, _], k: Int):
@@ -80,25 +79,11 @@ struct Quantized(Movable):
 
 
 @always_inline
-def row_place[heads: Bool](row: Int, n: Int, length: Int) -> Int:
-    """Where a row begins in [row, n], or by `heads` in [window, n / HEAD, length, HEAD]."""
-    comptime if heads:
-        return (row // length * n * length) + row % length * HEAD
-    return row * n
-
-
-@always_inline
-def column_place[heads: Bool](j: Int, length: Int) -> Int:
-    """How far behind its row's beginning column j is."""
-    comptime if heads:
-        return j // HEAD * length * HEAD + j % HEAD
-    return j
-
-
-@always_inline
-def multiply_rows[epilogue: Int, heads: Bool = False](
+def multiply_rows[epilogue: Int](
     y: Pointer[mut=True, Float32, _],
-    x: Quantized,
+    bytes: Pointer[UInt8, _],
+    units: Pointer[Float32, _],
+    zeros: Pointer[Int32, _],
     w: Pointer[Int8, _],
     scale: Pointer[Float32, _],
     column_sums: Pointer[Int32, _],
@@ -107,24 +92,12 @@ def multiply_rows[epilogue: Int, heads: Bool = False](
     rows: Int,
     n: Int,
     k: Int,
-    first: Int = 0,
-    length: Int = 0,
 ):
-    """y[first + rows, n] = epilogue(x[rows, k] · wᵀ) from row `first` on; residual has y's shape.
-
-    By `heads` y is [windows, n / HEAD, length, HEAD].
-    """
-    var bytes = x.bytes.unsafe_ptr()
-    var units = x.units.unsafe_ptr()
-    var zeros = x.zeros.unsafe_ptr()
-    var place_list = Array[Int, length=GROUP](fill=0)
-    for i in range(rows):
-        place_list[i] = row_place[heads](first + i, n, length)
-    var places = place_list.unsafe_ptr()
+    """y[rows, n] = epilogue(x[rows, k] · wᵀ) of x as bytes with units and zeros; residual has y's shape."""
 
     @always_inline
-    def finish_row(i: Int, j: Int, sums: Sums, count: Int) {var n, var places, var length, var y, var scale, var bias, var residual, var column_sums, var units, var zeros}:
-        var at = places[unsafe_offset=i] + column_place[heads](j, length)
+    def finish_row(i: Int, j: Int, sums: Sums, count: Int) {var n, var y, var scale, var bias, var residual, var column_sums, var units, var zeros}:
+        var at = i * n + j
         finish[epilogue, within_bytes=True](
             y.unsafe_offset(at),
             sums - column_sums.unsafe_load[width=COLUMNS](j) * zeros[unsafe_offset=i],
@@ -215,7 +188,7 @@ def sums_of(w: Pointer[Int8, _], n: Int, k: Int) -> List[Int32]:
 
 
 @always_inline
-def multiply_int8[epilogue: Int, norm: Bool, heads: Bool = False](
+def multiply_int8[epilogue: Int, norm: Bool](
     y: Pointer[mut=True, Float32, _],
     x: Pointer[Float32, _],
     gamma: Pointer[Float32, _],
@@ -227,12 +200,10 @@ def multiply_int8[epilogue: Int, norm: Bool, heads: Bool = False](
     m: Int,
     n: Int,
     k: Int,
-    length: Int = 0,
 ) raises:
     """Compute y[m, n] = epilogue(x[m, k] · wᵀ) for packed w, x normalised first where `norm`.
 
-    By `heads` y is [m / length, n / HEAD, length, HEAD]. k is a multiple of 16. What `norm` and the
-    epilogue do not name is not read.
+    k is a multiple of 16. What `norm` and the epilogue do not name is not read.
     """
     var column_list = sums_of(w, n, k)
     var column_sums = column_list.unsafe_ptr()
@@ -242,8 +213,8 @@ def multiply_int8[epilogue: Int, norm: Bool, heads: Bool = False](
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def run(t: Int) {var m, var n, var k, var length, var items, var tasks, var counters, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
-        var quantized = Quantized(k)
+    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
+        var quantized = ByteRows(GROUP, k)
         var normed_list = List[Float32](length=k if norm else 1, fill=0)
         var normed = normed_list.unsafe_ptr()
         var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
@@ -257,8 +228,10 @@ def multiply_int8[epilogue: Int, norm: Bool, heads: Bool = False](
                     quantized.put(i, normed, k)
                 else:
                     quantized.put(i, source, k)
-            multiply_rows[epilogue, heads](
-                y, quantized, w, scale, column_sums, bias, residual, rows, n, k, first, length
+            multiply_rows[epilogue](
+                y.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
+                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), w, scale, column_sums,
+                bias, residual.unsafe_offset(first * n), rows, n, k,
             )
             turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = normed_list^
@@ -312,32 +285,6 @@ struct NormMatmulBiasInt8:
             y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
             w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
             x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
-        )
-
-
-@extensibility.register("mwc_norm_matmul_heads_int8")
-struct NormMatmulHeadsInt8:
-    """y[b, h, t, :] = the part of layer_norm(x[b, t, k]) · wᵀ + bias that is head h's, HEAD wide.
-
-    Queries, keys and values follow each other: [b, 3 * heads, t, HEAD]. What a head reads of all
-    positions is contiguous.
-    """
-
-    @staticmethod
-    def execute[target: StaticString](
-        y: OutputTensor[dtype=F32, rank=4, ...],
-        x: InputTensor[dtype=F32, rank=3, ...],
-        gamma: InputTensor[dtype=F32, rank=1, ...],
-        beta: InputTensor[dtype=F32, rank=1, ...],
-        w: InputTensor[dtype=DType.int8, rank=4, ...],
-        scale: InputTensor[dtype=F32, rank=1, ...],
-        bias: InputTensor[dtype=F32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        multiply_int8[BIAS, True, True](
-            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
-            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(1) * HEAD, x.dim_size(2), x.dim_size(1),
         )
 
 

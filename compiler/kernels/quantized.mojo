@@ -413,10 +413,10 @@ def quantize_bytes(
     var c = 0
     comptime if VNNI:
         while c + REGISTER <= k:
-            y.unsafe_store(c, rounded_bytes(x.unsafe_offset(c), inverse, zero))
+            y.unsafe_store(c, rounded_bytes(x.unsafe_offset(c), inverse, zero.cast[I32]()))
             c += REGISTER
     while c < k:
-        var units = round(x.unsafe_load[width=WIDTH](c).fma(inverse, zero))
+        var units = round(x.unsafe_load[width=WIDTH](c) * inverse) + zero
         y.unsafe_store(c, smaller[WIDTH](units, Float32(BYTE_LIMIT)).cast[I32]().cast[U8]())
         c += WIDTH
     return Affine(span / Float32(BYTE_LIMIT), zero.cast[I32]())
@@ -431,14 +431,14 @@ def to_whole(x: Register) -> Sums:
 
 
 @always_inline
-def rounded_bytes(x: Pointer[Float32, _], slope: Float32, start: Float32) -> SIMD[U8, 64]:
-    """x[64] * slope + start, rounded and held within bytes, with AVX-512."""
+def rounded_bytes(x: Pointer[Float32, _], inverse: Float32, zero: Int32) -> SIMD[U8, 64]:
+    """x[64] in units of 1 / inverse, rounded, plus zero, held within bytes; with AVX-512."""
     var pairs = Array[SIMD[DType.int16, 32], length=2](fill=SIMD[DType.int16, 32](0))
     comptime for i in range(2):
-        var first = x.unsafe_load[width=COLUMNS](2 * i * COLUMNS).fma(slope, start)
-        var second = x.unsafe_load[width=COLUMNS]((2 * i + 1) * COLUMNS).fma(slope, start)
+        var first = x.unsafe_load[width=COLUMNS](2 * i * COLUMNS) * inverse
+        var second = x.unsafe_load[width=COLUMNS]((2 * i + 1) * COLUMNS) * inverse
         pairs[i] = llvm_intrinsic["llvm.x86.avx512.packssdw.512", SIMD[DType.int16, 32]](
-            to_whole(first), to_whole(second)
+            to_whole(first) + zero, to_whole(second) + zero
         )
     return in_order(pairs[0], pairs[1])
 

@@ -10,6 +10,7 @@ from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_ru
 from kernels.decoder_layer_int8 import norm_phase, product_phase, quantize_phase
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
+from kernels.head_bytes import cross_kv_int8, norm_heads_int8
 from kernels.likely_choice import Rules, choose_likely, norm_rows
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
@@ -83,6 +84,7 @@ def of_bytes() raises:
     var bytes = values[DType.uint8]()
     var entries = values[DType.uint8]()
     var words = values[DType.int16]()
+    var slots = values[DType.int32]()
     product_int8[BIAS_GELU](
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
         residual.unsafe_ptr(), 15, 16, 64,
@@ -91,7 +93,15 @@ def of_bytes() raises:
         y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
         scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64,
     )
-    attend_windows_int8(y.unsafe_ptr(), x.unsafe_ptr(), 1, 17, 64)
+    norm_heads_int8(
+        entries.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
+        scale.unsafe_ptr(), bias.unsafe_ptr(), 1, 17, 1, 64, 0,
+    )
+    cross_kv_int8(
+        entries.unsafe_ptr(), bytes.unsafe_ptr(), ByteCacheShape(1, 0, 0, 0), x.unsafe_ptr(),
+        w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), slots.unsafe_ptr(), 1, 17, 64,
+    )
+    attend_windows_int8(y.unsafe_ptr(), bytes.unsafe_ptr(), 1, 1, 17, 0)
     attend_bytes[4](
         y.unsafe_ptr(), x.unsafe_ptr(), 64, bytes.unsafe_ptr(), entries.unsafe_ptr(),
         scale.unsafe_ptr(), words.unsafe_ptr(), 16, 16,

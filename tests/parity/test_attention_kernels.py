@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from head_bytes import HeadLayout
 from kernel_graphs import (
     HEADS,
     LAYERS,
     SLOTS,
     STATE,
+    VNNI,
     WEIGHT_DTYPES,
     Kernels,
     from_buffer,
@@ -43,6 +45,12 @@ def heads_of(x: Array) -> Array:
 def assert_close(ours: Array, exact: Array, tolerance: float = TOLERANCE) -> None:
     assert ours.shape == exact.shape
     assert np.abs(ours - exact).max() <= tolerance
+
+
+def attention_of_bytes(kernels: Kernels, qkv: Array) -> Array:
+    """The int8 encoder's attention of queries, keys and values [b, t, 3 * STATE]."""
+    like = np.zeros((*qkv.shape[:2], 1), np.float32)
+    return kernels.run("encoder_attention.int8", HeadLayout(VNNI).pack(qkv), like)
 
 
 class Caches:
@@ -83,11 +91,11 @@ def test_encoder_attention_in_int8(kernels: Kernels, length: int) -> None:
     qkv[..., :STATE] *= 4
     q, k, v = (heads_of(part) for part in np.split(qkv, 3, axis=-1))
     exact = np.moveaxis(attention(q, k, v), -3, -2).reshape(2, length, STATE)
-    ours = kernels.run("encoder_attention.int8", qkv)
+    ours = attention_of_bytes(kernels, qkv)
     assert_close(ours, exact, 0.25)
     assert np.sqrt(np.mean((ours - exact) ** 2)) < 0.04 * np.sqrt(np.mean(exact**2))
     for i in range(2):
-        alone = kernels.run("encoder_attention.int8", qkv[i : i + 1])
+        alone = attention_of_bytes(kernels, qkv[i : i + 1])
         assert np.array_equal(ours[i], alone[0])
 
 
@@ -98,7 +106,7 @@ def test_encoder_attention_in_int8_follows_a_late_maximum(kernels: Kernels) -> N
     qkv[0, :, STATE : 2 * STATE] = np.linspace(-60, 40, 1500, dtype=np.float32)[:, None]
     qkv[0, -1, STATE : 2 * STATE] = 60
     last = np.broadcast_to(qkv[0, -1:, 2 * STATE :], (1500, STATE))
-    assert_close(kernels.run("encoder_attention.int8", qkv)[0], last, 0.03)
+    assert_close(attention_of_bytes(kernels, qkv)[0], last, 0.03)
 
 
 def test_encoder_attention_in_int8_keeps_a_tail_of_small_weights(kernels: Kernels) -> None:
@@ -113,7 +121,7 @@ def test_encoder_attention_in_int8_keeps_a_tail_of_small_weights(kernels: Kernel
     q, k, v = (heads_of(part) for part in np.split(qkv, 3, axis=-1))
     exact = np.moveaxis(attention(q, k, v), -3, -2).reshape(1, 1500, STATE)
     assert 0.2 < exact.mean() < 0.4
-    assert_close(kernels.run("encoder_attention.int8", qkv), exact, 0.03)
+    assert_close(attention_of_bytes(kernels, qkv), exact, 0.03)
 
 
 def test_encoder_attention_in_int8_is_as_fine_where_weights_are_low(kernels: Kernels) -> None:
@@ -124,7 +132,7 @@ def test_encoder_attention_in_int8_is_as_fine_where_weights_are_low(kernels: Ker
     qkv[..., :STATE] *= 0.3
     q, k, v = (heads_of(part) for part in np.split(qkv, 3, axis=-1))
     exact = np.moveaxis(attention(q, k, v), -3, -2).reshape(1, 1500, STATE)
-    ours = kernels.run("encoder_attention.int8", qkv)
+    ours = attention_of_bytes(kernels, qkv)
     assert np.sqrt(np.mean((ours - exact) ** 2)) < 0.036 * np.sqrt(np.mean(exact**2))
 
 
@@ -135,7 +143,7 @@ def test_encoder_attention_in_int8_of_zeros(kernels: Kernels, part: str) -> None
     qkv[..., zeroed.get(part, slice(0 if part == "all" else 2 * STATE, None))] = 0
     q, k, v = (heads_of(part) for part in np.split(qkv, 3, axis=-1))
     exact = np.moveaxis(attention(q, k, v), -3, -2).reshape(1, 40, STATE)
-    assert_close(kernels.run("encoder_attention.int8", qkv), exact, 0.03)
+    assert_close(attention_of_bytes(kernels, qkv), exact, 0.03)
 
 
 def test_windows_do_not_influence_each_other(kernels: Kernels) -> None:
