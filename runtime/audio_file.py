@@ -38,6 +38,11 @@ FORMATS = (
 
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 
+WAV_OPTIONS = {"max_probe_packets": "8"}
+"""FFmpeg looks through a WAV file for AC-3 or DTS that says it is PCM: at most 2,500 packets, which
+takes 6 ms of a clip of 5 s. Eight are 32 KB, in which DTS has seven frames, and four are enough to
+tell (`libavformat/dtsdec.c`)."""
+
 EXACT_DURATION = ("flac", "mov", "matroska", "aiff", "au")
 """Containers whose header states the duration; elsewhere FFmpeg estimates or reads it off the end
 of what is there, so that a shorter decode proves nothing."""
@@ -93,8 +98,9 @@ def open_recording(file: BinaryIO, name: str) -> Iterator[OpenRecording]:
         AudioError: not an audio or video file of a known format, or one without audio; also for
             what PyAV raises while it is open.
     """
-    n_missing = _missing_wav_bytes(file)
-    with _open(file, name) as container:
+    wav_size = _wav_size(file)
+    n_missing = 0 if wav_size is None else _missing_bytes(file, wav_size)
+    with _open(file, name, {} if wav_size is None else WAV_OPTIONS) as container:
         yield OpenRecording(file, name, container, _audio_stream(container, name), n_missing)
 
 
@@ -154,11 +160,12 @@ def _unit(samples: npt.NDArray[Any]) -> Float32:
 
 
 @contextmanager
-def _open(file: BinaryIO, name: str) -> Iterator[Any]:
+def _open(file: BinaryIO, name: str, options: dict[str, str]) -> Iterator[Any]:
     """Open a container from its start; anything it raises becomes one AudioError."""
+    options = {**OPEN_OPTIONS, **options}
     try:
         file.seek(0)
-        with av.open(file, "r", options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        with av.open(file, "r", options=options, metadata_errors="replace") as container:
             yield container
     except FAILURES as error:
         raise AudioError(
@@ -298,12 +305,15 @@ def _has_frame_count(file: BinaryIO) -> bool:
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _missing_wav_bytes(file: BinaryIO) -> int:
-    """How many bytes a RIFF WAVE header announces that the file does not have."""
-    size = file.seek(0, 2)
+def _wav_size(file: BinaryIO) -> int | None:
+    """The size that a RIFF WAVE file's header announces, without its first 8 bytes; None for others."""
     file.seek(0)
     head = file.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return 0
-    announced = int(struct.unpack("<I", head[4:8])[0])
-    return max(0, announced + 8 - size) if announced < UNKNOWN_RIFF_SIZE else 0
+        return None
+    return int(struct.unpack("<I", head[4:8])[0])
+
+
+def _missing_bytes(file: BinaryIO, wav_size: int) -> int:
+    """How many bytes a WAV file is shorter than it says."""
+    return max(0, wav_size + 8 - file.seek(0, 2)) if wav_size < UNKNOWN_RIFF_SIZE else 0

@@ -55,6 +55,27 @@ def test_a_16_khz_mono_wav_gives_its_samples(tmp_path: Path) -> None:
         assert source.duration_hint == pytest.approx(50000 / 16000)
 
 
+@pytest.mark.parametrize(
+    ("data", "few"), [(wav(tone(9.0)), True), (encode(tone(9.0), 16000, "flac", "flac"), False)]
+)
+def test_only_of_a_wav_few_packets_are_probed(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, few: bool
+) -> None:
+    """FFmpeg looks for other codecs in WAV files; where it has to find one, it may look on."""
+    asked: list[dict[str, str]] = []
+    original = av.open
+
+    def opened(*given: Any, **options: Any) -> Any:
+        asked.append(options["options"])
+        return original(*given, **options)
+
+    monkeypatch.setattr(av, "open", opened)
+    assert len(read(data)) == 9 * 16000
+    assert asked
+    assert all(("max_probe_packets" in options) == few for options in asked)
+    assert all(options["protocol_whitelist"] == "none" for options in asked)
+
+
 def test_every_reading_starts_from_the_beginning(tmp_path: Path) -> None:
     data = wav(tone(25.0))
     path = tmp_path / "a.wav"
