@@ -6,7 +6,7 @@ cache; a row points at a window. Rows of one call never read each other's data.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -194,6 +194,16 @@ class Choice:
             length = self.length(row)
             yield tokens[:length], logprobs[:length]
 
+    def up_to(self, eot: int) -> "Choice":
+        """The same, of `Decoder.steps`, with each row's tokens up to its first eot."""
+        ends = self.candidates == eot
+        if not ends.any():
+            return self
+        lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ends.shape[1])
+        if self.lengths is not None:
+            lengths = np.minimum(lengths, self.lengths)
+        return replace(self, lengths=lengths.astype(np.int32))
+
     @property
     def tokens(self) -> Int32:
         """int32 [rows], each row's first candidate."""
@@ -313,11 +323,12 @@ class Decoder(Protocol):
         ...
 
     def steps(self, batch: StepBatch, suppress: Float32) -> Choice:
-        """Take up to MOST_AHEAD greedy steps: a token chosen is fed to the next, also after an eot.
+        """Take up to MOST_AHEAD greedy steps: a token chosen is fed to the next.
 
         Returns:
             Choice of [rows, up to MOST_AHEAD]: the tokens in their order, not candidates of one
-            step; the same as `step` would have chosen one by one, as far as a row's length.
+            step; the same as `step` would have chosen one by one, as far as a row's length. A row
+            ends with its eot.
         """
         ...
 

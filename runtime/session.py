@@ -249,7 +249,7 @@ class Session:
         self._check_tokens(batch.tokens, batch.rows, batch.windows)
         last = self.spec.model.n_text_ctx - MOST_AHEAD + 1
         check_range("position", batch.positions, last)
-        return self._step("steps", batch, suppress, 1)
+        return self._step("steps", batch, suppress, 1).up_to(self.spec.tokens.eot)
 
     def _step(self, name: str, batch: StepBatch, suppress: Float32, n_candidates: int) -> Choice:
         """Run `step` or `steps`, from kept inputs where their shapes are right."""

@@ -64,20 +64,29 @@ def step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list[
     return _step_choice(scope, x, values)
 
 
-def fed(scope: Scope, token: TensorValue, values: dict[str, Value]) -> dict[str, Value]:
-    """The inputs of the step that feeds a token [n, 1] chosen from those of the last one."""
+def fed(
+    scope: Scope, token: TensorValue, values: dict[str, Value], *, ending: bool = False
+) -> dict[str, Value]:
+    """The inputs of the step that feeds a token [n, 1] chosen from those of the last one.
+
+    `ending`: as for `layers.feed`.
+    """
     tokens, positions, states = layers.feed(
         scope.plan,
         token,
         values["positions"].tensor,
         values["rule_states"].tensor,
         scope.constant_ids([scope.plan.spec.tokens.timestamp_begin]),
+        ending=ending,
     )
     return {**values, "tokens": tokens, "positions": positions, "rule_states": states}
 
 
 def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
-    """Step STEPS_AHEAD times without the host: what is chosen is fed, whatever it is."""
+    """Step STEPS_AHEAD times without the host: what is chosen is fed, whatever it is.
+
+    In int8, steps after every row has ended compute nothing.
+    """
     chosen, logprobs = [], []
     layer_graph = None
     for _ in range(STEPS_AHEAD):
@@ -85,7 +94,7 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
         token, logprob = step_choice(scope, x, values)
         chosen.append(token)
         logprobs.append(logprob)
-        values = fed(scope, token, values)
+        values = fed(scope, token, values, ending=scope.plan.int8)
     return [ops.concat(chosen, axis=1), ops.concat(logprobs, axis=1)]
 
 

@@ -14,6 +14,7 @@ from std.runtime import parallelism_level
 from .attention import runs_of, self_attend_run
 from .attention_ops import shape_of
 from .cross_attention_int8 import TOGETHER_INT8, U8, attend_run, byte_shape_of
+from .feed import all_ended
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import blocks_of, multiply_blocks, quantize_rows
 from .parallel import phase_counters, work_through
@@ -112,7 +113,8 @@ struct DecoderLayerInt8:
     with its `length`, then
     rows, positions and windows int32 [n] and layer int32 [1]. The rest are the layer's weights in
     the order of their use: a norm is (gamma, beta), a linear layer (w, scale, bias) as in
-    quantized.mojo. Outputs: x after the layer, and the queries of its cross-attention.
+    quantized.mojo. Outputs: x after the layer, and the queries of its cross-attention; nothing where
+    all rows have ended (feed.mojo).
     """
 
     @staticmethod
@@ -154,6 +156,8 @@ struct DecoderLayerInt8:
         fc2_bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        if all_ended(positions.unsafe_ptr()):
+            return
         var n = x.dim_size(0)
         var state = x.dim_size(1)
         var h = fc1_scale.dim_size(0)

@@ -9,6 +9,7 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
+from .feed import ENDED, all_ended
 from .half_bytes import OCTET, join_block, join_halves
 from .likely_choice import Rules, choose_likely, norm_rows
 from .linear import NONE
@@ -16,6 +17,7 @@ from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_r
 from .parallel import share
 from .quantized import COLUMNS, F32, I8, I32, STEP, TERMS, U8
 from .row_notes import Embedding, untracked
+from .rules import N_SAMPLED
 
 
 @always_inline
@@ -95,7 +97,7 @@ struct NormChooseInt8:
     temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]: what the
     sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how many of a
     row's candidates are looked at, 0 where it has a temperature; the others need not be the next
-    best. 32 divides k.
+    best. Where all rows have ended (feed.mojo) it is eot, with a log-probability of 0. 32 divides k.
     """
 
     @staticmethod
@@ -117,6 +119,11 @@ struct NormChooseInt8:
         ids: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
+        if states.unsafe_ptr()[unsafe_offset=N_SAMPLED] == ENDED:
+            for i in range(x.dim_size(0) * tokens.dim_size(1)):
+                tokens.unsafe_ptr()[unsafe_offset=i] = ids.unsafe_ptr()[unsafe_offset=0]
+                logprobs.unsafe_ptr()[unsafe_offset=i] = 0
+            return
         var n = scale.dim_size(0)
         var k = x.dim_size(1)
         var high = w.unsafe_ptr()
@@ -142,7 +149,7 @@ struct NormChooseInt8:
 struct EmbedInt8:
     """x[m, k] = the token's row of w + the position's row of `table` f32 [n_ctx, k].
 
-    w as for mwc_norm_logits_int8.
+    w as for mwc_norm_logits_int8. Nothing where all rows have ended (feed.mojo).
     """
 
     @staticmethod
@@ -156,6 +163,8 @@ struct EmbedInt8:
         table: InputTensor[dtype=F32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
+        if all_ended(positions.unsafe_ptr()):
+            return
         var k = x.dim_size(1)
         var plane = blocks_of(scale.dim_size(0)) * COLUMNS * k // 2
         for i in range(x.dim_size(0)):

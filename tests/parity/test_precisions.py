@@ -13,6 +13,9 @@ from mwc.compiler.convert import SAMPLE
 from mwc.compiler.parity import bounds_of
 from mwc.runtime import load
 from mwc.runtime.artifact import map_weights, open_artifact
+from mwc.runtime.decoder import StepBatch
+from mwc.runtime.rules import rule_state
+from mwc.runtime.session import Session
 
 pytest.importorskip("transformers")
 
@@ -115,3 +118,49 @@ def test_it_hears_what_float32_hears(reduced: Reduced) -> None:
         assert segment.start == pytest.approx(expected.start, abs=TIMES[precision])
         assert segment.end == pytest.approx(expected.end, abs=TIMES[precision])
         assert segment.avg_logprob == pytest.approx(expected.avg_logprob, abs=LOGPROBS[precision])
+
+
+def test_steps_end_with_their_rows(reduced: Reduced) -> None:
+    """A row ends with its eot; in int8 nothing is computed once all rows have, nor stored."""
+    several, single, alone = (
+        Session(open_artifact(reduced.artifact), n_windows=1, n_rows=2) for _ in range(3)
+    )
+    tokens = several.spec.tokens
+    of_first, of_others = np.full((2, several.spec.model.n_vocab), -np.inf, np.float32)
+    of_first[tokens.eot] = 0
+    of_others[:] = 0
+    states = [rule_state(sampled, False, tokens, None) for sampled in ([], [11])]
+    batch = StepBatch(
+        tokens=np.array([10, 11], np.int32),
+        rows=np.array([0, 1], np.int32),
+        positions=np.array([5, 9], np.int32),
+        windows=np.array([0, 0], np.int32),
+        rule_states=np.array(states, np.int32),
+    )
+    everything_ends = np.stack([of_first, of_first])
+    ended = several.steps(batch, everything_ends)
+    assert ended.lengths is not None
+    assert ended.lengths.tolist() == [1, 1]
+    if reduced.precision == "int8":
+        single.step(batch, everything_ends)
+        assert np.all(ended.candidates == tokens.eot)
+        assert not ended.candidate_logprobs[:, 1:].any()
+        ours, theirs = (session.caller.host_caches("steps") for session in (several, single))
+        assert ours["self_k"].any()
+        for name in ("self_k", "self_v"):
+            assert np.array_equal(ours[name], theirs[name])
+
+    first_ends = np.stack([of_others, of_first])
+    both = several.steps(batch, first_ends)
+    second = StepBatch(
+        batch.tokens[1:],
+        batch.rows[1:],
+        batch.positions[1:],
+        batch.windows[1:],
+        batch.rule_states[1:],
+    )
+    one = alone.steps(second, first_ends)
+    assert both.length(0) == 1
+    assert both.length(1) == one.length(0)
+    assert np.array_equal(both.candidates[1], one.candidates[0])
+    assert np.array_equal(both.candidate_logprobs[1], one.candidate_logprobs[0])
