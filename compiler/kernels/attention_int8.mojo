@@ -9,9 +9,11 @@ unit. An offset of all values of an axis passes through attention unchanged, as 
 so the middle takes no part in the rounding.
 """
 
+from std.memory import bitcast
+
 from .attention import HEAD, LANES
 from .linear import larger, smaller
-from .quantized import F32, I32, TERMS, VNNI, fitting_sum
+from .quantized import AVX512_WORDS, F32, I32, TERMS, VNNI, fitting_sum, rounded_bytes
 
 comptime Vector = SIMD[F32, LANES]
 comptime KEY_BYTES = LANES * HEAD
@@ -59,11 +61,19 @@ def pack_key[zero: Int, limit: Int](
     var inverse = Float32(limit) / highest if highest > 0 else Float32(0)
     var block = keys.unsafe_offset((t // LANES) * KEY_BLOCK_BYTES)
     var lane = t % LANES
-    comptime for part in range(PARTS_OF_HEAD):
-        var bytes = signed_units(k.unsafe_load[width=LANES](part * LANES), inverse) + Int32(zero)
-        comptime for i in range(0, LANES, TERMS):
-            var four = bytes.slice[TERMS, offset=i]().cast[DType.uint8]()
-            block.unsafe_store((part * LANES + i) * LANES + lane * TERMS, four)
+    comptime if AVX512_WORDS:
+        # Where 0 stands for 0, bytes are signed ones: 128 too large until they are packed.
+        comptime signed = 128 if zero == 0 else 0
+        var bytes = rounded_bytes(k, inverse, Int32(zero + signed)) ^ UInt8(signed)
+        var fours = bitcast[DType.uint32, LANES](bytes)
+        comptime for i in range(LANES):
+            block.unsafe_offset((i * LANES + lane) * TERMS).bitcast[UInt32]()[unsafe_offset=0] = fours[i]
+    else:
+        comptime for part in range(PARTS_OF_HEAD):
+            var bytes = signed_units(k.unsafe_load[width=LANES](part * LANES), inverse) + Int32(zero)
+            comptime for i in range(0, LANES, TERMS):
+                var four = bytes.slice[TERMS, offset=i]().cast[DType.uint8]()
+                block.unsafe_store((part * LANES + i) * LANES + lane * TERMS, four)
     block.unsafe_offset(KEY_BYTES).bitcast[Float32]()[unsafe_offset=lane] = highest / Float32(limit)
 
 

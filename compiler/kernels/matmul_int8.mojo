@@ -11,7 +11,7 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
-from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
+from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, fetch_ahead, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
 from .quantized import (
@@ -150,6 +150,12 @@ def multiply_rows[epilogue: Int](
         var whole_rows = rows // TILE * TILE
         while block + BLOCKS <= n // COLUMNS:
             for row in range(0, whole_rows, TILE):
+                comptime if epilogue == BIAS_RESIDUAL:
+                    # What is added when these sums are finished lies a row apart.
+                    comptime for i in range(TILE):
+                        comptime for b in range(BLOCKS):
+                            var at = (row + i) * n + (block + b) * COLUMNS
+                            fetch_ahead(residual.unsafe_offset(at), 0)
                 var sums = sum_bytes_between[TILE, BLOCKS](
                     bytes.unsafe_offset(row * k),
                     k,
