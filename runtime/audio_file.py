@@ -306,7 +306,7 @@ def _has_frame_count(file: BinaryIO) -> bool:
 
 
 def _wav_size(file: BinaryIO) -> int | None:
-    """The size that a RIFF WAVE file's header announces, without its first 8 bytes; None for others."""
+    """The size that a RIFF WAVE file announces, without its first 8 bytes; None for others."""
     file.seek(0)
     head = file.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":

@@ -282,7 +282,7 @@ def feed(
 ) -> tuple[TensorValue, TensorValue, TensorValue]:
     """Tokens [n], positions [n] and rule states [n, 6] of the step that feeds `chosen` [n, 1].
 
-    `ending`: whether nothing is to be computed once all rows have ended, which only int8 layers know.
+    `ending`: whether nothing is computed once all rows have ended, which only int8 layers know of.
 
     One operation of our own: of slices and sums, MAX 26.7 reused the memory of the positions while
     a layer that was called as a subgraph still read them.

@@ -18,7 +18,7 @@ def test_tokens_count_up_to_the_first_eot() -> None:
     assert [tokens for tokens, _ in chosen.by_row()] == [
         [1, EOT], [1, 2, 3, 4], [EOT], [1, 2, 3, EOT],
     ]  # fmt: skip
-    assert [logprobs for _, logprobs in chosen.by_row()][0] == [-1, -EOT]
+    assert next(logprobs for _, logprobs in chosen.by_row()) == [-1, -EOT]
 
 
 def test_a_row_that_counts_less_far_stays_as_it_is() -> None:
