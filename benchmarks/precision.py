@@ -1,4 +1,4 @@
-"""Word errors of int8 beside float32 and faster-whisper int8, over several starts of one file.
+"""Word errors of int8 beside float32 and faster-whisper, over several starts of one file.
 
     python benchmarks/precision.py --source pkg:tiny.en --name precision-tiny.en
 
@@ -58,6 +58,7 @@ def main() -> None:
         ("mwc float32", Mwc(), exact),
         ("mwc int8", Mwc(), int8),
         ("faster-whisper int8", FasterWhisper("int8"), theirs),
+        ("faster-whisper float32", FasterWhisper("float32"), theirs),
         ("mwc float32, batch 8", Mwc(8), exact),
         ("mwc int8, batch 8", Mwc(8), int8),
         ("faster-whisper int8, batch 8", FasterWhisper("int8", 8), theirs),
