@@ -14,7 +14,7 @@ comptime ENDED = Int32(-1)
 
 @always_inline
 def all_ended(positions: Pointer[Int32, _]) -> Bool:
-    """Whether nothing is to be computed any more, of some rows at least."""
+    """Whether nothing is to be computed any more; `positions` are those of at least one row."""
     return positions[unsafe_offset=0] == ENDED
 
 

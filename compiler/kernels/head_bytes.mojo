@@ -89,7 +89,7 @@ def pack_query(head: Pointer[mut=True, UInt8, _], q: Pointer[Float32, _], t: Int
 
 
 @always_inline
-def quantize_phase[norm: Bool](
+def byte_phase[norm: Bool](
     bytes: Pointer[mut=True, UInt8, _],
     units: Pointer[mut=True, Float32, _],
     zeros: Pointer[mut=True, Int32, _],
@@ -110,13 +110,12 @@ def quantize_phase[norm: Bool](
             var place = bytes.unsafe_offset(i * k)
             comptime if norm:
                 layer_norm_rows(normed.unsafe_ptr(), source, gamma, beta, 1, k)
-                var affine = quantize_bytes(place, normed.unsafe_ptr(), k)
-                units[unsafe_offset=i] = affine.unit
-                zeros[unsafe_offset=i] = affine.zero
-            else:
-                var affine = quantize_bytes(place, source, k)
-                units[unsafe_offset=i] = affine.unit
-                zeros[unsafe_offset=i] = affine.zero
+            var affine = (
+                quantize_bytes(place, normed.unsafe_ptr(), k) if norm
+                else quantize_bytes(place, source, k)
+            )
+            units[unsafe_offset=i] = affine.unit
+            zeros[unsafe_offset=i] = affine.zero
         _ = normed^
 
     work_through(some_rows, (m + GROUP - 1) // GROUP, counters, phase)
@@ -207,7 +206,7 @@ def norm_heads_int8(
                 else:
                     pack_key[KEY_ZERO, KEY_TOP](keys_of(place, padded), source, first + i)
 
-        quantize_phase[True](bytes, units, zeros, x, gamma, beta, m, k, counters, 0)
+        byte_phase[True](bytes, units, zeros, x, gamma, beta, m, k, counters, 0)
         work_through(some_of_head, pairs + 2 * pairs * parts, counters, 1)
         _ = made_list^
 
@@ -292,7 +291,7 @@ def cross_kv_int8(
                 var place = values.unsafe_offset(slot * cache.value_size)
                 pack_values(place, made, length, padded, HEAD)
 
-        quantize_phase[False](bytes, units, zeros, x, bias, bias, m, k, counters, 0)
+        byte_phase[False](bytes, units, zeros, x, bias, bias, m, k, counters, 0)
         work_through(half_of_head, 2 * pairs, counters, 1)
         _ = made_list^
 
