@@ -3,7 +3,6 @@ import io
 import os
 import shutil
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from audio_files import encode, encode_silent_film, tone, wav
+from descriptors import open_files
 
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio, read_samples
 from mwc.runtime.errors import AudioError
@@ -135,15 +135,6 @@ def test_a_file_that_stays_open_is_closed_when_it_was_read(tmp_path: Path) -> No
     del unread
     gc.collect()
     assert str(path) not in open_files()
-
-
-def open_files() -> list[str]:
-    """What this process has open."""
-    found = []
-    for entry in os.scandir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # the folder itself, read and closed again
-            found.append(os.readlink(entry.path))
-    return found
 
 
 @pytest.mark.parametrize(("seconds", "n_threads"), [(25.0, 0), (65.0, 1)])

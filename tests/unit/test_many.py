@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from audio_files import wav
+from descriptors import open_files
 from fake_decoder import FakeDecoder, fake_spec, noise
 from fake_model import fake_model
 from said import outcome
@@ -205,9 +206,7 @@ def test_files_are_closed_however_it_ends(
 
 def open_files_in(folder: Path) -> list[str]:
     """The files of a folder that this process has open."""
-    descriptors = Path("/proc/self/fd")
-    links = [str(link.resolve()) for link in descriptors.iterdir() if link.exists()]
-    return [link for link in links if link.startswith(str(folder.resolve()))]
+    return [path for path in open_files() if path.startswith(str(folder.resolve()))]
 
 
 def test_closing_frees_the_model(model: Model) -> None:
