@@ -29,7 +29,7 @@ from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
 from mwc.compiler.weights import cast_weight, weight_rules, weight_specs
 from mwc.runtime.artifact import open_artifact
-from mwc.runtime.artifact_write import ArtifactWriter
+from mwc.runtime.artifact_write import ArtifactWriter, Contents
 from mwc.runtime.manifest import Provenance, WeightsEntry, read_manifest
 from mwc.runtime.progress import silent
 from mwc.runtime.spec import TensorSpec
@@ -83,25 +83,22 @@ def make(size: str, out: Path, target_name: str, precision: str) -> None:
         mef = f"targets/{target.name}/whisper.mef"
         job = CompileJob(spec, precision, target, str(writer.path(mef)))
         entry = target_entry(target, precision, mef, compile_target(job))
-        writer.commit(
-            spec=spec,
-            targets=(entry,),
-            weights=(WeightsEntry(precision, path, tensors),),
-            detector=installed_detector().entry,
-            provenance=Provenance(
-                source=f"random weights, the size of {size}",
-                kind="random",
-                revision=None,
-                files=(),
-                licence=None,
-                mwc_version=version("mwc"),
-                max_version=version("max"),
-                mojo_version=version("mojo-compiler"),
-                created="",
-                options={"precision": precision, "targets": [target_name]},
-                notes=(),
-            ),
+        origin = Provenance(
+            source=f"random weights, the size of {size}",
+            kind="random",
+            revision=None,
+            files=(),
+            licence=None,
+            mwc_version=version("mwc"),
+            max_version=version("max"),
+            mojo_version=version("mojo-compiler"),
+            created="",
+            options={"precision": precision, "targets": [target_name]},
+            notes=(),
         )
+        weights = WeightsEntry(precision, path, tensors)
+        detector = installed_detector().entry
+        writer.commit(Contents(spec, (entry,), (weights,), detector, origin))
 
 
 def fill(out: Path) -> None:

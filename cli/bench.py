@@ -70,9 +70,11 @@ def format_report(report: "BenchReport") -> list[str]:
     load = f"load        {report.load_seconds:.2f} s"
     if report.load_floor and report.load_ratio:
         load += f", floor {report.load_floor:.3f} s; ratio {report.load_ratio:.0f}"
+    stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in report.load_stages.items())
     lines += [
         "",
         load,
+        f"            {stages}",
         f"transcribe  {clip.audio}, {clip.duration:.1f} s: {clip.seconds:.3f} s, "
         f"{clip.real_time_factor:.1f} times real time, {clip.tokens} tokens "
         f"({clip.tokens / clip.seconds:.0f} a second)",

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ from mwc.runtime.artifact import (
     map_weights,
     open_artifact,
 )
-from mwc.runtime.artifact_write import ArtifactWriter, write_weights
+from mwc.runtime.artifact_write import ArtifactWriter, Contents, write_weights
 from mwc.runtime.audio import read_samples
 from mwc.runtime.devices import runnable_targets
 from mwc.runtime.errors import OptionError, TargetError, VerificationError
@@ -128,17 +127,12 @@ def convert(
                 path = str(writer.path(entries[i].mef))
                 job = CompileJob(spec, options.precision, target, path, weights=weights.tensors)
                 entries[i] = replace(entries[i], graphs=compile_target(job, progress))
-        parts: dict[str, Any] = {
-            "spec": spec,
-            "targets": tuple(entries),
-            "weights": (weights,),
-            "detector": detector,
-            "provenance": _provenance(checkpoint, options, notes),
-        }
+        origin = _provenance(checkpoint, options, notes)
+        contents = Contents(spec, tuple(entries), (weights,), detector, origin)
         report = None
         if reference is not None:
             report, more = _verify_new(
-                writer.preview(**parts), verified, reference, options, recordings, watch, progress
+                writer.preview(contents), verified, reference, options, recordings, watch, progress
             )
             notes += more
             writer.path(PARITY_NAME).write_text(json.dumps(report.to_json(), indent=1) + "\n")
@@ -149,8 +143,8 @@ def convert(
             for entry in entries
             if options.verify and entry.name not in verified
         )
-        parts["provenance"] = _provenance(checkpoint, options, notes)
-        written = writer.commit(**parts, progress=progress)
+        contents = replace(contents, provenance=_provenance(checkpoint, options, notes))
+        written = writer.commit(contents, progress)
     return ConvertResult(written.path, report, watch.seconds, notes)
 
 

@@ -8,6 +8,7 @@ writer of the same artifact is told so at once; what a killed one left in it is 
 import contextlib
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -32,10 +33,21 @@ from mwc.runtime.progress import Progress, ProgressEvent, silent
 from mwc.runtime.spec import WhisperSpec
 from mwc.runtime.weight_file import write_weights
 
-__all__ = ["ArtifactWriter", "write_weights"]
+__all__ = ["ArtifactWriter", "Contents", "write_weights"]
 
 _PARTIAL = ".partial"
 _REPLACED = ".replaced"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a manifest says of an artifact, but for its files; see `Manifest`."""
+
+    spec: WhisperSpec
+    targets: tuple[TargetEntry, ...]
+    weights: tuple[WeightsEntry, ...]
+    detector: DetectorEntry
+    provenance: Provenance
 
 
 class ArtifactWriter:
@@ -46,9 +58,9 @@ class ArtifactWriter:
         with ArtifactWriter(out, force=False) as writer:
             tensors = write_weights(writer.path("weights/f32.safetensors"), …)
             …
-            parts = {"spec": …, "targets": …, "weights": …, "detector": …, "provenance": …}
-            artifact = writer.preview(**parts)  # to verify it
-            writer.commit(**parts)
+            contents = Contents(spec, targets, (weights,), detector, provenance)
+            artifact = writer.preview(contents)  # to verify it
+            writer.commit(contents)
     """
 
     def __init__(self, out: str | Path, *, force: bool = False) -> None:
@@ -98,38 +110,18 @@ class ArtifactWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def preview(
-        self,
-        *,
-        spec: WhisperSpec,
-        targets: tuple[TargetEntry, ...],
-        weights: tuple[WeightsEntry, ...],
-        detector: DetectorEntry,
-        provenance: Provenance,
-        progress: Progress = silent,
-    ) -> Artifact:
+    def preview(self, contents: Contents, progress: Progress = silent) -> Artifact:
         """The artifact as it stands, for verifying it: no manifest is written, so it cannot load.
 
         Raises:
             ValueError: the parts do not fit each other or the files; see `check_manifest`.
         """
         files = self._hash_files(progress)
-        manifest = Manifest(
-            FORMAT, FORMAT_REVISION, spec, targets, weights, detector, provenance, files
-        )
+        manifest = Manifest(FORMAT, FORMAT_REVISION, **vars(contents), files=files)
         check_manifest(manifest)
         return Artifact(self._folder, manifest)
 
-    def commit(
-        self,
-        *,
-        spec: WhisperSpec,
-        targets: tuple[TargetEntry, ...],
-        weights: tuple[WeightsEntry, ...],
-        detector: DetectorEntry,
-        provenance: Provenance,
-        progress: Progress = silent,
-    ) -> Artifact:
+    def commit(self, contents: Contents, progress: Progress = silent) -> Artifact:
         """Hash every file, write the manifest, and publish the artifact under its name.
 
         An artifact that is replaced stays whole until the new one stands in its place.
@@ -138,14 +130,7 @@ class ArtifactWriter:
             ArtifactError: something else was put at the name in the meantime, or the disk is full.
             ValueError: as for `preview`.
         """
-        manifest = self.preview(
-            spec=spec,
-            targets=targets,
-            weights=weights,
-            detector=detector,
-            provenance=provenance,
-            progress=progress,
-        ).manifest
+        manifest = self.preview(contents, progress).manifest
         (self._folder / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
         for path in [*self._folder.rglob("*"), self._folder]:
             sync(path)

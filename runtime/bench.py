@@ -115,6 +115,7 @@ class BenchReport:
         cpu: the CPU's name.
         threads: that worked.
         load_seconds: from the folder to a model ready to transcribe.
+        load_stages: seconds of each stage of that, as `Model.load_seconds` has them.
         load_floor: seconds that reading its weights once takes at least; None on a GPU.
         rates: what the machine can do at most; None on a GPU.
         stages: the entry points.
@@ -131,6 +132,7 @@ class BenchReport:
     cpu: str
     threads: int
     load_seconds: float
+    load_stages: dict[str, float]
     load_floor: float | None
     rates: Rates | None
     stages: tuple[Stage, ...]
@@ -203,6 +205,7 @@ def bench(
         cpu=cpu_model(),
         threads=n_threads,
         load_seconds=load_seconds,
+        load_stages=model.load_seconds,
         load_floor=weights / rates.bandwidth if rates else None,
         rates=rates,
         stages=stages,

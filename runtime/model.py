@@ -14,6 +14,7 @@ from mwc.runtime.detect import DetectedLanguage
 from mwc.runtime.engine import MOST_LANES, Engine
 from mwc.runtime.errors import AudioError, DeviceError, OptionError
 from mwc.runtime.features import Features
+from mwc.runtime.laps import Laps
 from mwc.runtime.listen import listen
 from mwc.runtime.many import HeardFile, transcribe_together
 from mwc.runtime.options import TranscribeOptions, check_for_model, make_options
@@ -47,7 +48,10 @@ def load(
         OptionError: an argument is not allowed.
         MemoryShortage: its weights do not fit on the GPU, or what one window takes beside them.
     """
-    return Model(open_artifact(path), device=device, threads=threads, lanes=lanes)
+    laps = Laps()
+    artifact = open_artifact(path)
+    laps.end("artifact")
+    return Model(artifact, device=device, threads=threads, lanes=lanes, laps=laps)
 
 
 class Model(Closing):
@@ -65,7 +69,9 @@ class Model(Closing):
         device: str,
         threads: int | None,
         lanes: int = MOST_LANES,
+        laps: Laps | None = None,
     ) -> None:
+        laps = laps or Laps()
         if not isinstance(lanes, int) or lanes < 1:
             raise OptionError(f"lanes is {lanes!r}; it takes a whole number from 1 on.")
         self._artifact = artifact
@@ -73,8 +79,10 @@ class Model(Closing):
         with ThreadPoolExecutor(max_workers=1) as beside:
             tokenizer = beside.submit(_open_tokenizer, artifact)
             beside.submit(import_module, "mwc.runtime.audio_file")
-            session = Session(artifact, device=device, threads=threads)
+            session = Session(artifact, device=device, threads=threads, laps=laps)
             engine = Engine(session, tokenizer.result(), most_lanes=lanes)
+        laps.end("tokenizer")
+        self._load_seconds = laps.seconds
         self._loaded: tuple[Session, Engine] | None = session, engine
 
     def close(self) -> None:
@@ -102,6 +110,16 @@ class Model(Closing):
     def spec(self) -> WhisperSpec:
         """The model's dimensions, audio constants and tokens."""
         return self._artifact.manifest.spec
+
+    @property
+    def load_seconds(self) -> dict[str, float]:
+        """How long each stage of loading took.
+
+        "artifact" (opened and checked, by `load`), "device" (MAX itself, and what runs the graphs),
+        "weights" and "graphs" brought there, "caches" for one window, and "tokenizer": what was
+        left to wait for of it, as it is read beside the others.
+        """
+        return dict(self._load_seconds)
 
     @property
     def target(self) -> str:

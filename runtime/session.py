@@ -37,6 +37,7 @@ from mwc.runtime.devices import accelerators, open_device, parse_device
 from mwc.runtime.errors import OptionError
 from mwc.runtime.graph_caller import GraphCaller
 from mwc.runtime.graph_files import load_graphs, load_weights
+from mwc.runtime.laps import Laps
 from mwc.runtime.prefill_groups import PROMPT_TOKENS, in_groups, joined
 from mwc.runtime.row_copies import copy_rows_on_host
 from mwc.runtime.slot_memory import Sizes, cache_bytes, check_memory, work_bytes
@@ -56,6 +57,8 @@ class Session:
         threads: CPU threads; None for all that this process may use.
         n_windows: window slots to hold.
         n_rows: row slots to hold.
+        laps: notes how long each stage takes: "device" (MAX itself, and what runs the graphs),
+            "weights", "graphs", "caches"; None for one of its own.
 
     Raises:
         OptionError: `n_windows` or `n_rows` is below 1, `device` is unknown, or this process
@@ -73,7 +76,9 @@ class Session:
         threads: int | None = None,
         n_windows: int = 1,
         n_rows: int = 1,
+        laps: Laps | None = None,
     ) -> None:
+        laps = laps or Laps()
         for name, value in (("n_windows", n_windows), ("n_rows", n_rows)):
             if value < 1:
                 raise OptionError(f"{name} is {value}; it must be at least 1.")
@@ -82,13 +87,17 @@ class Session:
         present = accelerators(artifact.manifest.targets, device, index)
         self._target = select_target(artifact, device, present.values())
         where = open_device(self._target, present, threads)
+        laps.end("device")
         # MAX reads the weights where they are, so they are held as long as the graphs.
         self._weights = load_weights(artifact, self._target, where)
+        laps.end("weights")
         graphs = load_graphs(artifact, self._target, where, self._weights)
+        laps.end("graphs")
         sizes = {"windows": n_windows, "row_slots": n_rows}
         self._caller = GraphCaller(self._target, where, graphs, sizes)
         self._steps = StepCalls(self._caller, replays=self._target.device != "cpu")
         self._refuse_beyond_memory(sizes)
+        laps.end("caches")
 
     @property
     def caller(self) -> GraphCaller:

@@ -18,7 +18,7 @@ def fake_model(
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()
     fake_tokenizer(tokenizer, decoder.spec)
-    monkeypatch.setattr(model_module, "Session", lambda artifact, device, threads: decoder)
+    monkeypatch.setattr(model_module, "Session", lambda artifact, **how: decoder)
     detector = SimpleNamespace(name="silero-vad", version="6.2")
     manifest = SimpleNamespace(spec=decoder.spec, detector=detector, files=())
     artifact: Any = SimpleNamespace(path=folder, manifest=manifest)

@@ -14,7 +14,7 @@ from mwc.runtime.artifact import (
     WeightsEntry,
     installed_max,
 )
-from mwc.runtime.artifact_write import ArtifactWriter, write_weights
+from mwc.runtime.artifact_write import ArtifactWriter, Contents, write_weights
 from mwc.runtime.spec import (
     AudioSpec,
     GraphSignature,
@@ -122,6 +122,14 @@ def reader(array: Any) -> Callable[[], Any]:
     return lambda: array
 
 
+def contents(
+    weights: WeightsEntry, *targets: TargetEntry, max_version: str | None = None
+) -> Contents:
+    """What to say of it, with these targets (one CPU target if none)."""
+    held = targets or (target(),)
+    return Contents(SPEC, held, (weights,), DETECTOR, provenance(max_version))
+
+
 def write_small_artifact(
     out: Path,
     *targets: TargetEntry,
@@ -135,10 +143,4 @@ def write_small_artifact(
         weights = fill(writer, targets)
         for path, data in (extra or {}).items():
             writer.path(path).write_bytes(data)
-        return writer.commit(
-            spec=SPEC,
-            targets=targets,
-            weights=(weights,),
-            detector=DETECTOR,
-            provenance=provenance(max_version),
-        )
+        return writer.commit(contents(weights, *targets, max_version=max_version))

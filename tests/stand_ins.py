@@ -179,6 +179,7 @@ BENCH_REPORT = BenchReport(
     cpu="A CPU",
     threads=2,
     load_seconds=0.25,
+    load_stages={"artifact": 0.01, "device": 0.15, "graphs": 0.09},
     load_floor=0.005,
     rates=Rates(200e9, 40e9),
     stages=(

@@ -22,7 +22,6 @@ from mwc.compiler.graphs.scope import (
     Scope,
     input_type,
     outputs_of,
-    tensor_type,
 )
 from mwc.runtime.decoder import STEPS_AHEAD
 
@@ -253,22 +252,17 @@ def _layer_subgraph(
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
     plan, prefix = scope.plan, "decoder.layers.0"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
-    input_types = [
+    types = [
         x_type,
         *token_types,
         TensorType(DType.int32, [1], plan.device),
         *(input_type(spec, plan.device) for spec in signatures.caches(plan)),
-        *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
+        *scope.weight_types(prefix, names),
     ]
-    with scope.graph.add_subgraph(
-        f"{scope.graph.name}_decoder_layer_of_{x_type.shape[0]}",
-        input_types=input_types,
-        custom_extensions=[plan.kernels],
-        devices=[plan.device],
-    ) as subgraph:
-        x, *tokens = (value.tensor for value in subgraph.inputs[:5])
-        caches = [value.buffer for value in subgraph.inputs[5:9]]
-        w = LayerWeights(names, outputs_of(subgraph.inputs[9 : len(input_types)]))
+    with scope.subgraph(f"decoder_layer_of_{x_type.shape[0]}", types) as (subgraph, inputs):
+        x, *tokens = outputs_of(inputs[:5])
+        caches = [value.buffer for value in inputs[5:9]]
+        w = LayerWeights(names, outputs_of(inputs[9:]))
         subgraph.output(*_layer(plan, caches, x, tokens, w, alone=alone))
     return subgraph
 

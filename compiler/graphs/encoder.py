@@ -17,7 +17,6 @@ from mwc.compiler.graphs.scope import (
     Plan,
     Scope,
     outputs_of,
-    tensor_type,
 )
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
@@ -197,17 +196,10 @@ def _normalise(scope: Scope, values: dict[str, Value]) -> TensorValue:
 
 def _front_subgraph(scope: Scope, x_type: TensorType, names: Sequence[str]) -> Graph:
     """The convolutions as a subgraph: (log-mel, weights) -> x."""
-    plan = scope.plan
-    specs = [plan.weights[f"encoder.{name}"] for name in names]
-    input_types = [x_type, *(tensor_type(spec, plan.device) for spec in specs)]
-    with scope.graph.add_subgraph(
-        f"{scope.graph.name}_encoder_front",
-        input_types=input_types,
-        custom_extensions=[plan.kernels],
-        devices=[plan.device],
-    ) as subgraph:
-        x, *weights = outputs_of(subgraph.inputs[: len(input_types)])
-        subgraph.output(_convolutions(plan, x, LayerWeights(names, weights)))
+    types = [x_type, *scope.weight_types("encoder", names)]
+    with scope.subgraph("encoder_front", types) as (subgraph, inputs):
+        x, *weights = outputs_of(inputs)
+        subgraph.output(_convolutions(scope.plan, x, LayerWeights(names, weights)))
     return subgraph
 
 
@@ -245,17 +237,9 @@ def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
     """One encoder layer as a subgraph: (x, weights, their scales) -> x."""
     plan, prefix = scope.plan, "encoder.layers.0"
     names = plan.with_scales(prefix, LAYER_WEIGHTS)
-    input_types = [
-        x_type,
-        *(tensor_type(plan.weights[f"{prefix}.{name}"], plan.device) for name in names),
-    ]
-    with scope.graph.add_subgraph(
-        f"{scope.graph.name}_encoder_layer",
-        input_types=input_types,
-        custom_extensions=[plan.kernels],
-        devices=[plan.device],
-    ) as subgraph:
-        x, *weights = outputs_of(subgraph.inputs[: len(input_types)])
+    types = [x_type, *scope.weight_types(prefix, names)]
+    with scope.subgraph("encoder_layer", types) as (subgraph, inputs):
+        x, *weights = outputs_of(inputs)
         w = LayerWeights(names, weights)
         norm = w.norm("self_attn_layer_norm")
         mixed = layers.encoder_self_attention(plan, x, norm, *w.linear("self_attn.qkv"))

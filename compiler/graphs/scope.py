@@ -4,7 +4,8 @@ A `Scope` is one graph under construction. Weights enter it by the names of the 
 twice for a name gives the same value, because MAX allows a name once per graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -205,6 +206,24 @@ class Scope:
         """One linear layer."""
         prefix, _, last = name.rpartition(".")
         return self.weights(prefix, (f"{last}.weight", f"{last}.bias")).linear(last)
+
+    def weight_types(self, prefix: str, names: Sequence[str]) -> list[TensorType]:
+        """The types of the weights `prefix.name` for each of `names`."""
+        specs = [self.plan.weights[f"{prefix}.{name}"] for name in names]
+        return [tensor_type(spec, self.plan.device) for spec in specs]
+
+    @contextmanager
+    def subgraph(
+        self, name: str, inputs: Sequence[TensorType | BufferType]
+    ) -> Iterator[tuple[Graph, list[Value]]]:
+        """A subgraph under construction, to be called any number of times, and its inputs."""
+        with self.graph.add_subgraph(
+            f"{self.graph.name}_{name}",
+            input_types=inputs,
+            custom_extensions=[self.plan.kernels],
+            devices=[self.plan.device],
+        ) as graph:
+            yield graph, list(graph.inputs[: len(inputs)])
 
     def constant(self, value: npt.NDArray[np.generic] | float | int, dtype: DType) -> TensorValue:
         """A constant on the plan's device."""

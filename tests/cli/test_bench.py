@@ -24,6 +24,7 @@ def test_for_people() -> None:
     assert rows[ENCODE] == ["100.000", "ms", "120.000", "ms", "50.000", "ms", "2.0"]
     assert rows["step, 8 rows"][-2:] == ["2.0", "2000"]
     assert "load        0.25 s, floor 0.005 s; ratio 50" in text
+    assert "            artifact 0.010, device 0.150, graphs 0.090" in text
     assert "floor 60 weights + 40 caches; ratio 3.0" in text
     assert rows[VAD] == ["20.000", "ms", "21.000", "ms"]
 
@@ -55,6 +56,9 @@ def test_every_entry_point_of_an_artifact(random_artifact: Path, capsys: Capture
     assert data["memory"]["peak"] >= data["memory"]["private"] > 0
     assert data["memory"]["peak"] > data["memory"]["weights"] > 0 < data["memory"]["caches"]
     assert data["load_ratio"] > 1
+    load = data["load_stages"]
+    assert list(load) == ["artifact", "device", "weights", "graphs", "caches", "tokenizer"]
+    assert 0 < load["graphs"] < sum(load.values()) <= data["load_seconds"]
 
 
 def test_progress_ends(random_artifact: Path, sample_clip: Path) -> None:

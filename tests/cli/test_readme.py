@@ -12,7 +12,15 @@ from stand_ins import BENCH_REPORT, StandInCompiler, StandInModel
 from mwc.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "benchmarks/figures.md",
+    "benchmarks/cpu-floor.md",
+)
 
 
 def shell_lines() -> list[list[str]]:
@@ -56,7 +64,7 @@ def test_links_lead_somewhere(name: str) -> None:
     local = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     for link in local:
         path, _, heading = link.partition("#")
-        file = ROOT / (path or name)
+        file = (ROOT / name).parent / path if path else ROOT / name
         assert file.exists(), link
         assert not heading or heading in headings(file), link
 

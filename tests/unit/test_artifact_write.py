@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from small_artifact import DETECTOR, SPEC, fill, provenance, target, write_small_artifact
+from small_artifact import contents, fill, target, write_small_artifact
 
 from mwc.runtime import artifact_write
 from mwc.runtime.artifact import check_hashes, open_artifact
@@ -28,13 +28,7 @@ def test_the_partial_folder_is_a_hidden_sibling_that_does_not_load(tmp_path: Pat
         weights = fill(writer, (target(),))
         assert writer.folder.parent == tmp_path
         assert writer.folder.name == ".out.partial"
-        artifact = writer.preview(
-            spec=SPEC,
-            targets=(target(),),
-            weights=(weights,),
-            detector=DETECTOR,
-            provenance=provenance(),
-        )
+        artifact = writer.preview(contents(weights))
         check_hashes(artifact)
         assert artifact.path == writer.folder
         with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
@@ -53,17 +47,11 @@ def test_commit_publishes_and_leaves_nothing_else(tmp_path: Path) -> None:
 def test_a_file_changed_after_the_preview_is_hashed_again(tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
     with ArtifactWriter(tmp_path / "out") as writer:
-        parts = {
-            "spec": SPEC,
-            "targets": (target(),),
-            "weights": (fill(writer, (target(),)),),
-            "detector": DETECTOR,
-            "provenance": provenance(),
-        }
-        writer.preview(**parts)  # type: ignore[arg-type]
+        parts = contents(fill(writer, (target(),)))
+        writer.preview(parts)
         writer.path("parity.json").write_text("{}")
         writer.path("targets/cpu/whisper.mef").write_bytes(b"another one")
-        writer.commit(**parts, progress=events.append)  # type: ignore[arg-type]
+        writer.commit(parts, events.append)
     found = open_artifact(tmp_path / "out")
     assert found.holds("parity.json")
     check_hashes(found)
@@ -172,13 +160,7 @@ def test_something_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
         weights = fill(writer, (target(),))
         out.mkdir()
         (out / "x").write_text("x")
-        writer.commit(
-            spec=SPEC,
-            targets=(target(),),
-            weights=(weights,),
-            detector=DETECTOR,
-            provenance=provenance(),
-        )
+        writer.commit(contents(weights))
     assert names(tmp_path) == {"out"}
     assert names(out) == {"x"}
 
@@ -187,13 +169,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with ArtifactWriter(tmp_path / "out") as writer:
         weights = fill(writer, (target(),))
         with pytest.raises(ValueError, match=r"targets/other/whisper\.mef is not among the files"):
-            writer.commit(
-                spec=SPEC,
-                targets=(target("other"),),
-                weights=(weights,),
-                detector=DETECTOR,
-                provenance=provenance(),
-            )
+            writer.commit(contents(weights, target("other")))
     assert names(tmp_path) == set()
 
 
