@@ -4,20 +4,25 @@
 
 Where windows happen to begin changes one word in a hundred, far more than 8 bits do. So the file is
 transcribed several times, each time without a little more of its first half second, in which nobody
-speaks, and the rates are averaged. The starts are the same for all engines, so two of them are
-compared start by start. Greedy, one window after the other and in batches of 8.
+speaks, and the rates are averaged. From start to start most windows begin at the same words again,
+as timestamps decide where they do; `--orders` takes other files instead: all short English clips in
+a random order each, with pauses. Files are the same for all engines, so two of them are compared
+file by file. Greedy, one window after the other and in batches of 8.
 Results go to benchmarks/results/<name>.md and .json.
 """
 
 import argparse
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean, median, stdev
 
+import numpy as np
+import numpy.typing as npt
 from engines import Engine, FasterWhisper, Mwc
 from machine import machine, machine_lines
-from speech_corpus import CORPUS, read_corpus
+from speech_corpus import CORPUS, Clip, read_corpus
 from weights import artifact_of, ctranslate2_folder
 
 from mwc.compiler.word_errors import word_errors
@@ -35,18 +40,50 @@ COMPARED = (
 )
 
 
+PAUSES = (0.3, 1.5)
+"""Seconds before each clip of an order, at least and at most."""
+
+Samples = npt.NDArray[np.float32]
+Recording = tuple[Samples, str]
+"""Samples, and what is said."""
+
+
+def starts_of(clip: Clip, count: int) -> list[Recording]:
+    """A clip without so much of its silence."""
+    samples = read_samples(clip.path)
+    skipped = [round(SILENCE * RATE * k / count) for k in range(count)]
+    return [(samples[skip:], clip.transcript) for skip in skipped]
+
+
+def orders_of(clips: Sequence[Clip], count: int) -> list[Recording]:
+    """All clips one after the other, so often, in other orders."""
+    samples = {clip.name: read_samples(clip.path) for clip in clips}
+    recordings = []
+    for seed in range(count):
+        chance = random.Random(seed)
+        order = chance.sample(clips, len(clips))
+        parts: list[Samples] = []
+        for clip in order:
+            pause = np.zeros(round(RATE * chance.uniform(*PAUSES)), np.float32)
+            parts += [pause, samples[clip.name]]
+        recordings.append((np.concatenate(parts), " ".join(clip.transcript for clip in order)))
+    return recordings
+
+
 def measure(
-    engine: Engine, weights: Path, samples: Any, said: str, threads: int, starts: int
+    engine: Engine, weights: Path, recordings: Sequence[Recording], threads: int
 ) -> list[float]:
-    """The word error rate from each start."""
+    """The word error rate of each recording."""
     engine.load(weights, threads)
-    skipped = [round(SILENCE * RATE * k / starts) for k in range(starts)]
-    texts = [engine.transcribe(samples[skip:], "en", timestamps=True).text for skip in skipped]
-    return [word_errors([said], [text], "en").rate for text in texts]
+    rates = []
+    for samples, said in recordings:
+        text = engine.transcribe(samples, "en", timestamps=True).text
+        rates.append(word_errors([said], [text], "en").rate)
+    return rates
 
 
 def comparison(name: str, other: str, rates: dict[str, list[float]]) -> str:
-    """A line about the differences of two engines at the same starts."""
+    """A line about the differences of two engines on the same recordings."""
     differences = [100 * (a - b) for a, b in zip(rates[name], rates[other], strict=True)]
     error = stdev(differences) / len(differences) ** 0.5
     return f"- {name} less {other}: {mean(differences):+.2f} points, standard error {error:.2f}"
@@ -61,11 +98,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="precision-tiny.en")
     parser.add_argument("--starts", type=int, default=5, help="at least 2")
+    parser.add_argument("--orders", type=int, help="so many files of the short clips instead")
     parser.add_argument("--engines", nargs="+", help="by the names in the table; default all")
     given = parser.parse_args()
     found = machine(["mwc", "max", "faster-whisper", "ctranslate2"])
-    (clip,) = [clip for clip in read_corpus(CORPUS) if clip.name == CLIP]
-    samples = read_samples(clip.path)
     rates: dict[str, list[float]] = {}
     exact, int8 = artifact_of(given.source), artifact_of(given.source, "int8")
     theirs = ctranslate2_folder(given.source)
@@ -79,23 +115,32 @@ def main() -> None:
         ("faster-whisper int8, batch 8", FasterWhisper("int8", 8), theirs),
     )
     names = [name for name, _, _ in engines]
-    if given.starts < 2 or not set(given.engines or names) <= set(names):
-        parser.error(f"--starts is 2 or more, and --engines are some of {', '.join(names)}")
+    count = given.starts if given.orders is None else given.orders
+    if count < 2 or not set(given.engines or names) <= set(names):
+        parser.error(f"at least 2 starts or orders; --engines are some of {', '.join(names)}")
+    corpus = read_corpus(CORPUS)
+    if given.orders is None:
+        recordings = starts_of(next(clip for clip in corpus if clip.name == CLIP), count)
+        what, of = f"{count} starts", CLIP
+    else:
+        english = [clip for clip in corpus if clip.group == "short" and clip.language == "en"]
+        recordings = orders_of(english, count)
+        seconds = len(recordings[0][0]) // RATE
+        what, of = f"{count} files", f"{len(english)} short clips in random orders, {seconds} s"
     for name, engine, weights in engines:
         if name not in (given.engines or names):
             continue
-        rates[name] = measure(
-            engine, weights, samples, clip.transcript, given.threads, given.starts
-        )
+        rates[name] = measure(engine, weights, recordings, given.threads)
         print(name, *(f"{100 * rate:.2f}" for rate in rates[name]), flush=True)
-    lines = [f"# {given.name}: word errors over {given.starts} starts", "", *machine_lines(found)]
-    lines += ["", f"{CLIP}, greedy, one window after the other unless a batch is named.", ""]
-    lines += ["| engine | mean | least to most |", "|---|---|---|"]
+    lines = [f"# {given.name}: word errors over {what}", "", *machine_lines(found)]
+    lines += ["", f"{of}, greedy, one window after the other unless a batch is named.", ""]
+    lines += ["| engine | mean | median | least to most |", "|---|---|---|---|"]
     for name, values in rates.items():
         least, most = (f"{100 * value:.2f}" for value in (min(values), max(values)))
-        lines.append(f"| {name} | {100 * mean(values):.2f} % | {least} to {most} |")
+        middle = f"{100 * median(values):.2f}"
+        lines.append(f"| {name} | {100 * mean(values):.2f} % | {middle} | {least} to {most} |")
     pairs = [pair for pair in COMPARED if set(pair) <= set(rates)]
-    lines += ["", "At the same starts:", "", *(comparison(*pair, rates) for pair in pairs)]
+    lines += ["", f"Of the same {what}:", "", *(comparison(*pair, rates) for pair in pairs)]
     text = "\n".join(lines) + "\n"
     (RESULTS / f"{given.name}.md").write_text(text)
     (RESULTS / f"{given.name}.json").write_text(json.dumps({**found, "rates": rates}, indent=1))

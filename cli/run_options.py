@@ -364,7 +364,7 @@ VadMinSilenceDurationMs = Annotated[
     typer.Option(
         "--vad-min-silence-duration-ms",
         metavar="MS",
-        help="Shorter silence is heard too (2000).",
+        help="Shorter silence is heard too (2000), and where it is cheaper up to 4 s.",
     ),
 ]
 
