@@ -1,13 +1,14 @@
-"""Word errors of int8 beside float32 and faster-whisper, over several starts of one file.
+"""Word errors of int8 beside float32 and faster-whisper, over several starts or files.
 
     python benchmarks/precision.py --source pkg:tiny.en --name precision-tiny.en
+    python benchmarks/precision.py --source pkg:tiny.en --orders 10 --name precision-tiny.en-orders
 
-Where windows happen to begin changes one word in a hundred, far more than 8 bits do. So the file is
-transcribed several times, each time without a little more of its first half second, in which nobody
-speaks, and the rates are averaged. From start to start most windows begin at the same words again,
-as timestamps decide where they do; `--orders` takes other files instead: all short English clips in
-a random order each, with pauses. Files are the same for all engines, so two of them are compared
-file by file. Greedy, one window after the other and in batches of 8.
+Where windows happen to begin changes one word in a hundred, as much as 8 bits do or more. So the
+long file is transcribed several times, each time without a little more of its first half second, in
+which nobody speaks, and the rates are averaged. From start to start most windows begin at the same
+words again, as timestamps decide where they do; `--orders` takes other files instead: all short
+English clips in a random order each, with pauses. Recordings are the same for all engines, so two
+of them are compared recording by recording. Greedy, one window after the other and in batches of 8.
 Results go to benchmarks/results/<name>.md and .json.
 """
 
@@ -33,15 +34,23 @@ CLIP = "long/synthetic.flac"
 SILENCE = 0.5
 """Seconds before anybody speaks."""
 RATE = 16000
+PAUSES = (0.3, 1.5)
+"""Seconds before each clip of an order, at least and at most."""
+ENGINES: dict[str, tuple[Engine, str]] = {
+    "mwc float32": (Mwc(), "f32"),
+    "mwc int8": (Mwc(), "int8"),
+    "faster-whisper int8": (FasterWhisper("int8"), "ctranslate2"),
+    "faster-whisper float32": (FasterWhisper("float32"), "ctranslate2"),
+    "mwc float32, batch 8": (Mwc(8), "f32"),
+    "mwc int8, batch 8": (Mwc(8), "int8"),
+    "faster-whisper int8, batch 8": (FasterWhisper("int8", 8), "ctranslate2"),
+}
+"""Each engine, and which weights it takes: an artifact by its precision, or a folder."""
 COMPARED = (
     ("mwc int8", "mwc float32"),
     ("mwc int8", "faster-whisper int8"),
     ("faster-whisper int8", "faster-whisper float32"),
 )
-
-
-PAUSES = (0.3, 1.5)
-"""Seconds before each clip of an order, at least and at most."""
 
 Samples = npt.NDArray[np.float32]
 Recording = tuple[Samples, str]
@@ -89,6 +98,18 @@ def comparison(name: str, other: str, rates: dict[str, list[float]]) -> str:
     return f"- {name} less {other}: {mean(differences):+.2f} points, standard error {error:.2f}"
 
 
+def report(title: list[str], rates: dict[str, list[float]]) -> str:
+    """The rates of each engine as a table, and the differences below."""
+    lines = [*title, "", "| engine | mean | median | least to most |", "|---|---|---|---|"]
+    for name, values in rates.items():
+        middle, least, most = (f"{100 * f(values):.2f}" for f in (median, min, max))
+        lines.append(f"| {name} | {100 * mean(values):.2f} % | {middle} | {least} to {most} |")
+    pairs = [pair for pair in COMPARED if set(pair) <= set(rates)]
+    if pairs:
+        lines += ["", "Of the same recordings:", ""]
+    return "\n".join([*lines, *(comparison(*pair, rates) for pair in pairs)]) + "\n"
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(
@@ -99,25 +120,12 @@ def main() -> None:
     parser.add_argument("--name", default="precision-tiny.en")
     parser.add_argument("--starts", type=int, default=5, help="at least 2")
     parser.add_argument("--orders", type=int, help="so many files of the short clips instead")
-    parser.add_argument("--engines", nargs="+", help="by the names in the table; default all")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     given = parser.parse_args()
-    found = machine(["mwc", "max", "faster-whisper", "ctranslate2"])
-    rates: dict[str, list[float]] = {}
-    exact, int8 = artifact_of(given.source), artifact_of(given.source, "int8")
-    theirs = ctranslate2_folder(given.source)
-    engines: tuple[tuple[str, Engine, Path], ...] = (
-        ("mwc float32", Mwc(), exact),
-        ("mwc int8", Mwc(), int8),
-        ("faster-whisper int8", FasterWhisper("int8"), theirs),
-        ("faster-whisper float32", FasterWhisper("float32"), theirs),
-        ("mwc float32, batch 8", Mwc(8), exact),
-        ("mwc int8, batch 8", Mwc(8), int8),
-        ("faster-whisper int8, batch 8", FasterWhisper("int8", 8), theirs),
-    )
-    names = [name for name, _, _ in engines]
     count = given.starts if given.orders is None else given.orders
-    if count < 2 or not set(given.engines or names) <= set(names):
-        parser.error(f"at least 2 starts or orders; --engines are some of {', '.join(names)}")
+    if count < 2:
+        parser.error(f"{count} is too few; give at least 2 starts or orders")
+    found = machine(["mwc", "max", "faster-whisper", "ctranslate2"])
     corpus = read_corpus(CORPUS)
     if given.orders is None:
         recordings = starts_of(next(clip for clip in corpus if clip.name == CLIP), count)
@@ -127,21 +135,16 @@ def main() -> None:
         recordings = orders_of(english, count)
         seconds = len(recordings[0][0]) // RATE
         what, of = f"{count} files", f"{len(english)} short clips in random orders, {seconds} s"
-    for name, engine, weights in engines:
-        if name not in (given.engines or names):
-            continue
-        rates[name] = measure(engine, weights, recordings, given.threads)
+    weights = {kind: artifact_of(given.source, kind) for kind in ("f32", "int8")}
+    weights["ctranslate2"] = ctranslate2_folder(given.source)
+    rates: dict[str, list[float]] = {}
+    for name in given.engines:
+        engine, kind = ENGINES[name]
+        rates[name] = measure(engine, weights[kind], recordings, given.threads)
         print(name, *(f"{100 * rate:.2f}" for rate in rates[name]), flush=True)
-    lines = [f"# {given.name}: word errors over {what}", "", *machine_lines(found)]
-    lines += ["", f"{of}, greedy, one window after the other unless a batch is named.", ""]
-    lines += ["| engine | mean | median | least to most |", "|---|---|---|---|"]
-    for name, values in rates.items():
-        least, most = (f"{100 * value:.2f}" for value in (min(values), max(values)))
-        middle = f"{100 * median(values):.2f}"
-        lines.append(f"| {name} | {100 * mean(values):.2f} % | {middle} | {least} to {most} |")
-    pairs = [pair for pair in COMPARED if set(pair) <= set(rates)]
-    lines += ["", f"Of the same {what}:", "", *(comparison(*pair, rates) for pair in pairs)]
-    text = "\n".join(lines) + "\n"
+    title = [f"# {given.name}: word errors over {what}", "", *machine_lines(found), ""]
+    title += [f"{of}, greedy, one window after the other unless a batch is named."]
+    text = report(title, rates)
     (RESULTS / f"{given.name}.md").write_text(text)
     (RESULTS / f"{given.name}.json").write_text(json.dumps({**found, "rates": rates}, indent=1))
     print(text)
