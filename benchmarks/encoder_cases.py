@@ -35,17 +35,15 @@ def add_encoder(cases: Cases) -> None:
 
 
 def add_detector(cases: Cases) -> None:
-    """The speech detector: its frames, and its LSTM after them."""
-    samples = cases.values(FRAMES_PER_CALL, VAD_CONTEXT + VAD_FRAME) / 10
-    weights = [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.ENCODER_WEIGHTS]
-    cases.add("speech frames", vad.speech_gates, [samples, *weights], 0, 0, "f32")
-    inputs = [
-        cases.values(FRAMES_PER_CALL, vad.GATES),
+    """The speech detector."""
+    heard = [
+        cases.values(FRAMES_PER_CALL, VAD_CONTEXT + VAD_FRAME) / 10,
         np.zeros((1, *VAD_STATE_SHAPE), np.float32),
         np.array([FRAMES_PER_CALL], np.int32),
     ]
-    inputs += [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.LSTM_WEIGHTS]
-    cases.add("speech LSTM", lambda plan, *given: vad.lstm(plan, *given)[0], inputs, 0, 0, "f32")
+    weights = [DETECTOR_RULES[f"vad.{name}"].read() for name in vad.ON_CPU]
+    build: Any = lambda plan, *given: vad.speech(plan, *given)[0]  # noqa: E731
+    cases.add("speech", build, [*heard, *weights], 0, 0, "f32")
 
 
 def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:

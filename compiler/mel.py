@@ -34,19 +34,6 @@ def windowed_dft(audio: AudioSpec) -> Float32:
     return np.concatenate([real, imaginary]).astype(np.float32)
 
 
-def folded_dft(audio: AudioSpec) -> Float32:
-    """float32 [2, n_fft // 2 + 1, n_fft // 2]: real and imaginary parts of a folded frame's bins.
-
-    Of a frame's term n from 1 to n_fft / 2, the first matrix takes x[n] + x[n_fft - n], the second
-    x[n] - x[n_fft - n]; n = n_fft / 2 stands opposite itself and counts half, and x[0] is 0 in a
-    periodic Hann window.
-    """
-    parts = windowed_dft(audio).reshape(2, audio.n_fft // 2 + 1, audio.n_fft)
-    half = parts[:, :, 1 : audio.n_fft // 2 + 1].copy()
-    half[:, :, -1] /= 2
-    return half
-
-
 def mel_filters(audio: AudioSpec, n_mels: int) -> Float32:
     """float32 [n_mels, n_fft // 2 + 1]: triangular filters of equal area (Slaney normalisation)."""
     frequencies = np.linspace(0.0, audio.sample_rate / 2.0, audio.n_fft // 2 + 1)
@@ -57,6 +44,11 @@ def mel_filters(audio: AudioSpec, n_mels: int) -> Float32:
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     area = 2.0 / (edges[2:] - edges[:-2])
     return np.ascontiguousarray((triangles * area).T, np.float32)
+
+
+def mel_bands(audio: AudioSpec, n_mels: int) -> Float32:
+    """float32 [n_fft // 2 + 1, n_mels]: the filters as kernels/log_mel.mojo reads them."""
+    return np.ascontiguousarray(mel_filters(audio, n_mels).T)
 
 
 def _hz_to_mel(hz: Float64) -> Float64:

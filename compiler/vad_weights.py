@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.compiler.onnx_file import branch_tensors
+from mwc.compiler.spectrum import LANES, factor_rows, spectrum_factors
 from mwc.runtime.errors import CheckpointError
 from mwc.runtime.manifest import DetectorEntry
 
@@ -39,6 +40,9 @@ BRANCH = "then_branch"
 
 PANEL = 32
 """Output columns of one panel."""
+
+FFT = 256
+"""Samples of one column of the spectrum."""
 
 BINS, PADDED_BINS = 129, 144
 """Bins of the spectrum, and the multiple of 16 that its panels hold."""
@@ -154,6 +158,8 @@ _CONV = "encoder.{}.reparam_conv.{}".format
 
 DETECTOR_RULES: Mapping[str, DetectorRule] = {
     "vad.spectrum": DetectorRule((9, 256, 32), ("stft.forward_basis_buffer",), _spectrum),
+    # The same spectrum for CPUs: Silero's matrix is the DFT under a Hann window.
+    "vad.factors": DetectorRule((factor_rows(FFT), LANES), (), lambda: spectrum_factors(FFT)),
     "vad.conv1.weight": DetectorRule(
         (4, 432, 32), (_CONV(0, "weight"),), _convolution(0, 2, PADDED_BINS)
     ),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mwc.compiler.mel import folded_dft, mel_filters, windowed_dft
+from mwc.compiler.mel import mel_bands, mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     BLOCK_COLUMNS,
     BLOCK_TERMS,
@@ -24,6 +24,7 @@ from mwc.compiler.quantize import (
     quantize_int8,
     sieve_bounds,
 )
+from mwc.compiler.spectrum import LANES, factor_rows, spectrum_factors
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.errors import WeightMismatch
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
@@ -118,11 +119,14 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
     state = model.n_audio_state
     rules = {
         "log_mel.dft": Rule((2 * bins, audio.n_fft), (), lambda: windowed_dft(audio), False),
-        "log_mel.folded_dft": Rule(
-            (2, bins, audio.n_fft // 2), (), lambda: folded_dft(audio), False
+        "log_mel.factors": Rule(
+            (factor_rows(audio.n_fft), LANES), (), lambda: spectrum_factors(audio.n_fft), False
         ),
         "log_mel.filters": Rule(
             (model.n_mels, bins), (), lambda: mel_filters(audio, model.n_mels), False
+        ),
+        "log_mel.bands": Rule(
+            (bins, model.n_mels), (), lambda: mel_bands(audio, model.n_mels), False
         ),
         **{name: Rule(rule.shape, (), rule.read, False) for name, rule in DETECTOR_RULES.items()},
         **_conv("encoder.conv1", model.n_mels, state),

@@ -20,6 +20,8 @@ from tiny_model import tiny_model
 from mwc.compiler.graphs import layers, layers_int8, log_mel, vad
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import DTYPES, KERNELS, LayerWeights, Matrix, Plan
+from mwc.compiler.mel import mel_bands
+from mwc.compiler.spectrum import spectrum_factors
 from mwc.compiler.target import has_vnni, parse_target
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.decoder import (
@@ -47,6 +49,8 @@ VNNI = has_vnni(parse_target(f"cpu:{ARCH}" if ARCH else "cpu"))
 """Whether the kernels under test use VNNI: bytes take their whole range, no weights have to fit."""
 
 SPEC = tiny_model(heads=HEADS, layers=LAYERS).spec
+FACTORS = spectrum_factors(SPEC.audio.n_fft)
+BANDS = mel_bands(SPEC.audio, SPEC.model.n_mels)
 
 
 def to_buffer(values: Array, dtype: str) -> Buffer:
@@ -120,7 +124,7 @@ class Kernels:
             ("float32", "m", vocab), ("float32", 2, vocab), ("int32", "m", 6),
             ("float32", "m"), ("float32", "m"), ("int32", "c"),
         )  # fmt: skip
-        self._add_vad()
+        self._add_hearing()
         session = InferenceSession(devices=[CPU()])
         compiled = session.compile(self._module, custom_extensions=[path])
         self._graphs = session.init_all(compiled, weights_registry={})
@@ -304,15 +308,12 @@ class Kernels:
         weight = ("int8", "blocks", "quads", 16, 4), ("float32", "n"), ("float32", "n")
         self._add("cross_kv.int8", build, *audio, x3("k"), *weight, ("int32", "b"), ("int32", 1))
 
-    def _add_vad(self) -> None:
-        def weights(names: tuple[str, ...]) -> list[tuple[str | int, ...]]:
-            return [("float32", *DETECTOR_RULES[f"vad.{name}"].shape) for name in names]
-
-        samples, gates = ("float32", "f", 576), ("float32", "f", 512)
-        sequences = [("float32", "s", 2, 128), ("int32", "s")]
-        self._add("fold_frames", fold_frames, ("float32", "b", "length"))
-        self._add("speech_gates", vad.speech_gates, samples, *weights(vad.ENCODER_WEIGHTS))
-        self._add("lstm", vad.lstm, gates, *sequences, *weights(vad.LSTM_WEIGHTS))
+    def _add_hearing(self) -> None:
+        tables = [("float32", *FACTORS.shape), ("float32", *BANDS.shape)]
+        self._add("log_mel", log_mel_of_some, ("float32", "b", "length"), *tables)
+        rules = [DETECTOR_RULES[f"vad.{name}"] for name in vad.ON_CPU]
+        heard = ("float32", "f", 576), ("float32", "s", 2, 128), ("int32", "s")
+        self._add("speech", vad.speech, *heard, *(("float32", *rule.shape) for rule in rules))
 
     def _caches(self, dtype: str, key: tuple[int, ...], value: tuple[int, ...]) -> list[Any]:
         return [
@@ -338,9 +339,9 @@ class Kernels:
             graph.output(*(result if isinstance(result, tuple) else (result,)))
 
 
-def fold_frames(plan: Plan, samples: Any) -> Any:
-    """Three frames of 48 samples, 10 apart."""
-    return log_mel.fold_frames(plan, samples, frames=3, half=24, hop=10)
+def log_mel_of_some(plan: Plan, samples: Any, factors: Any, bands: Any) -> Any:
+    """Of seven frames 160 samples apart."""
+    return log_mel.log_mel(plan, samples, factors, bands, frames=7)
 
 
 def matmul(plan: Plan, x: Any, w: Any) -> Any:

@@ -1,9 +1,8 @@
-"""`log_mel`: pieces of samples -> raw log10-mel frames, by a windowed DFT written as matmuls.
+"""`log_mel`: pieces of samples -> raw log10-mel frames: one kernel on CPUs, matmuls on GPUs.
 
-A piece is 160240 samples: frame t of its 1000 frames reads samples [160 t, 160 t + 400). On a CPU
-frames are folded about their middle first, which halves the DFT's work. The result is
-log10(max(mel, 1e-10)), before the clamp to the maximum and the scaling, which need the whole file
-(openai/whisper audio.py, `log_mel_spectrogram`).
+A piece is 160240 samples: frame t of its 1000 frames reads samples [160 t, 160 t + 400). The
+result is log10(max(mel, 1e-10)), before the clamp to the maximum and the scaling, which need the
+whole file (openai/whisper audio.py, `log_mel_spectrogram`).
 """
 
 import math
@@ -12,7 +11,7 @@ from max.dtype import DType
 from max.graph import TensorType, TensorValue, Value, ops
 
 from mwc.compiler.graphs import layers
-from mwc.compiler.graphs.scope import Matrix, Plan, Scope
+from mwc.compiler.graphs.scope import Matrix, Plan, Scope, custom
 from mwc.runtime.decoder import PIECE_FRAMES, PIECE_SAMPLES
 from mwc.runtime.spec import TensorSpec, exact_div
 
@@ -35,40 +34,38 @@ def outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
     """Frames, DFT, power, mel filters, logarithm."""
-    spectrum = _spectrum if scope.plan.on_gpu else _spectrum_of_folded
-    real, imaginary = spectrum(scope, values["samples"].tensor)
+    samples = values["samples"].tensor
+    if scope.plan.on_gpu:
+        return [_as_matmuls(scope, samples)]
+    factors, bands = scope.layer_weights("log_mel", ("factors", "bands"))
+    return [log_mel(scope.plan, samples, factors, bands, frames=PIECE_FRAMES)]
+
+
+def log_mel(
+    plan: Plan, samples: TensorValue, factors: TensorValue, bands: TensorValue, *, frames: int
+) -> TensorValue:
+    """The log10-mel [b, frames, n_mels] of samples [b, any], on CPUs.
+
+    `factors` are `spectrum_factors`, `bands` `mel_bands`: compiler/spectrum.py and compiler/mel.py.
+    """
+    shape = [samples.shape[0], frames, plan.model.n_mels]
+    output = TensorType(DType.float32, shape, plan.device)
+    return custom("mwc_log_mel", plan, [samples, factors, bands], output, hop=2 * BLOCK)
+
+
+def _as_matmuls(scope: Scope, samples: TensorValue) -> TensorValue:
+    real, imaginary = _spectrum(scope, samples)
     power = real * real + imaginary * imaginary
     mel = layers.linear(scope.plan, power, Matrix(scope.weight("log_mel.filters")))
     floored = ops.max(mel, scope.constant(MEL_FLOOR, DType.float32))
-    return [ops.log(floored) * scope.constant(1.0 / math.log(10.0), DType.float32)]
-
-
-def _spectrum_of_folded(scope: Scope, samples: TensorValue) -> tuple[TensorValue, TensorValue]:
-    """Real and imaginary parts [pieces, 1000, 201] of each frame, from sums and differences."""
-    dft = scope.weight("log_mel.folded_dft")
-    sums, differences = fold_frames(
-        scope.plan, samples, frames=PIECE_FRAMES, half=int(dft.shape[2]), hop=2 * BLOCK
-    )
-    real = layers.linear(scope.plan, sums, Matrix(dft[0]))
-    return real, layers.linear(scope.plan, differences, Matrix(dft[1]))
-
-
-def fold_frames(
-    plan: Plan, samples: TensorValue, *, frames: int, half: int, hop: int
-) -> tuple[TensorValue, TensorValue]:
-    """x[n] + x[2 half - n] and x[n] - x[2 half - n], n from 1 to half: [b, frames, half] each.
-
-    x is a frame of 2 half samples; the next one is `hop` further on in samples [b, any].
-    """
-    output = TensorType(DType.float32, [samples.shape[0], frames, half], plan.device)
-    sums, differences = ops.custom(
-        "mwc_fold_frames", plan.device, [samples], [output, output], parameters={"hop": hop}
-    )
-    return sums.tensor, differences.tensor
+    return ops.log(floored) * scope.constant(1.0 / math.log(10.0), DType.float32)
 
 
 def _spectrum(scope: Scope, samples: TensorValue) -> tuple[TensorValue, TensorValue]:
-    """The same of whole frames: seen in blocks of 80 samples, frame t is blocks 2t to 2t + 4."""
+    """Real and imaginary parts [pieces, 1000, 201] of each frame.
+
+    Seen in blocks of 80 samples, frame t is blocks 2t to 2t + 4.
+    """
     pieces = samples.shape[0]
     blocks = ops.reshape(samples, [pieces, exact_div(PIECE_SAMPLES, BLOCK), BLOCK])
     last = 2 * PIECE_FRAMES - 1

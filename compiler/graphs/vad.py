@@ -9,9 +9,9 @@ A call takes frames of several files: of each a sequence, with a state of its ow
 """
 
 from max.dtype import DType
-from max.graph import TensorType, TensorValue, Value, ops
+from max.graph import Dim, TensorType, TensorValue, Value, ops
 
-from mwc.compiler.graphs.scope import Plan, Scope
+from mwc.compiler.graphs.scope import Plan, Scope, custom
 from mwc.runtime.decoder import VAD_CONTEXT, VAD_FRAME, VAD_STATE_SHAPE
 from mwc.runtime.spec import TensorSpec
 
@@ -19,12 +19,15 @@ GATES = 512
 """Gates of the LSTM: 4 for each unit."""
 
 ENCODER_WEIGHTS = (
-    "spectrum",
     *(f"conv{i}.{part}" for i in range(1, 5) for part in ("weight", "bias")),
     "lstm.input",
     "lstm.bias",
 )
 LSTM_WEIGHTS = ("lstm.recurrent", "output.weight", "output.bias")
+ON_CPU = ("factors", *ENCODER_WEIGHTS, *LSTM_WEIGHTS)
+"""Weights of `speech`, in its order."""
+ON_GPU = ("spectrum", *ENCODER_WEIGHTS)
+"""Weights of `speech_gates`, in its order."""
 
 
 def inputs(plan: Plan) -> tuple[TensorSpec, ...]:
@@ -49,16 +52,27 @@ def outputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 
 def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
-    """The gates of all frames at once, then the LSTM frame after frame."""
-    samples, state, counts = (values[name].tensor for name in ("samples", "state", "counts"))
-    gates = speech_gates(scope.plan, samples, *scope.layer_weights("vad", ENCODER_WEIGHTS))
+    """The gates of all frames, and the LSTM frame after frame: on CPUs close behind them."""
+    given = [values[name].tensor for name in ("samples", "state", "counts")]
+    if not scope.plan.on_gpu:
+        return list(speech(scope.plan, *given, *scope.layer_weights("vad", ON_CPU)))
+    samples, state, counts = given
+    gates = speech_gates(scope.plan, samples, *scope.layer_weights("vad", ON_GPU))
     return list(lstm(scope.plan, gates, state, counts, *scope.layer_weights("vad", LSTM_WEIGHTS)))
 
 
+def speech(
+    plan: Plan, samples: TensorValue, state: TensorValue, counts: TensorValue, *weights: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """All of it on CPUs: probabilities [frames] and sequences' states after them, with ON_CPU."""
+    frames = samples.shape[0]
+    return _heard("mwc_speech", plan, frames, [samples, state, counts, *weights])
+
+
 def speech_gates(plan: Plan, samples: TensorValue, *weights: TensorValue) -> TensorValue:
-    """What the LSTM adds to its own state: [frames, 576] and ENCODER_WEIGHTS -> [frames, 512]."""
+    """What the LSTM adds to its own state: [frames, 576] and ON_GPU -> [frames, 512]."""
     kind = TensorType(DType.float32, [samples.shape[0], GATES], plan.device)
-    return ops.custom("mwc_speech_gates", plan.device, [samples, *weights], [kind])[0].tensor
+    return custom("mwc_gpu_speech_gates", plan, [samples, *weights], kind)
 
 
 def lstm(
@@ -68,9 +82,16 @@ def lstm(
 
     Also given: state [sequences, 2, 128], counts int32 [sequences], and LSTM_WEIGHTS.
     """
+    return _heard("mwc_gpu_lstm", plan, gates.shape[0], [gates, state, counts, *weights])
+
+
+def _heard(
+    name: str, plan: Plan, frames: Dim, given: list[TensorValue]
+) -> tuple[TensorValue, TensorValue]:
+    """What a kernel makes of frames, sequences' states and so on: probabilities and new states."""
     kinds = [
-        TensorType(DType.float32, [gates.shape[0]], plan.device),
-        TensorType(DType.float32, state.shape, plan.device),
+        TensorType(DType.float32, [frames], plan.device),
+        TensorType(DType.float32, given[1].shape, plan.device),
     ]
-    results = ops.custom("mwc_lstm", plan.device, [gates, state, counts, *weights], kinds)
-    return results[0].tensor, results[1].tensor
+    probabilities, state = ops.custom(name, plan.device, given, kinds)
+    return probabilities.tensor, state.tensor

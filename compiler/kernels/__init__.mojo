@@ -26,7 +26,8 @@ from .copy_rows import *
 from .choose import *
 from .choose_gpu import *
 from .feed import *
-from .fold_frames import *
+from .log_mel import *
 from .embed_gpu import *
-from .vad import *
-from .lstm import *
+from .vad_gpu import *
+from .lstm_gpu import *
+from .speech import *

@@ -20,8 +20,9 @@ from .choose import Scores, choose_row, mask_of, row_of
 from .linear import NONE, WIDTH, layer_norm_rows
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
 from .parallel import phase_counters, work_through
+from .pointers import Values, untracked_mut
 from .quantized import COLUMNS, quantize_words
-from .row_notes import GROUP, NOTED, Embedding, Notes, Values, groups_of, untracked_mut
+from .row_notes import GROUP, NOTED, Embedding, Notes, groups_of
 from .rules import STATE_SIZE
 from .sieve import Sieve, sieve_blocks, sieve_row
 

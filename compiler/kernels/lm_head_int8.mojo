@@ -16,7 +16,8 @@ from .linear import NONE
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
 from .parallel import share
 from .quantized import COLUMNS, F32, I8, I32, STEP, TERMS, U8
-from .row_notes import Embedding, untracked
+from .pointers import untracked
+from .row_notes import Embedding
 from .rules import N_SAMPLED
 
 

@@ -1,27 +1,24 @@
-"""The speech detector's LSTM and its output, frame after frame: the only part with a memory.
+"""The speech detector's LSTM and its output on CPUs, frame after frame: the only part with a memory.
 
-A file's frames are a sequence, with a state of its own; one call takes those of several files.
+A file's frames are a sequence, with a state of its own; those of several files follow one another.
 
 Every frame multiplies the state by the whole recurrent matrix, 256 KB, so a frame takes as long as
 streaming that from the second-level cache. Units go in blocks of 16: the four gates of a block are
 two panels (vad.mojo), and its new state follows at once from them.
 """
 
-import extensibility
-from extensibility import InputTensor, OutputTensor
-from max.gpu.host import DeviceContext
-
-from .linear import WIDTH, sigmoid, tanh
-from .lstm_gpu import lstm_gpu
+from .linear import F32, WIDTH, sigmoid, tanh
+from .pointers import Numbers, Values
 from .vad import GATES, HALF, PANEL
 
-comptime F32 = DType.float32
 comptime Vector = SIMD[F32, WIDTH]
 comptime UNITS = GATES // 4
 comptime GATE_BLOCK = 4 * HALF
 """Gates of 16 units: input, forget, cell, output, 16 each (torch.nn.LSTMCell's order)."""
 comptime MATRIX_BLOCK = 2 * UNITS * PANEL
 """Values of the two panels that make them."""
+comptime TOGETHER = 2
+"""Registers of units computed together: with four gates each they hide what an addition takes."""
 
 
 @always_inline
@@ -33,26 +30,30 @@ def advance(
     recurrent: Pointer[Float32, _],
 ):
     """One frame: next[128] = the new hidden state; cells[128] become the new ones."""
-    for block in range(UNITS // HALF):
-        comptime for part in range(HALF // WIDTH):
-            var first = recurrent.unsafe_offset(block * MATRIX_BLOCK + part * WIDTH)
-            var second = first.unsafe_offset(UNITS * PANEL)
-            var sums = Array[Vector, length=4](fill=Vector(0))
+    comptime parts = HALF // WIDTH
+    for pair in range(UNITS // WIDTH // TOGETHER):
+        var sums = Array[Vector, length=4 * TOGETHER](fill=Vector(0))
+        comptime for i in range(TOGETHER):
+            var part = pair * TOGETHER + i
+            var own = gates.unsafe_offset(part // parts * GATE_BLOCK + part % parts * WIDTH)
             comptime for gate in range(4):
-                sums[gate] = gates.unsafe_load[width=WIDTH](
-                    block * GATE_BLOCK + gate * HALF + part * WIDTH
+                sums[4 * i + gate] = own.unsafe_load[width=WIDTH](gate * HALF)
+        for k in range(UNITS):
+            var h = Vector(hidden[unsafe_offset=k])
+            comptime for i in range(TOGETHER):
+                var part = pair * TOGETHER + i
+                var first = recurrent.unsafe_offset(
+                    part // parts * MATRIX_BLOCK + part % parts * WIDTH + k * PANEL
                 )
-            for k in range(UNITS):
-                var h = Vector(hidden[unsafe_offset=k])
-                comptime for half in range(2):
-                    var at = k * PANEL + half * HALF
-                    sums[half] = first.unsafe_load[width=WIDTH](at).fma(h, sums[half])
-                    sums[2 + half] = second.unsafe_load[width=WIDTH](at).fma(h, sums[2 + half])
-            var unit = block * HALF + part * WIDTH
-            var kept = sigmoid(sums[1]) * cells.unsafe_load[width=WIDTH](unit)
-            var cell = sigmoid(sums[0]).fma(tanh(sums[2]), kept)
+                comptime for gate in range(4):
+                    comptime at = gate // 2 * UNITS * PANEL + gate % 2 * HALF
+                    sums[4 * i + gate] = first.unsafe_load[width=WIDTH](at).fma(h, sums[4 * i + gate])
+        comptime for i in range(TOGETHER):
+            var unit = (pair * TOGETHER + i) * WIDTH
+            var kept = sigmoid(sums[4 * i + 1]) * cells.unsafe_load[width=WIDTH](unit)
+            var cell = sigmoid(sums[4 * i]).fma(tanh(sums[4 * i + 2]), kept)
             cells.unsafe_store(unit, cell)
-            next.unsafe_store(unit, sigmoid(sums[3]) * tanh(cell))
+            next.unsafe_store(unit, sigmoid(sums[4 * i + 3]) * tanh(cell))
 
 
 @always_inline
@@ -67,60 +68,71 @@ def probability(
     return sigmoid[1](sums.reduce_add() + bias)
 
 
-@extensibility.register("mwc_lstm")
-struct Lstm:
-    """probabilities[frames] of gates[frames, 512], and new_state[sequences, 2, 128].
+@fieldwise_init
+struct Memory(Copyable, Movable):
+    """The LSTM's weights, and what is known of the sequences: counts, states before and after."""
 
-    Frames are those of all sequences, one sequence after the other, each in order of time;
-    counts[sequences] tells how many each has, at least one, and they add up to all frames. `state`
-    is the hidden state and the cells before a sequence's first frame, `new_state` after its last.
-    """
+    var recurrent: Values
+    var weight: Values
+    var bias: Values
+    var counts: Pointer[Int32, ImmUntrackedOrigin]
+    var before: Values
+    var after: Numbers
 
-    @staticmethod
-    def execute[target: StaticString](
-        probabilities: OutputTensor[dtype=F32, rank=1, ...],
-        new_state: OutputTensor[dtype=F32, rank=3, ...],
-        gates: InputTensor[dtype=F32, rank=2, ...],
-        state: InputTensor[dtype=F32, rank=3, ...],
-        counts: InputTensor[dtype=DType.int32, rank=1, ...],
-        recurrent: InputTensor[dtype=F32, rank=3, ...],
-        weight: InputTensor[dtype=F32, rank=1, ...],
-        bias: InputTensor[dtype=F32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        comptime if target == "gpu":
-            lstm_gpu(probabilities, new_state, gates, state, counts, recurrent, weight, bias, ctx)
-            return
-        var hidden_list = List[Float32](length=UNITS, fill=0)
-        var next_list = List[Float32](length=UNITS, fill=0)
-        var cell_list = List[Float32](length=UNITS, fill=0)
-        var hidden = hidden_list.unsafe_ptr()
-        var next = next_list.unsafe_ptr()
-        var cells = cell_list.unsafe_ptr()
-        var state_ptr = state.unsafe_ptr()
-        var new_state_ptr = new_state.unsafe_ptr()
-        var count_ptr = counts.unsafe_ptr()
-        var gate_ptr = gates.unsafe_ptr()
-        var recurrent_ptr = recurrent.unsafe_ptr()
-        var weight_ptr = weight.unsafe_ptr()
-        var probability_ptr = probabilities.unsafe_ptr()
-        var shift = bias.unsafe_ptr()[unsafe_offset=0]
-        var first = 0
-        for sequence in range(counts.dim_size(0)):
-            var own = sequence * 2 * UNITS
-            for unit in range(UNITS):
-                hidden[unsafe_offset=unit] = state_ptr[unsafe_offset=own + unit]
-                cells[unsafe_offset=unit] = state_ptr[unsafe_offset=own + UNITS + unit]
-            var end = first + Int(count_ptr[unsafe_offset=sequence])
-            for f in range(first, end):
-                advance(next, cells, hidden, gate_ptr.unsafe_offset(f * GATES), recurrent_ptr)
-                for unit in range(0, UNITS, WIDTH):
-                    hidden.unsafe_store(unit, next.unsafe_load[width=WIDTH](unit))
-                probability_ptr[unsafe_offset=f] = probability(hidden, weight_ptr, shift)
-            first = end
-            for unit in range(UNITS):
-                new_state_ptr[unsafe_offset=own + unit] = hidden[unsafe_offset=unit]
-                new_state_ptr[unsafe_offset=own + UNITS + unit] = cells[unsafe_offset=unit]
-        _ = hidden_list^
-        _ = next_list^
-        _ = cell_list^
+
+struct Lstm(Movable):
+    """The state of the sequence that it is at."""
+
+    var memory: Memory
+    var hidden: List[Float32]
+    var next: List[Float32]
+    var cells: List[Float32]
+    var sequence: Int
+    var frame: Int
+    var end: Int
+
+    def __init__(out self, memory: Memory):
+        """Before the first frame of the first sequence."""
+        self.memory = memory.copy()
+        self.hidden = List[Float32](length=UNITS, fill=0)
+        self.next = List[Float32](length=UNITS, fill=0)
+        self.cells = List[Float32](length=UNITS, fill=0)
+        self.sequence = -1
+        self.frame = 0
+        self.end = 0
+
+    def begin(mut self):
+        """The next sequence."""
+        self.sequence += 1
+        self.end = self.frame + Int(self.memory.counts[unsafe_offset=self.sequence])
+        var own = self.memory.before.unsafe_offset(self.sequence * 2 * UNITS)
+        for unit in range(UNITS):
+            self.hidden[unit] = own[unsafe_offset=unit]
+            self.cells[unit] = own[unsafe_offset=UNITS + unit]
+
+    def go_on(
+        mut self,
+        probabilities: Pointer[mut=True, Float32, _],
+        gates: Pointer[Float32, _],
+        last: Int,
+    ):
+        """All frames before `last`; both pointers are to the first frame of all."""
+        while self.frame < last:
+            if self.frame == self.end:
+                self.begin()
+            var hidden = self.hidden.unsafe_ptr()
+            var next = self.next.unsafe_ptr()
+            advance(
+                next, self.cells.unsafe_ptr(), hidden, gates.unsafe_offset(self.frame * GATES),
+                self.memory.recurrent,
+            )
+            probabilities[unsafe_offset=self.frame] = probability(
+                next, self.memory.weight, self.memory.bias[unsafe_offset=0]
+            )
+            swap(self.hidden, self.next)
+            self.frame += 1
+            if self.frame == self.end:
+                var own = self.memory.after.unsafe_offset(self.sequence * 2 * UNITS)
+                for unit in range(UNITS):
+                    own[unsafe_offset=unit] = self.hidden[unit]
+                    own[unsafe_offset=UNITS + unit] = self.cells[unit]

@@ -5,6 +5,7 @@ multiprocessor, most of a gate's in its thread's registers and the rest in share
 take no longer together than the longest of them, as long as there are multiprocessors.
 """
 
+import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, WARP_SIZE, barrier, block_idx, thread_idx
 from max.gpu.host import DeviceContext, FuncAttribute
@@ -104,24 +105,31 @@ def lstm_kernel(
         new_state[unsafe_offset=sequence * 2 * UNITS + UNITS + tid] = cell
 
 
-def lstm_gpu(
-    probabilities: OutputTensor[dtype=F32, rank=1, ...],
-    new_state: OutputTensor[dtype=F32, rank=3, ...],
-    gates: InputTensor[dtype=F32, rank=2, ...],
-    state: InputTensor[dtype=F32, rank=3, ...],
-    counts: InputTensor[dtype=DType.int32, rank=1, ...],
-    recurrent: InputTensor[dtype=F32, rank=3, ...],
-    weight: InputTensor[dtype=F32, rank=1, ...],
-    bias: InputTensor[dtype=F32, rank=1, ...],
-    ctx: DeviceContext,
-) raises:
-    """Launch a block for each sequence."""
-    comptime bytes = REST * GATES * 4
-    ctx.enqueue_function[lstm_kernel](
-        probabilities.unsafe_ptr(), new_state.unsafe_ptr(), gates.unsafe_ptr(),
-        state.unsafe_ptr(), counts.unsafe_ptr(), recurrent.unsafe_ptr(), weight.unsafe_ptr(),
-        bias.unsafe_ptr(),
-        grid_dim=counts.dim_size(0), block_dim=GATES,
-        shared_mem_bytes=bytes,
-        func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(bytes)),
-    )
+@extensibility.register("mwc_gpu_lstm")
+struct GPULstm:
+    """probabilities[frames] of gates[frames, 512], and new_state[sequences, 2, 128].
+
+    Frames and sequences are as in speech.mojo. A block for each sequence.
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        probabilities: OutputTensor[dtype=F32, rank=1, ...],
+        new_state: OutputTensor[dtype=F32, rank=3, ...],
+        gates: InputTensor[dtype=F32, rank=2, ...],
+        state: InputTensor[dtype=F32, rank=3, ...],
+        counts: InputTensor[dtype=DType.int32, rank=1, ...],
+        recurrent: InputTensor[dtype=F32, rank=3, ...],
+        weight: InputTensor[dtype=F32, rank=1, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        comptime bytes = REST * GATES * 4
+        ctx.enqueue_function[lstm_kernel](
+            probabilities.unsafe_ptr(), new_state.unsafe_ptr(), gates.unsafe_ptr(),
+            state.unsafe_ptr(), counts.unsafe_ptr(), recurrent.unsafe_ptr(), weight.unsafe_ptr(),
+            bias.unsafe_ptr(),
+            grid_dim=counts.dim_size(0), block_dim=GATES,
+            shared_mem_bytes=bytes,
+            func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(bytes)),
+        )

@@ -86,8 +86,14 @@ def work_through[WorkType: def(Int) -> None](
             break
         work(item)
         _ = Atomic[Int64].fetch_add(done, Int64(1))
+    wait_for(done, items)
+
+
+@always_inline
+def wait_for(counter: Pointer[mut=True, Int64, _], least: Int):
+    """Return when a counter that others raise has come so far."""
     var spins = 0
-    while Int(Atomic[Int64].load(done)) < items:
+    while Int(Atomic[Int64].load(counter)) < least:
         spins += 1
         if spins % SPINS == 0:
             _ = external_call["sched_yield", Int32]()

@@ -10,6 +10,7 @@ from std.utils.numerics import neg_inf
 from .choose import Earlier, Row, insert_best
 from .half_bytes import join_block
 from .linear import larger
+from .pointers import Numbers, Values
 from .quantized import COLUMNS, F32, I32, sum_words
 from .rules import LOWEST, Best
 
@@ -20,8 +21,6 @@ comptime NOTED = 16
 comptime LOOKS = 8
 """Blocks computed in full for a bar, beside the wanted ones, while they promise to raise it."""
 comptime Block = SIMD[F32, COLUMNS]
-comptime Values = Pointer[Float32, ImmUntrackedOrigin]
-comptime Numbers = Pointer[Float32, MutUntrackedOrigin]
 
 
 @always_inline
@@ -36,18 +35,6 @@ def rough_exp(x: Block) -> Block:
     # 2^f for |f| up to a half, fitted for the least largest relative error: 7.5e-5.
     var p = f.fma(Block(0.05517165), 0.24261117).fma(f, 0.69326099).fma(f, 0.99992807)
     return bitcast[F32, COLUMNS](bitcast[I32, COLUMNS](p) + (whole.cast[I32]() << 23))
-
-
-@always_inline
-def untracked[T: AnyType](pointer: Pointer[mut=False, T, _]) -> Pointer[T, ImmUntrackedOrigin]:
-    """The pointer for a struct, which does not keep alive what it points to."""
-    return pointer.unsafe_origin_cast[ImmUntrackedOrigin]()
-
-
-@always_inline
-def untracked_mut[T: AnyType](pointer: Pointer[mut=True, T, _]) -> Pointer[T, MutUntrackedOrigin]:
-    """The same for what is written to."""
-    return pointer.unsafe_origin_cast[MutUntrackedOrigin]()
 
 
 @fieldwise_init

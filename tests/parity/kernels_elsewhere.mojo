@@ -15,12 +15,16 @@ from kernels.likely_choice import Rules, choose_likely, norm_rows
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
 from kernels.lm_head_int8 import all_logits
-from kernels.lstm import advance, probability
+from kernels.log_mel import TERMS, Bands, add_bands
+from kernels.lstm import Memory
 from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
 from kernels.parallel import phase_counters
-from kernels.row_notes import Embedding, untracked
-from kernels.vad import BIAS_RELU, MAGNITUDE, fold_column, multiply_panels
+from kernels.pointers import untracked, untracked_mut
+from kernels.row_notes import Embedding
+from kernels.spectrum import power_spectrum
+from kernels.speech import hear
+from kernels.vad import Detector, Layer
 
 comptime SIZE = 1 << 16
 
@@ -193,18 +197,20 @@ def hearing() raises:
     var y = values[DType.float32]()
     var x = values[DType.float32]()
     var w = values[DType.float32]()
-    var bias = values[DType.float32]()
-    var cells = values[DType.float32]()
-    fold_column(y.unsafe_ptr(), x.unsafe_ptr(), 3, 2)
-    multiply_panels[MAGNITUDE](
-        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), 256, 256, 5, 8, 256, 1, 129
+    var states = values[DType.float32]()
+    var counts = values[DType.int32]()
+    var bands = Bands(w.unsafe_ptr(), 80)
+    power_spectrum[TERMS](y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr())
+    add_bands[4](states.unsafe_ptr(), y.unsafe_ptr(), w.unsafe_ptr(), bands)
+    var layer = Layer(untracked(w.unsafe_ptr()), untracked(w.unsafe_ptr()))
+    var detector = Detector(untracked(w.unsafe_ptr()), layer, layer, layer, layer, layer)
+    var memory = Memory(
+        untracked(w.unsafe_ptr()), untracked(w.unsafe_ptr()), untracked(w.unsafe_ptr()),
+        untracked(counts.unsafe_ptr()), untracked(w.unsafe_ptr()),
+        untracked_mut(states.unsafe_ptr()),
     )
-    multiply_panels[BIAS_RELU](
-        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), 128, 128, 5, 4, 128, 0, 128
-    )
-    advance(y.unsafe_ptr(), cells.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), w.unsafe_ptr())
-    var likely = probability(y.unsafe_ptr(), w.unsafe_ptr(), 0.5)
-    print(y[1], cells[1], likely)
+    hear(y.unsafe_ptr(), x.unsafe_ptr(), 2, detector, memory)
+    print(y[1], states[1])
 
 
 def main() raises:

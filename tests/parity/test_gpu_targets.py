@@ -23,7 +23,7 @@ ENTRIES = ("log_mel", "vad", "encode", "steps", "copy_rows", "align")
 OWN_KERNELS = (b"mwc_matmul_hopper_",)
 """Names of kernels that are chosen for this architecture: the choice is made by its name."""
 
-FOR_CPUS = {"log_mel.folded_dft"}
+FOR_CPUS = {"log_mel.factors", "log_mel.bands", "vad.factors"}
 """Weights that no graph for a GPU reads."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernel_graphs import WEIGHT_DTYPES, Kernels
+from kernel_graphs import BANDS, FACTORS, WEIGHT_DTYPES, Kernels
 from numpy_layers import gelu, layer_norm, normal
 from tiny_layouts import rounded
 
@@ -132,12 +132,43 @@ def test_a_window_never_depends_on_its_neighbours(kernels: Kernels) -> None:
         assert np.array_equal(together[i], alone[0])
 
 
-@pytest.mark.parametrize("b", [1, 5])
-def test_folded_frames(kernels: Kernels, b: int) -> None:
-    """Three frames of 48 samples, 10 apart, folded about their sample 24."""
-    samples = normal(b, 68)
-    sums, differences = kernels.run("fold_frames", samples)
-    frames = np.stack([samples[:, start : start + 48] for start in (0, 10, 20)], axis=1)
-    after, before = frames[..., 1:25], frames[..., :23:-1]
-    assert np.array_equal(sums, after + before)
-    assert np.array_equal(differences, after - before)
+def mel_powers(samples: Array) -> Array:
+    """Seven frames of each piece of samples [b, 1360], 160 apart, in float64."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), 400, axis=1)
+    power = np.abs(np.fft.rfft(frames[:, ::160] * np.hanning(401)[:-1])) ** 2
+    return np.asarray(power @ BANDS)
+
+
+@pytest.mark.parametrize("b", [1, 5, 9])  # a thread takes 40 frames, four at a time
+def test_log_mel_is_that_of_numpys_fft(kernels: Kernels, b: int) -> None:
+    loudness = np.logspace(0, -6, b, dtype=np.float32)[:, None]
+    samples = normal(b, 1360) * loudness
+    ours = kernels.run("log_mel", samples, FACTORS, BANDS)
+    exact = np.log10(np.maximum(mel_powers(samples), 1e-10))
+    assert ours.shape == (b, 7, 80)
+    np.testing.assert_allclose(ours, exact, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("hertz", [0, 40, 997, 3000, 7990])
+def test_the_log_mel_of_a_tone_rises_from_the_floor(kernels: Kernels, hertz: int) -> None:
+    """What rounding puts beside the tone is a five-millionth of its amplitude at most."""
+    samples = np.cos(2 * np.pi * hertz / 16000 * np.arange(1360))[None].astype(np.float32)
+    ours = kernels.run("log_mel", samples, FACTORS, BANDS)
+    exact = np.maximum(mel_powers(samples), 1e-10)
+    loudest = np.sqrt(exact.max(axis=-1, keepdims=True))
+    np.testing.assert_allclose(
+        10.0 ** (ours / 2.0) / loudest, np.sqrt(exact) / loudest, rtol=2e-6, atol=2e-7
+    )
+
+
+def test_the_log_mel_of_silence_is_the_floor(kernels: Kernels) -> None:
+    ours = kernels.run("log_mel", np.zeros((2, 1360), np.float32), FACTORS, BANDS)
+    assert np.array_equal(ours, np.full((2, 7, 80), -10, np.float32))
+
+
+def test_a_frame_of_log_mel_never_depends_on_its_neighbours(kernels: Kernels) -> None:
+    samples = normal(9, 1360)
+    together = kernels.run("log_mel", samples, FACTORS, BANDS)
+    for i in range(9):
+        alone = kernels.run("log_mel", samples[i : i + 1], FACTORS, BANDS)
+        assert np.array_equal(together[i], alone[0])

@@ -9,7 +9,7 @@ from kernel_graphs import Kernels
 from numpy_vad import frames_of, numpy_vad
 from tiny_model import speech_like
 
-from mwc.compiler.graphs.vad import ENCODER_WEIGHTS, LSTM_WEIGHTS
+from mwc.compiler.graphs.vad import ON_CPU
 from mwc.compiler.vad_weights import DETECTOR_RULES
 
 Array = npt.NDArray[Any]
@@ -21,19 +21,14 @@ CELL_TOLERANCE = 1e-5
 """Besides, relative to a cell, which adds up over the frames and has no bound."""
 
 
-def stored(names: tuple[str, ...]) -> list[Array]:
-    return [DETECTOR_RULES[f"vad.{name}"].read() for name in names]
+def stored() -> list[Array]:
+    return [DETECTOR_RULES[f"vad.{name}"].read() for name in ON_CPU]
 
 
 def run(kernels: Kernels, samples: Array, state: Array) -> tuple[Array, Array]:
-    gates = kernels.run("speech_gates", samples, *stored(ENCODER_WEIGHTS))
-    return lstm(kernels, gates, state)
-
-
-def lstm(kernels: Kernels, gates: Array, state: Array) -> tuple[Array, Array]:
     """Of one sequence."""
-    count = np.array([len(gates)], np.int32)
-    probabilities, after = kernels.run("lstm", gates, state[None], count, *stored(LSTM_WEIGHTS))
+    count = np.array([len(samples)], np.int32)
+    probabilities, after = kernels.run("speech", samples, state[None], count, *stored())
     return probabilities, after[0]
 
 
@@ -78,9 +73,8 @@ def test_sequences_are_numpys_and_as_each_alone(kernels: Kernels, counts: list[i
     sequences = [frames_of(speech_like(0.032 * count, seed=count)) for count in counts]
     assert [len(samples) for samples in sequences] == counts
     states = rng.standard_normal((len(counts), 2, 128)).astype(np.float32) / 2
-    gates = kernels.run("speech_gates", np.concatenate(sequences), *stored(ENCODER_WEIGHTS))
-    inputs = gates, states, np.array(counts, np.int32)
-    together, after = kernels.run("lstm", *inputs, *stored(LSTM_WEIGHTS))
+    inputs = np.concatenate(sequences), states, np.array(counts, np.int32)
+    together, after = kernels.run("speech", *inputs, *stored())
     assert after.shape == states.shape
     ours = np.split(together, np.cumsum(counts)[:-1])
     for k, (samples, state) in enumerate(zip(sequences, states, strict=True)):
@@ -92,11 +86,14 @@ def test_sequences_are_numpys_and_as_each_alone(kernels: Kernels, counts: list[i
         assert np.array_equal(after[k], alone_state)
 
 
-def test_loud_frames_saturate_without_nan(kernels: Kernels) -> None:
+def test_loud_gates_saturate_without_nan(kernels: Kernels) -> None:
     """Gates of thousands: exp overflows to infinity, and the sigmoid to 0 or 1."""
-    gates = np.random.default_rng(0).standard_normal((9, 512)).astype(np.float32) * 3000
-    state = np.zeros((2, 128), np.float32)
-    probabilities, after = lstm(kernels, gates, state)
+    weights = dict(zip(ON_CPU, stored(), strict=True))
+    rng = np.random.default_rng(0)
+    weights["lstm.bias"] = rng.standard_normal(512).astype(np.float32) * 3000
+    samples, state = frames_of(speech_like(0.3)), np.zeros((1, 2, 128), np.float32)
+    count = np.array([len(samples)], np.int32)
+    probabilities, after = kernels.run("speech", samples, state, count, *weights.values())
     assert np.isfinite(probabilities).all()
     assert np.isfinite(after).all()
-    assert np.abs(after[0]).max() <= 1
+    assert np.abs(after[0, 0]).max() <= 1

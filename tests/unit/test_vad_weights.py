@@ -72,15 +72,6 @@ def test_constants_of_the_asked_branch_are_read() -> None:
         branch_tensors(data, "middle_branch")
 
 
-def test_the_spectrum_folds_about_its_middle_bit_for_bit() -> None:
-    """What kernels/vad.mojo leaves half of the terms out for: w[n] = ±w[256 - n], and w[0] = 0."""
-    spectrum = DETECTOR_RULES["vad.spectrum"].read()
-    for half, sign in ((spectrum[:, :, :16], 1), (spectrum[:, :, 16:], -1)):
-        assert not half[:, 0].any()
-        assert np.array_equal(half[:, 1:128], sign * half[:, :128:-1])
-    assert not spectrum[:, 128, 16:].any()
-
-
 def test_a_tensor_of_the_wrong_size_is_refused() -> None:
     body = constant("a", np.zeros(4, np.float32)).replace(message((1, 4)), message((1, 5)))
     with pytest.raises(ValueError, match=r"a has 16 bytes for the sizes \[5\]"):
