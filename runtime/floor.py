@@ -82,9 +82,8 @@ class Rates:
 def log_mel_work(model: ModelSpec, item: float = 4) -> Work:
     """Log-mel frames of 30 s: a real FFT, its power, the mel filters, the logarithm."""
     frames = 2 * model.n_audio_ctx
-    bins = N_FFT // 2 + 1
     filters = 2 * MEL_NONZEROS.get(model.n_mels, N_FFT)
-    operations = N_FFT + 2.5 * N_FFT * math.log2(N_FFT) + 3 * bins + filters + model.n_mels
+    operations = _power_operations(N_FFT) + filters + model.n_mels
     return Work(frames * operations, frames * (SAMPLE_BYTES * HOP_LENGTH + item * model.n_mels))
 
 
@@ -92,17 +91,23 @@ def speech_work(frames: int) -> Work:
     """Speech detection in so many frames of 32 ms, 512 samples after the 64 before them.
 
     Silero VAD 6.2 at 16 kHz (snakers4/silero-vad, `src/silero_vad/data/silero_vad.onnx`): four
-    columns of a DFT of 256 samples, folded to half; four convolutions; an LSTM of 128 units.
-    Taps that meet nothing but padding do not count.
+    columns of a real FFT of 256 samples, their magnitudes; four convolutions; an LSTM of 128
+    units. Taps that meet nothing but padding do not count.
     """
     bins, n_fft, units = 129, 256, 128
-    spectrum = 4 * bins * n_fft
+    spectrum = 4 * (_power_operations(n_fft) + bins)
     taps = ((10, bins, 128), (5, 128, 64), (2, 64, 64), (1, 64, 128))
     convolutions = sum(n * n_in * n_out for n, n_in, n_out in taps)
     recurrent = 2 * 4 * units * units + units
-    weights = bins * n_fft + 3 * sum(n_in * n_out for _, n_in, n_out in taps) + recurrent
+    weights = n_fft + 3 * sum(n_in * n_out for _, n_in, n_out in taps) + recurrent
     samples = frames * VAD_FRAME * SAMPLE_BYTES
-    return Work(2 * frames * (spectrum + convolutions + recurrent), 4 * weights + samples)
+    operations = spectrum + 2 * (convolutions + recurrent)
+    return Work(frames * operations, 4 * weights + samples)
+
+
+def _power_operations(n_fft: int) -> float:
+    """The window of one frame, its real FFT, and the squared magnitudes of its bins."""
+    return n_fft + 2.5 * n_fft * math.log2(n_fft) + 3 * (n_fft // 2 + 1)
 
 
 def encode_work(model: ModelSpec, item: float, cache_item: float) -> Work:
