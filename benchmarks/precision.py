@@ -9,6 +9,8 @@ which nobody speaks, and the rates are averaged. From start to start most window
 words again, as timestamps decide where they do; `--orders` takes other files instead: all short
 English clips in a random order each, with pauses. Recordings are the same for all engines, so two
 of them are compared recording by recording. Greedy, one window after the other and in batches of 8.
+A window in which a phrase repeats itself can take all later ones along, and a mean with it: with
+`--fallback` it is decoded again at higher temperatures, as all of them do by default.
 Results go to benchmarks/results/<name>.md and .json.
 """
 
@@ -21,7 +23,7 @@ from statistics import mean, median, stdev
 
 import numpy as np
 import numpy.typing as npt
-from engines import Engine, FasterWhisper, Mwc
+from engines import GREEDY, Engine, FasterWhisper, Mwc, Options
 from machine import machine, machine_lines
 from speech_corpus import CORPUS, Clip, read_corpus
 from weights import artifact_of, ctranslate2_folder
@@ -46,6 +48,8 @@ ENGINES: dict[str, tuple[Engine, str]] = {
     "faster-whisper int8, batch 8": (FasterWhisper("int8", 8), "ctranslate2"),
 }
 """Each engine, and which weights it takes: an artifact by its precision, or a folder."""
+FALLBACK: Options = {"temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "best_of": 5}
+"""What mwc, openai-whisper and faster-whisper do where nothing is asked for."""
 COMPARED = (
     ("mwc int8", "mwc float32"),
     ("mwc int8", "faster-whisper int8"),
@@ -80,13 +84,17 @@ def orders_of(clips: Sequence[Clip], count: int) -> list[Recording]:
 
 
 def measure(
-    engine: Engine, weights: Path, recordings: Sequence[Recording], threads: int
+    engine: Engine,
+    weights: Path,
+    recordings: Sequence[Recording],
+    threads: int,
+    options: Options = GREEDY,
 ) -> list[float]:
     """The word error rate of each recording."""
     engine.load(weights, threads)
     rates = []
     for samples, said in recordings:
-        text = engine.transcribe(samples, "en", timestamps=True).text
+        text = engine.transcribe(samples, "en", timestamps=True, options=options).text
         rates.append(word_errors([said], [text], "en").rate)
     return rates
 
@@ -120,6 +128,7 @@ def main() -> None:
     parser.add_argument("--name", default="precision-tiny.en")
     parser.add_argument("--starts", type=int, default=5, help="at least 2")
     parser.add_argument("--orders", type=int, help="so many files of the short clips instead")
+    parser.add_argument("--fallback", action="store_true", help="to higher temperatures")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     given = parser.parse_args()
     count = given.starts if given.orders is None else given.orders
@@ -140,10 +149,12 @@ def main() -> None:
     rates: dict[str, list[float]] = {}
     for name in given.engines:
         engine, kind = ENGINES[name]
-        rates[name] = measure(engine, weights[kind], recordings, given.threads)
+        options = FALLBACK if given.fallback else GREEDY
+        rates[name] = measure(engine, weights[kind], recordings, given.threads, options)
         print(name, *(f"{100 * rate:.2f}" for rate in rates[name]), flush=True)
     title = [f"# {given.name}: word errors over {what}", "", *machine_lines(found), ""]
-    title += [f"{of}, greedy, one window after the other unless a batch is named."]
+    how = "greedy, with the fallback to higher temperatures" if given.fallback else "greedy"
+    title += [f"{of}, {how}, one window after the other unless a batch is named."]
     text = report(title, rates)
     (RESULTS / f"{given.name}.md").write_text(text)
     (RESULTS / f"{given.name}.json").write_text(json.dumps({**found, "rates": rates}, indent=1))
