@@ -146,10 +146,10 @@ def main() -> None:
         what, of = f"{count} files", f"{len(english)} short clips in random orders, {seconds} s"
     weights = {kind: artifact_of(given.source, kind) for kind in ("f32", "int8")}
     weights["ctranslate2"] = ctranslate2_folder(given.source)
+    options = FALLBACK if given.fallback else GREEDY
     rates: dict[str, list[float]] = {}
     for name in given.engines:
         engine, kind = ENGINES[name]
-        options = FALLBACK if given.fallback else GREEDY
         rates[name] = measure(engine, weights[kind], recordings, given.threads, options)
         print(name, *(f"{100 * rate:.2f}" for rate in rates[name]), flush=True)
     title = [f"# {given.name}: word errors over {what}", "", *machine_lines(found), ""]

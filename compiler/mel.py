@@ -8,6 +8,7 @@ definition of the Slaney mel scale (M. Slaney, Auditory Toolbox, 1998), in float
 import numpy as np
 import numpy.typing as npt
 
+from mwc.compiler.spectrum import hann
 from mwc.runtime.spec import AudioSpec
 
 Float32 = npt.NDArray[np.float32]
@@ -27,7 +28,7 @@ def windowed_dft(audio: AudioSpec) -> Float32:
     """
     n = np.arange(audio.n_fft)
     bins = np.arange(audio.n_fft // 2 + 1)
-    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * n / audio.n_fft)
+    window = hann(audio.n_fft)
     angle = 2.0 * np.pi * (np.outer(bins, n) % audio.n_fft) / audio.n_fft
     real = np.cos(angle) * window
     imaginary = -np.sin(angle) * window

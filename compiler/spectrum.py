@@ -43,11 +43,12 @@ def spectrum_factors(n_fft: int) -> Float32:
     turns = _turns(np.outer(k, j), n_fft)
     second = _turns(np.outer(b, j), LANES) * [[1.0], [-1.0]]
     second[[0, -1]] /= 2  # these stand opposite themselves, and come twice
-    rows = (_hann(n_fft), first, turns, second)
+    rows = (hann(n_fft), first, turns, second)
     return np.concatenate([part.reshape(-1, LANES) for part in rows]).astype(np.float32)
 
 
-def _hann(n_fft: int) -> Float64:
+def hann(n_fft: int) -> Float64:
+    """float64 [n_fft]: a periodic Hann window."""
     return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
 
 
