@@ -171,10 +171,10 @@ def find_gates(
     comptime LINES = COLUMNS * BINS
     comptime HIDDEN = COLUMNS * WIDE
     var line_list = List[Float32](length=FRAMES * LINES, fill=0)
-    var first_list = List[Float32](length=FRAMES * HIDDEN, fill=0)
-    var second_list = List[Float32](length=FRAMES * 2 * NARROW, fill=0)
-    var third_list = List[Float32](length=FRAMES * NARROW, fill=0)
-    var fourth_list = List[Float32](length=FRAMES * WIDE, fill=0)
+    var first_list = List[Float32](unsafe_uninit_length=FRAMES * HIDDEN)
+    var second_list = List[Float32](unsafe_uninit_length=FRAMES * 2 * NARROW)
+    var third_list = List[Float32](unsafe_uninit_length=FRAMES * NARROW)
+    var fourth_list = List[Float32](unsafe_uninit_length=FRAMES * WIDE)
     var lines = line_list.unsafe_ptr()
     var first = first_list.unsafe_ptr()
     var second = second_list.unsafe_ptr()

@@ -203,7 +203,10 @@ def hearing() raises:
     power_spectrum[TERMS](y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr())
     add_bands[4](states.unsafe_ptr(), y.unsafe_ptr(), w.unsafe_ptr(), bands)
     var layer = Layer(untracked(w.unsafe_ptr()), untracked(w.unsafe_ptr()))
-    var detector = Detector(untracked(w.unsafe_ptr()), layer, layer, layer, layer, layer)
+    var detector = Detector(
+        untracked(w.unsafe_ptr()), layer.copy(), layer.copy(), layer.copy(), layer.copy(),
+        layer.copy(),
+    )
     var memory = Memory(
         untracked(w.unsafe_ptr()), untracked(w.unsafe_ptr()), untracked(w.unsafe_ptr()),
         untracked(counts.unsafe_ptr()), untracked(w.unsafe_ptr()),
