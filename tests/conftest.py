@@ -20,6 +20,9 @@ sys.path.insert(0, str(ROOT / "tests"))  # the tests' own helpers: tiny_checkpoi
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Started in the background of a script, whose children would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # Started by nohup. This process goes on; its children do not inherit a handler.
+    signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmarks"))
@@ -13,6 +14,8 @@ from accuracy_report import AccuracyReport, ClipTokens
 from accuracy_report import write_report as write_accuracy
 from child import Measured
 from engines import Piece
+from quantization import errors_of, ratio_interval
+from quantization import report as quantization_report
 from report import Report, write_report
 from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from startup import ConvertTimes
@@ -172,3 +175,24 @@ def test_accuracy_lists_every_difference(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "accuracy-x.json").read_text(encoding="utf-8"))
     windows = stored["tokens"]["short/b"]["windows"][modes[0]]
     assert windows[1]["differences"][0]["margin"] is None
+
+
+def test_errors_of_log_probabilities() -> None:
+    errors = errors_of(np.array([0.3, -0.4, 0.0, 0.05]))
+    assert errors.rms == pytest.approx((0.2525 / 4) ** 0.5)
+    assert errors.mean == pytest.approx(0.75 / 4)
+    assert errors.beyond == 0.5
+
+
+def test_two_arithmetics_are_compared_by_clips() -> None:
+    chance = np.random.default_rng(1)
+    theirs = [chance.standard_normal(n) for n in (5, 20, 11, 1, 30)]
+    ratio, low, high = ratio_interval([d / 2 for d in theirs], theirs)
+    assert (ratio, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    ratio, low, high = ratio_interval([chance.standard_normal(len(d)) for d in theirs], theirs)
+    assert low < ratio < high
+    differences = {"mwc int8": [d / 2 for d in theirs], "CTranslate2 int8": theirs}
+    text = quantization_report(["# Title"], differences)
+    assert "mwc int8 is 0.50 times that of CTranslate2 int8 (95 % interval 0.50 to 0.50" in text
+    assert text.count("\n| ") == 3
+    assert "times" not in quantization_report(["# Title"], {"mwc int8": theirs})
