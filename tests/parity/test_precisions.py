@@ -1,5 +1,6 @@
 """bf16, f16 and int8 artifacts: fewer bytes, within their bounds of transformers, in use."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,14 @@ KINDS = [("bf16", "tiny.en"), ("f16", "random"), ("int8", "tiny.en")]
 
 @pytest.fixture(scope="module", params=KINDS, ids=["-".join(kind) for kind in KINDS])
 def reduced(
-    request: pytest.FixtureRequest, random_checkpoint: Path, tmp_path_factory: Any
+    request: pytest.FixtureRequest,
+    take: Callable[[str], None],
+    random_checkpoint: Path,
+    tmp_path_factory: Any,
 ) -> Reduced:
     precision, source = request.param
     full = request.getfixturevalue("tiny_en_artifact" if source == "tiny.en" else "random_artifact")
+    take(f"{source}-{precision}")
     out = tmp_path_factory.mktemp(f"{source}-{precision}") / "artifact"
     checkpoint = "pkg:tiny.en" if source == "tiny.en" else random_checkpoint
     converted = convert(checkpoint, out, ConvertOptions(precision=precision))
