@@ -51,13 +51,14 @@ def _of_tiny_en(precision: str) -> Conversion:
     return Conversion(name, wanted, lambda folder: "pkg:tiny.en", ("--precision", precision))
 
 
-FIXTURES = ("tiny_en_artifact", "base_artifact", "converted", "reduced")
+FIXTURES = ("random_artifact", "tiny_en_artifact", "base_artifact", "converted", "reduced")
 """Those that convert something of `conversions`."""
 
 
 def conversions() -> list[Conversion]:
-    """All, in the order of the tests; `random_artifact`, which comes first, is not worth it."""
+    """All, in the order of the tests."""
     return [
+        Conversion("random", ("random_artifact", None), _random),
         Conversion("tiny.en", ("tiny_en_artifact", None), lambda folder: "pkg:tiny.en"),
         Conversion("base", ("base_artifact", None), lambda folder: "pkg:base"),
         _family("distil-small.en"),

@@ -26,6 +26,12 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need no model come first: they fail soonest, and models compile meanwhile."""
+    unit = ROOT / "tests" / "unit"
+    items.sort(key=lambda item: unit not in item.path.parents)
+
+
 @pytest.fixture(scope="session")
 def audio_dir() -> Path:
     """The speech corpus: MWC_TEST_AUDIO, else ../shared/audio beside the checkout, else skip."""
@@ -70,8 +76,11 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_artifact(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_artifact(
+    take: Take, random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """`random_checkpoint`, converted."""
+    take("random")
     return convert_once(random_checkpoint, tmp_path_factory.mktemp("random"))
 
 
