@@ -25,8 +25,6 @@ from token_parity import Window, windows
 from weights import artifact_of, ctranslate2_folder
 
 from mwc.runtime import load
-from mwc.runtime.artifact import open_artifact
-from mwc.runtime.session import Session
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SAMPLES = 1000
@@ -59,10 +57,10 @@ class MwcScorer:
 
     def __init__(self, artifact: Path, threads: int) -> None:
         """Load it."""
-        self._session = Session(open_artifact(artifact), threads=threads)
-        tokens = self._session.spec.tokens
-        self._eot = tokens.eot
-        self._prompt = [*sot_sequence(self._session), tokens.no_timestamps]
+        model = load(artifact, threads=threads)
+        self._session = model.session
+        self._eot = model.spec.tokens.eot
+        self._prompt = model.tokenizer.sot_sequence("en", "transcribe", timestamps=False)
 
     def logprobs(self, utterance: Utterance) -> Floats:
         """See `Scorer.logprobs`."""
@@ -84,11 +82,11 @@ class MwcScorer:
 class CTranslate2Scorer:
     """A CTranslate2 folder, by the function that aligns words for faster-whisper."""
 
-    def __init__(self, folder: Path, compute_type: str, threads: int, sot: list[int]) -> None:
-        """Load it, "float32" or "int8"; `sot` is the model's `sot_sequence`."""
+    def __init__(self, folder: Path, compute_type: str, threads: int, sot: Sequence[int]) -> None:
+        """Load it, "float32" or "int8"; `sot` is the `sot_sequence` with timestamps."""
         import ctranslate2
 
-        self._sot = sot
+        self._sot = list(sot)
         self._storage = ctranslate2.StorageView
         self._model: Any = ctranslate2.models.Whisper(
             str(folder), device="cpu", compute_type=compute_type, intra_threads=threads
@@ -101,14 +99,6 @@ class CTranslate2Scorer:
             self._storage.from_array(features), self._sot, [list(utterance.tokens)], 3000
         )
         return np.log(np.array(found.text_token_probs, np.float64)[: len(utterance.tokens)])
-
-
-def sot_sequence(session: Session) -> list[int]:
-    """openai/whisper's `sot_sequence` of English: sot, and what multilingual models want more."""
-    tokens = session.spec.tokens
-    if not tokens.is_multilingual:
-        return [tokens.sot]
-    return [tokens.sot, dict(tokens.languages)["en"], tokens.transcribe]
 
 
 def find_utterances(artifact: Path, clips: Sequence[Clip], threads: int) -> list[Utterance]:
@@ -187,7 +177,8 @@ def main() -> None:
     artifacts = {kind: artifact_of(given.source, kind) for kind in ("f32", "int8")}
     utterances = find_utterances(artifacts["f32"], clips, given.threads)
     folder = ctranslate2_folder(given.source)
-    sot = sot_sequence(Session(open_artifact(artifacts["f32"])))
+    tokenizer = load(artifacts["f32"]).tokenizer
+    sot = tokenizer.sot_sequence("en", "transcribe", timestamps=True)
     logprobs: dict[str, list[Floats]] = {}
     for name, scorer in {
         "mwc float32": MwcScorer(artifacts["f32"], given.threads),

@@ -31,7 +31,7 @@ def main(description: str, result: str) -> None:
 
     plan = make_plan(job)
     _, kernels = load_kernels(plan.kernels)
-    plan = replace(plan, kernels=kernels)  # precompiled: so they are only once
+    plan = replace(plan, kernels=kernels)  # precompiled, once for all graphs
     entries = tuple(e for e in entry_points_of(plan) if e.name in job.only or not job.only)
     module, signatures = build_module(plan, entries)
     session = InferenceSession(devices=[device])

@@ -111,10 +111,9 @@ class CompileAhead:
             with self._changed:
                 if not self._waiting:
                     return
-                conversion = self._waiting.pop(0)
-                self._current = conversion.name
+                conversion = self._waiting[0]
                 folder = self._folder / conversion.name
-                source = conversion.source(folder / "checkpoint")
+                source = conversion.source(folder / "checkpoint")  # if it fails, nobody waits
                 line = ["-m", "mwc.cli.main", "convert", str(source), str(folder / "artifact")]
                 self._child = subprocess.Popen(
                     [sys.executable, *line, "--no-verify", *conversion.options],
@@ -123,6 +122,7 @@ class CompileAhead:
                     stderr=subprocess.DEVNULL,
                     preexec_fn=lambda: os.nice(10),
                 )
+                self._waiting, self._current = self._waiting[1:], conversion.name
             self._child.wait()  # whether it failed is for the test that needs the model to tell
             with self._changed:
                 self._current = self._child = None

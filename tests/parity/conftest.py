@@ -46,5 +46,4 @@ def float16_converted(
     from mwc.compiler import convert
 
     take(*IN_FLOAT16)
-
     return convert(float16_checkpoint, tmp_path_factory.mktemp("float16") / "artifact")
