@@ -6,6 +6,7 @@ of the models are used to call the kernels, with caches of 2 layers, 3 slots and
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ STATE = 64 * HEADS
 MLP = 4 * STATE
 FRAMES = 26
 """Frames of the convolutions' input."""
+TAP_FRAMES = 130
+"""Frames whose taps are taken, by several threads."""
 
 ARCH = os.environ.get("MWC_TEST_CPU")
 VNNI = has_vnni(parse_target(f"cpu:{ARCH}" if ARCH else "cpu"))
@@ -116,6 +119,11 @@ class Kernels:
         self._add_decoder_layer()
         self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
+        self._add("layer_norm", layers.layer_norm, x3("k"), ("float32", "k"), ("float32", "k"))
+        self._add("normalise", layers.normalise, x3("k"), ("float32", "b"), ("int32", "b"))
+        for stride in (1, 2):
+            build = partial(layers.taps, stride=stride)
+            self._add(f"taps.{stride}", build, ("float32", "b", TAP_FRAMES, "k"))
         heads = ("uint8", "b", HEADS, layers_int8.head_bytes(SPEC.model.n_audio_ctx))
         self._add("encoder_attention.int8", attention_int8, heads, x3("k"))
         vocab = SPEC.model.n_vocab
@@ -150,6 +158,9 @@ class Kernels:
         def norm_logits(plan: Plan, x: Any, g: Any, b: Any, w: Any) -> Any:
             return layers.norm_logits(plan, x, (g, b), Matrix(w))
 
+        def embed(plan: Plan, tokens: Any, positions: Any, w: Any, table: Any) -> Any:
+            return layers.embed(plan, tokens, positions, Matrix(w), table)
+
         def linear_residual(plan: Plan, x: Any, w: Any, bias: Any, residual: Any) -> Any:
             return layers.linear_residual(plan, x, Matrix(w), bias, residual)
 
@@ -167,6 +178,8 @@ class Kernels:
         self._add(f"norm_linear_gelu.{dtype}", norm_linear(gelu=True), *normed)
         self._add(f"linear_residual.{dtype}", linear_residual, x, weight, bias, residual)
         self._add(f"norm_logits.{dtype}", norm_logits, x, vector, vector, weight)
+        ids, table = ("int32", "m"), ("float32", "n_ctx", "k")
+        self._add(f"embed.{dtype}", embed, ids, ids, weight, table)
         self._add(f"matmul_bias.{dtype}", with_bias, x3("k"), weight, bias)
         self._add(f"matmul_gelu.{dtype}", with_gelu, x3("k"), weight, bias)
         self._add(f"matmul_residual.{dtype}", with_residual, x3("k"), weight, bias, x3("n"))

@@ -26,9 +26,6 @@ from mwc.runtime.decoder import (
 )
 from mwc.runtime.spec import TensorSpec
 
-CLAMP = 8.0
-"""Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
-
 FRONT_WEIGHTS = (
     "conv1.weight",
     "conv1.bias",
@@ -158,7 +155,8 @@ def _stages(
     the layers (tests/parity/test_gpu_graphs.py).
     """
     plan = scope.plan
-    log_mel = _normalise(scope, values)
+    inputs = (values[spec.name].tensor for spec in _feature_inputs(plan))
+    log_mel = layers.normalise(plan, *inputs)
     names = plan.with_scales("encoder", FRONT_WEIGHTS)
     weights = scope.layer_weights("encoder", names)
     x = layers.cast(log_mel, DTYPES[plan.activations])
@@ -175,23 +173,6 @@ def _stages(
         stages.append(x)
     norm = scope.layer_weights("encoder.layer_norm", ("weight", "bias"))
     return [*stages, layers.layer_norm(plan, x, *norm)]
-
-
-def _normalise(scope: Scope, values: dict[str, Value]) -> TensorValue:
-    """Clamp to the file's maximum - 8 and scale; frames past the audio become 0.0.
-
-    openai/whisper pads the normalised log-mel of the last window with zeros (`pad_or_trim` in
-    transcribe.py), which is not the same as silent samples.
-    """
-    log_mel, log_mel_max = values["log_mel"].tensor, values["log_mel_max"].tensor
-    n_frames = values["n_frames"].tensor
-    floor = ops.reshape(log_mel_max - CLAMP, [log_mel.shape[0], 1, 1])
-    scaled = (ops.max(log_mel, floor) + 4.0) / 4.0
-    total = scope.plan.spec.audio.n_frames
-    frame = ops.range(0, total, 1, out_dim=total, dtype=DType.int32, device=scope.plan.device)
-    held = ops.unsqueeze(frame, 0) < ops.unsqueeze(n_frames, 1)
-    zero = scope.constant(0.0, DType.float32)
-    return ops.where(ops.unsqueeze(held, 2), scaled, zero)
 
 
 def _front_subgraph(scope: Scope, x_type: TensorType, names: Sequence[str]) -> Graph:
@@ -214,23 +195,8 @@ def _convolutions(plan: Plan, x: TensorValue, weights: LayerWeights) -> TensorVa
     if first[0].scale is not None:
         x = layers_int8.convolution(plan, x, *first, stride=1)
         return layers_int8.convolution(plan, x, *second, stride=2) + positions
-    batch, frames, _ = x.shape
-    x = _pad_frames(x)
-    count = int(frames)
-    taps = [x[:, tap : tap + count, :] for tap in range(3)]
-    x = layers.linear(plan, ops.concat(taps, axis=-1), *first, gelu=True)
-
-    # Stride 2: taps 0 and 1 of output t are frames 2t, 2t + 1, which lie together in memory.
-    state = int(x.shape[-1])
-    half = count // 2
-    pairs = ops.reshape(_pad_frames(x), [batch, half + 1, 2 * state])
-    triples = ops.concat([pairs[:, :half, :], pairs[:, 1:, :state]], axis=-1)
-    return layers.linear(plan, triples, *second, gelu=True) + positions
-
-
-def _pad_frames(x: TensorValue) -> TensorValue:
-    """One zero frame before and one after: [b, t, d] -> [b, t + 2, d]."""
-    return ops.pad(x, [0, 0, 1, 1, 0, 0])
+    x = layers.linear(plan, layers.taps(plan, x, stride=1), *first, gelu=True)
+    return layers.linear(plan, layers.taps(plan, x, stride=2), *second, gelu=True) + positions
 
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:

@@ -9,10 +9,7 @@ from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs import layers_gpu, layers_int8
-from mwc.compiler.graphs.scope import DTYPES, Linear, Matrix, Norm, Plan, custom
-
-LAYER_NORM_EPSILON = 1e-5
-"""torch.nn.LayerNorm's default, which Whisper uses throughout (openai/whisper model.py)."""
+from mwc.compiler.graphs.scope import Linear, Matrix, Norm, Plan, custom
 
 
 def cast(x: TensorValue, dtype: DType) -> TensorValue:
@@ -62,7 +59,28 @@ def layer_norm(plan: Plan, x: TensorValue, gamma: TensorValue, beta: TensorValue
     """LayerNorm over the last axis."""
     if plan.on_gpu:
         return layers_gpu.norm(plan, x, gamma, beta)
-    return ops.layer_norm(x, cast(gamma, x.dtype), cast(beta, x.dtype), LAYER_NORM_EPSILON)
+    return custom("mwc_norm", plan, [x, gamma, beta], x.type)
+
+
+def normalise(
+    plan: Plan, log_mel: TensorValue, tops: TensorValue, n_frames: TensorValue
+) -> TensorValue:
+    """(max(log_mel, top - 8) + 4) / 4 of windows [b, t, n_mels], 0 from their `n_frames` on."""
+    if plan.on_gpu:
+        return layers_gpu.normalise(plan, log_mel, tops, n_frames)
+    return custom("mwc_normalise", plan, [log_mel, tops, n_frames], log_mel.type)
+
+
+def taps(plan: Plan, x: TensorValue, *, stride: int) -> TensorValue:
+    """The frames under a convolution's three taps: [b, t, d] -> [b, t / stride, 3 * d].
+
+    Before the first frame and after the last one is one of zeros.
+    """
+    if plan.on_gpu:
+        return layers_gpu.taps(x, stride)
+    batch, frames, d = x.shape
+    output = TensorType(DType.float32, [batch, int(frames) // stride, 3 * d], plan.device)
+    return custom("mwc_taps", plan, [x], output, stride=stride)
 
 
 def encoder_self_attention(
@@ -139,13 +157,9 @@ def embed(
     """Each token's row of the embedding plus its position's of the table: [n] -> [n, state]."""
     if plan.on_gpu:
         return layers_gpu.embed(plan, tokens, positions, embedding.values, table)
-    if embedding.scale is not None:
-        output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
-        inputs = [tokens, positions, *embedding.parts(), table]
-        return custom("mwc_embed_int8", plan, inputs, output)
-    dtype = DTYPES[plan.activations]
-    token_rows = cast(ops.gather(embedding.values, tokens, 0), dtype)
-    return token_rows + cast(ops.gather(table, positions, 0), dtype)
+    output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
+    inputs = [tokens, positions, *embedding.parts(), table]
+    return custom(_kernel("mwc_embed", embedding), plan, inputs, output)
 
 
 def _kernel(name: str, weight: Matrix) -> str:

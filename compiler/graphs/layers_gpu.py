@@ -15,6 +15,9 @@ from max.graph import BufferValue, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs.scope import DTYPES, Plan, custom
 
+CLAMP = 8.0
+"""Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
+
 LOAD_BYTES = 16
 """What a thread reads at once."""
 
@@ -42,6 +45,35 @@ def norm(plan: Plan, x: TensorValue, gamma: TensorValue, beta: TensorValue) -> T
     flat = ops.reshape(x, [-1, x.shape[-1]]) if x.rank != 2 else x
     y = custom("mwc_gpu_norm", plan, [flat, gamma, beta], flat.type)
     return ops.reshape(y, x.shape) if x.rank != 2 else y
+
+
+def normalise(
+    plan: Plan, log_mel: TensorValue, tops: TensorValue, n_frames: TensorValue
+) -> TensorValue:
+    """As `layers.normalise`.
+
+    openai/whisper pads the normalised log-mel of the last window with zeros (`pad_or_trim` in
+    transcribe.py), which is not the same as silent samples.
+    """
+    floor = ops.reshape(tops - CLAMP, [log_mel.shape[0], 1, 1])
+    scaled = (ops.max(log_mel, floor) + 4.0) / 4.0
+    total = plan.spec.audio.n_frames
+    frame = ops.range(0, total, 1, out_dim=total, dtype=DType.int32, device=plan.device)
+    held = ops.unsqueeze(frame, 0) < ops.unsqueeze(n_frames, 1)
+    zero = ops.constant(0.0, DType.float32, plan.device)
+    return ops.where(ops.unsqueeze(held, 2), scaled, zero)
+
+
+def taps(x: TensorValue, stride: int) -> TensorValue:
+    """As `layers.taps`, with a stride of 1 or 2."""
+    batch, frames, d = x.shape
+    count, width = int(frames), int(d)
+    padded = ops.pad(x, [0, 0, 1, 1, 0, 0])
+    if stride == 1:
+        return ops.concat([padded[:, tap : tap + count, :] for tap in range(3)], axis=-1)
+    # Taps 0 and 1 of output t are frames 2t, 2t + 1, which lie together in memory.
+    pairs = ops.reshape(padded, [batch, count // 2 + 1, 2 * width])
+    return ops.concat([pairs[:, : count // 2, :], pairs[:, 1:, :width]], axis=-1)
 
 
 def linear(

@@ -11,6 +11,9 @@ from .linear_gpu import *
 from .few_rows_gpu import *
 from .norm_gpu import *
 from .matmul_gpu import *
+from .embed import *
+from .norm import *
+from .encoder_input import *
 from .matmul import *
 from .attention_ops import *
 from .decode_attention_gpu import *

@@ -18,7 +18,7 @@ comptime AT_ONCE = WARP_SIZE * TAKEN
 comptime HELD = 5
 """What a lane keeps of a row while it is measured: rows of up to 1280 are read once."""
 comptime EPSILON = Float32(1e-5)
-"""As graphs/layers.py's LAYER_NORM_EPSILON."""
+"""torch.nn.LayerNorm's default, as in linear.mojo."""
 
 comptime Floats = SIMD[F32, TAKEN]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernel_graphs import BANDS, FACTORS, WEIGHT_DTYPES, Kernels
+from kernel_graphs import BANDS, FACTORS, TAP_FRAMES, WEIGHT_DTYPES, Kernels
 from numpy_layers import gelu, layer_norm, normal
 from tiny_layouts import rounded
 
@@ -130,6 +130,50 @@ def test_a_window_never_depends_on_its_neighbours(kernels: Kernels) -> None:
     for i in range(3):
         alone = kernels.run("matmul_gelu.float32", x[i : i + 1], w, bias)
         assert np.array_equal(together[i], alone[0])
+
+
+# (windows, rows, terms): one row, more rows than a thread takes, by one thread and by several.
+NORMED = [(1, 1, 16), (2, 7, 64), (3, 50, 384), (1, 333, 1280)]
+
+
+@pytest.mark.parametrize(("b", "t", "k"), NORMED)
+def test_layer_norm_of_many_rows(kernels: Kernels, b: int, t: int, k: int) -> None:
+    x, gamma, beta = normal(b, t, k), 1 + normal(k, seed=2) / 4, normal(k, seed=3)
+    ours = kernels.run("layer_norm", x, gamma, beta)
+    assert_close(ours, layer_norm(x, gamma, beta))
+    assert np.array_equal(kernels.run("layer_norm", x[:, -1:], gamma, beta), ours[:, -1:])
+
+
+@pytest.mark.parametrize(("t", "n_mels"), [(1, 80), (50, 7), (170, 80), (99, 128)])
+def test_log_mel_is_normalised_up_to_its_windows_frames(
+    kernels: Kernels, t: int, n_mels: int
+) -> None:
+    n_frames = np.array([0, 1, t // 2, t - 1, t], np.int32)
+    x = 6 * normal(len(n_frames), t, n_mels)
+    tops = x.max((1, 2)) + np.array([0, 0, 3, 9, 0.5], np.float32)
+    exact = (np.maximum(x, (tops - np.float32(8))[:, None, None]) + np.float32(4)) / np.float32(4)
+    exact[np.arange(t) >= n_frames[:, None]] = 0
+    assert np.array_equal(kernels.run("normalise", x, tops, n_frames), exact)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("b", "k"), [(1, 1), (3, 80), (2, 13), (1, 384)])
+def test_taps_are_each_frame_and_its_neighbours(
+    kernels: Kernels, stride: int, b: int, k: int
+) -> None:
+    x = normal(b, TAP_FRAMES, k)
+    padded = np.pad(x, [(0, 0), (1, 1), (0, 0)])
+    taps = [padded[:, tap : tap + TAP_FRAMES : stride] for tap in range(3)]
+    assert np.array_equal(kernels.run(f"taps.{stride}", x), np.concatenate(taps, axis=-1))
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize("k", [16, 384])
+def test_embedding_is_a_row_of_each_table(kernels: Kernels, dtype: str, k: int) -> None:
+    w, table = weights(50, k, dtype), normal(9, k)
+    tokens, positions = np.array([49, 0, 7], np.int32), np.array([0, 8, 3], np.int32)
+    ours = kernels.run(f"embed.{dtype}", tokens, positions, w, table)
+    assert np.array_equal(ours, w[tokens] + table[positions])
 
 
 def mel_powers(samples: Array) -> Array:

@@ -1,0 +1,100 @@
+"""What the encoder begins with, on CPUs: the normalised log-mel, and the frames under its taps."""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.gpu.host import DeviceContext
+
+from .linear import F32, WIDTH, larger
+from .parallel import share
+
+comptime I32 = DType.int32
+comptime CLAMP = 8.0
+"""Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
+comptime FRAMES = 50
+"""Frames that a thread takes at a time; they divide no more than they have to."""
+comptime TAPS = 3
+"""Width of the encoder's convolutions; one frame of padding at either end."""
+
+
+@extensibility.register("mwc_normalise")
+struct Normalise:
+    """y = (max(x, top - 8) + 4) / 4 of log-mel frames x[b, t, n_mels], 0 from n_frames on.
+
+    Inputs: x, tops float32 [b], each file's maximum, n_frames int32 [b], frames of the window that
+    are of the file. openai/whisper pads the normalised frames (transcribe.py, `pad_or_trim`), which
+    is not the same as silent samples.
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        tops: InputTensor[dtype=F32, rank=1, ...],
+        n_frames: InputTensor[dtype=I32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var t = x.dim_size(1)
+        var n_mels = x.dim_size(2)
+        var runs = (t + FRAMES - 1) // FRAMES
+        var y_ptr = y.unsafe_ptr()
+        var x_ptr = x.unsafe_ptr()
+        var top_ptr = tops.unsafe_ptr()
+        var held_ptr = n_frames.unsafe_ptr()
+
+        def frames_of(item: Int) {var t, var n_mels, var runs, var y_ptr, var x_ptr, var top_ptr, var held_ptr}:
+            var window = item // runs
+            var first = item % runs * FRAMES
+            var begin = (window * t + first) * n_mels
+            var count = min(FRAMES, t - first) * n_mels
+            var held = max(0, min(count, (Int(held_ptr[unsafe_offset=window]) - first) * n_mels))
+            var floor = top_ptr[unsafe_offset=window] - CLAMP
+            var vectors = held // WIDTH * WIDTH
+            for i in range(begin, begin + vectors, WIDTH):
+                var values = larger(x_ptr.unsafe_load[width=WIDTH](i), SIMD[F32, WIDTH](floor))
+                y_ptr.unsafe_store(i, (values + 4.0) / 4.0)
+            for i in range(begin + vectors, begin + held):
+                y_ptr[unsafe_offset=i] = (max(x_ptr[unsafe_offset=i], floor) + 4.0) / 4.0
+            for i in range(begin + held, begin + count):
+                y_ptr[unsafe_offset=i] = 0
+
+        share(frames_of, x.dim_size(0) * runs)
+
+
+@extensibility.register("mwc_taps")
+struct Taps:
+    """The three frames under a convolution's taps, side by side: x[b, t, d] -> y[b, t / stride, 3 d].
+
+    Before the first frame and after the last one is a frame of zeros; the stride divides t.
+    """
+
+    @staticmethod
+    def execute[target: StaticString, stride: Int](
+        y: OutputTensor[dtype=F32, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var t = x.dim_size(1)
+        var d = x.dim_size(2)
+        var length = t // stride
+        var runs = (length + FRAMES - 1) // FRAMES
+        var y_ptr = y.unsafe_ptr()
+        var x_ptr = x.unsafe_ptr()
+
+        def frames_of(item: Int) {var t, var d, var length, var runs, var y_ptr, var x_ptr}:
+            var window = item // runs
+            var first = item % runs * FRAMES
+            for i in range(first, min(length, first + FRAMES)):
+                for tap in range(TAPS):
+                    var frame = i * stride + tap - TAPS // 2
+                    var to = ((window * length + i) * TAPS + tap) * d
+                    var begin = (window * t + frame) * d
+                    var count = d if 0 <= frame < t else 0
+                    var vectors = count // WIDTH * WIDTH
+                    for c in range(0, vectors, WIDTH):
+                        y_ptr.unsafe_store(to + c, x_ptr.unsafe_load[width=WIDTH](begin + c))
+                    for c in range(vectors, count):
+                        y_ptr[unsafe_offset=to + c] = x_ptr[unsafe_offset=begin + c]
+                    for c in range(count, d):
+                        y_ptr[unsafe_offset=to + c] = 0
+
+        share(frames_of, x.dim_size(0) * runs)
