@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 
 import numpy as np
+import numpy.typing as npt
 
 from mwc.runtime.child import child_command
 from mwc.runtime.decoder import VAD_FRAME
@@ -197,24 +198,35 @@ def int8_speedup() -> float:
 def measure_rates(threads: int) -> Rates:
     """Measure through numpy, on as many threads; wants an otherwise idle machine.
 
-    In a process of its own: numpy's library settles on its threads when it is loaded.
+    In a process of its own, as numpy's library settles on its threads and on the CPU's instructions
+    when it is loaded: on one thread, of which there are as many as asked for here, so that none
+    waits for another; and on AVX-512 where the CPU has it, which an OpenBLAS that is older than the
+    CPU passes over.
     """
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    chosen = dict.fromkeys(THREAD_VARIABLES, "1")
+    if "avx512f" in cpu_features():
+        chosen |= {"OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")}
     line = [*child_command("mwc.runtime.floor"), str(threads)]
+    environment = {**os.environ, **chosen}
     told = subprocess.run(line, env=environment, stdout=subprocess.PIPE, check=True).stdout
     return Rates(**json.loads(told))
 
 
 def _measure_here(threads: int) -> Rates:
-    """As `measure_rates`, where numpy has that many threads already."""
+    """As `measure_rates`, where numpy's library is as it says."""
     with ThreadPoolExecutor(threads) as pool:
-        return Rates(max(map(_product_rate, PRODUCT_SIZES)), _read_rate(pool, threads))
+        products = [_product_rate(pool, threads, n) for n in PRODUCT_SIZES]
+        return Rates(max(products), _read_rate(pool, threads))
 
 
-def _product_rate(n: int) -> float:
-    """Operations per second of a product of square matrices."""
-    left, right, product = np.ones((3, n, n), np.float32)
-    return 2.0 * n**3 / _least_seconds(lambda: np.matmul(left, right, out=product))
+def _product_rate(pool: ThreadPoolExecutor, threads: int, n: int) -> float:
+    """Operations per second of products of square matrices, one on each thread."""
+    matrices = np.ones((threads, 3, n, n), np.float32)
+
+    def multiply(own: npt.NDArray[np.float32]) -> None:
+        np.matmul(own[0], own[1], out=own[2])
+
+    return 2.0 * threads * n**3 / _least_seconds(lambda: list(pool.map(multiply, matrices)))
 
 
 def _read_rate(pool: ThreadPoolExecutor, threads: int) -> float:
@@ -222,9 +234,12 @@ def _read_rate(pool: ThreadPoolExecutor, threads: int) -> float:
     data = np.ones((threads, READ_COPIES, READ_ROWS, READ_COLUMNS), np.float32)
     turns = [cycle(copies) for copies in data]
     vector = np.ones(READ_COLUMNS, np.float32)
-    reads: Iterable[Callable[[np.ndarray], object]] = (np.max, lambda part: part @ vector)
+    reads: Iterable[Callable[[npt.NDArray[np.float32]], object]] = (
+        np.max,
+        lambda part: part @ vector,
+    )
 
-    def all_threads(read: Callable[[np.ndarray], object]) -> float:
+    def all_threads(read: Callable[[npt.NDArray[np.float32]], object]) -> float:
         return _least_seconds(lambda: list(pool.map(lambda turn: read(next(turn)), turns)))
 
     return float(data[:, 0].nbytes / min(map(all_threads, reads)))
