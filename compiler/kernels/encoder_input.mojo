@@ -11,7 +11,7 @@ comptime I32 = DType.int32
 comptime CLAMP = 8.0
 """Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
 comptime FRAMES = 50
-"""Frames that a thread takes at a time; they divide no more than they have to."""
+"""Frames that a thread takes at a time."""
 comptime TAPS = 3
 """Width of the encoder's convolutions; one frame of padding at either end."""
 
