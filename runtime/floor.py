@@ -203,11 +203,10 @@ def measure_rates(threads: int) -> Rates:
     waits for another; and on AVX-512 where the CPU has it, which an OpenBLAS that is older than the
     CPU passes over.
     """
-    chosen = dict.fromkeys(THREAD_VARIABLES, "1")
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
     if "avx512f" in cpu_features():
-        chosen |= {"OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", "SkylakeX")}
+        environment.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     line = [*child_command("mwc.runtime.floor"), str(threads)]
-    environment = {**os.environ, **chosen}
     told = subprocess.run(line, env=environment, stdout=subprocess.PIPE, check=True).stdout
     return Rates(**json.loads(told))
 
