@@ -12,6 +12,7 @@ from mwc.runtime.artifact import (
 )
 from mwc.runtime.errors import OptionError, TargetError, first_line
 from mwc.runtime.max_import import import_max
+from mwc.runtime.platform import has_gpu_driver
 from mwc.runtime.threads import open_cpu
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def accelerators(
     wanted = [target for target in targets if device in ("auto", "gpu", target.name)]
     if all(target.device == "cpu" for target in wanted):
         return {}
-    import_max()
+    import_max(for_gpu=has_gpu_driver())
     from max.driver import Accelerator, accelerator_api, accelerator_count
 
     try:

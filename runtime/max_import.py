@@ -1,14 +1,35 @@
 """The first import of MAX, from whichever thread it comes."""
 
 import atexit
+import os
 import sys
 import threading
+from collections.abc import MutableMapping
+
+BUSY_WAIT = ("MODULAR_THREAD_BUSY_WAIT_US", "MODULAR_RUNTIME_THREAD_BUSY_WAIT_TIME_US")
+"""How long a worker of MAX looks for work before it sleeps, by the names that two parts of it read.
+
+modular/modular `AsyncRT/include/AsyncRT/Runtime/CPUDevice.h`, `CPUDeviceOptions`, reads the first;
+the second is the configuration's `runtime.thread_busy_wait_time_us`. MAX ends the process where
+they differ.
+"""
+
+SHORT_WAIT = "30"
+"""Long enough to be awake for the next kernel of a call, where MAX's own is 200.
+
+Each start of a kernel's threads posts a worker's semaphore, whether it sleeps or not
+(`AsyncRT/lib/Runtime/ThreadPoolWorkQueue.cpp`, `addTask`), and for each post it looks for work once
+more before it sleeps. So after a file workers went on for up to a second, and all along they took
+the CPUs from whatever ran between two calls.
+"""
 
 _CONTEXT = "max._mlir_context"
 
 
-def import_max() -> None:
-    """Import MAX such that the process ends without a word about it.
+def import_max(*, for_gpu: bool = False) -> None:
+    """Import MAX such that its idle workers soon sleep, and the process ends without a word.
+
+    Those who wait for a GPU do so as MAX has it: with `for_gpu` they are left as they are.
 
     MAX enters an MLIR context in the thread that imports it, and leaves it at exit in the main one
     (`max/_mlir_context.py`). Where those are two, Python would print an error as its last words; so
@@ -16,8 +37,21 @@ def import_max() -> None:
     """
     if _CONTEXT in sys.modules:
         return
+    if "max" not in sys.modules and not for_gpu:
+        shorten_wait(os.environ)
     import max.engine  # noqa: F401
 
     context = sys.modules.get(_CONTEXT)
     if context is not None and threading.current_thread() is not threading.main_thread():
         atexit.register(context.default_mlir_context().__enter__)
+
+
+def shorten_wait(environment: MutableMapping[str, str]) -> None:
+    """Have workers wait for SHORT_WAIT, or for what is set already under either name.
+
+    It has to stay there for as long as the process runs, as MAX looks more than once; and to be set
+    before MAX has begun, so an application that did so by itself keeps what MAX does.
+    """
+    given = [environment[name] for name in BUSY_WAIT if name in environment]
+    wait = given[0] if given else SHORT_WAIT
+    environment.update(dict.fromkeys(BUSY_WAIT, wait))

@@ -12,6 +12,8 @@ from mwc.runtime import control_group
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _NODES = Path("/sys/devices/system/node")
+_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+"""What the drivers of NVIDIA, of AMD, and of either below Windows show themselves as."""
 
 # x86-64 psABI, "Micro-Architecture Levels" (table 3.1): each level adds to the one before.
 _LEVEL_1 = ("cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2")
@@ -81,6 +83,11 @@ def cpus_by_node() -> list[int]:
         for cpu in node.glob("cpu[0-9]*")
     }
     return sorted(os.sched_getaffinity(0), key=lambda cpu: (node_of.get(cpu, 0), cpu))
+
+
+def has_gpu_driver() -> bool:
+    """Whether a driver for GPUs is at work here; MAX, which knows which GPUs, is not asked."""
+    return any(driver.exists() for driver in _GPU_DRIVERS)
 
 
 def free_memory() -> int | None:

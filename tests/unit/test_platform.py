@@ -146,3 +146,10 @@ def test_memory_of_a_group_of_the_first_version(cgroup: Path, meminfo: Path) -> 
     assert platform.free_memory() == 4000 * 1024
     put(cgroup / "fs/memory/x/memory.limit_in_bytes", "14096\n")
     assert platform.free_memory() == 10096
+
+
+def test_a_gpu_driver_is_seen_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "_GPU_DRIVERS", (tmp_path / "nvidiactl", tmp_path / "kfd"))
+    assert not platform.has_gpu_driver()
+    (tmp_path / "kfd").touch()
+    assert platform.has_gpu_driver()
