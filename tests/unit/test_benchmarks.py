@@ -17,6 +17,9 @@ from engines import Piece
 from quantization import errors_of, ratio_interval
 from quantization import report as quantization_report
 from report import Report, write_report
+from sizes import Measured as OfASize
+from sizes import median_of
+from sizes import report as sizes_report
 from speech_corpus import Clip, english, other_languages, read_corpus, spread
 from startup import ConvertTimes
 from text_parity import FirstDifference, TextDifference, agreeing, by_window, cause_of
@@ -196,3 +199,18 @@ def test_two_arithmetics_are_compared_by_clips() -> None:
     assert "mwc int8 is 0.50 times that of CTranslate2 int8 (95 % interval 0.50 to 0.50" in text
     assert text.count("\n| ") == 3
     assert "times" not in quantization_report(["# Title"], {"mwc int8": theirs})
+
+
+def test_larger_models_are_told_by_their_medians_and_ratios() -> None:
+    rounds = [OfASize(1.0, 2.98, 700.0), OfASize(9.0, 9.0, 900.0), OfASize(0.5, 1.0, 800.0)]
+    middle = median_of(rounds)
+    assert middle == OfASize(1.0, 2.98, 800.0)
+    assert middle.step == pytest.approx(0.02)
+    theirs = OfASize(4.0, 9.94, 1200.0)
+    text = sizes_report(
+        ["# Title"], {"small, 1 window": {"mwc int8": middle, "CTranslate2 int8": theirs}}
+    )
+    row = "| small, 1 window | 2.98 | 9.94 | 3.3 | 1.00 | 4.00 | 4.0 | 20.00 | 60.00 | 3.0 | "
+    assert row + "800, 1200 |" in text
+    head, rule = text.splitlines()[2:4]
+    assert head.count("|") == rule.count("|") == row.count("|") + 1
