@@ -1,10 +1,11 @@
-"""A checkpoint of any size of Whisper with random weights, which speed does not depend on.
+"""A checkpoint of any multilingual size of Whisper with random weights, as fast as real ones.
 
 It is a CTranslate2 folder of float16, which mwc converts and CTranslate2 loads: the same weights
 for both. One token is likely, whatever was heard, as some token is in speech: where all are about
 as likely, what finds the best one has much more to do than it ever has.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +46,11 @@ def write_random_checkpoint(size: str, folder: Path) -> Path:
     theirs.config.suppress_ids_begin = list(spec.tokens.begin_suppress_tokens)
     theirs.validate()
     theirs.optimize(quantization="float16")
-    folder.mkdir(parents=True, exist_ok=True)
-    theirs.save(str(folder))
-    return folder
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    theirs.save(str(partial))
+    return partial.rename(folder)
 
 
 def _vocabulary(count: int) -> list[str]:

@@ -29,7 +29,7 @@ _CONTEXT = "max._mlir_context"
 def import_max(*, for_gpu: bool = False) -> None:
     """Import MAX such that its idle workers soon sleep, and the process ends without a word.
 
-    Those who wait for a GPU do so as MAX has it: with `for_gpu` they are left as they are.
+    Those who wait for a GPU do so as MAX has it, with `for_gpu`, if nothing is set.
 
     MAX enters an MLIR context in the thread that imports it, and leaves it at exit in the main one
     (`max/_mlir_context.py`). Where those are two, Python would print an error as its last words; so
@@ -37,8 +37,8 @@ def import_max(*, for_gpu: bool = False) -> None:
     """
     if _CONTEXT in sys.modules:
         return
-    if "max" not in sys.modules and not for_gpu:
-        shorten_wait(os.environ)
+    if "max" not in sys.modules:
+        set_wait(os.environ, None if for_gpu else SHORT_WAIT)
     import max.engine  # noqa: F401
 
     context = sys.modules.get(_CONTEXT)
@@ -46,12 +46,13 @@ def import_max(*, for_gpu: bool = False) -> None:
         atexit.register(context.default_mlir_context().__enter__)
 
 
-def shorten_wait(environment: MutableMapping[str, str]) -> None:
-    """Have workers wait for SHORT_WAIT, or for what is set already under either name.
+def set_wait(environment: MutableMapping[str, str], wait: str | None) -> None:
+    """Have workers wait for what is set already under either name, else for `wait`, if any.
 
     It has to stay there for as long as the process runs, as MAX looks more than once; and to be set
     before MAX has begun, so an application that did so by itself keeps what MAX does.
     """
     given = [environment[name] for name in BUSY_WAIT if name in environment]
-    wait = given[0] if given else SHORT_WAIT
-    environment.update(dict.fromkeys(BUSY_WAIT, wait))
+    wait = given[0] if given else wait
+    if wait is not None:
+        environment.update(dict.fromkeys(BUSY_WAIT, wait))

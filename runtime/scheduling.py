@@ -3,9 +3,9 @@
 Two things of MAX's make each call slower than its work. Its workers look for more work for a while
 after a call, at full speed, so the thread that called gets no CPU to go on with when they are as
 many as the CPUs: besides having them look for less long where it can (max_import.py), it asks for
-shorter turns, which the scheduler gives sooner. And the first call
-starts a thread that looks for log messages thousands of times a second for as long as the process
-lives: its timers are made coarse, and it sleeps (tests/unit/test_scheduling.py looks).
+shorter turns, which the scheduler gives sooner. And the first call starts a thread that looks for
+log messages thousands of times a second for as long as the process lives: its timers are made
+coarse, and it sleeps (tests/unit/test_scheduling.py looks).
 """
 
 import ctypes

@@ -52,6 +52,8 @@ LOADING = """
     assert waits() == {waits}, waits()
 """
 
+FOR_GPU = "from mwc.runtime.max_import import import_max; import_max(for_gpu=True)"
+
 
 @pytest.mark.parametrize(
     ("before", "given", "waits"),
@@ -61,9 +63,10 @@ LOADING = """
         ("", {BUSY_WAIT[1]: "7"}, "['7'] * 2"),
         ("", dict.fromkeys(BUSY_WAIT, "0"), "['0'] * 2"),
         ("import max.driver; max.driver.CPU()", {}, "[None] * 2"),
-        ("from mwc.runtime.max_import import import_max as i; i(for_gpu=True)", {}, "[None] * 2"),
+        (FOR_GPU, {}, "[None] * 2"),
+        (FOR_GPU, {BUSY_WAIT[0]: "7"}, "['7'] * 2"),
     ],
-    ids=["nothing set", "one name", "the other", "both", "MAX is in use", "for a GPU"],
+    ids=["nothing", "one name", "the other", "both", "MAX is in use", "a GPU", "a GPU, one name"],
 )
 def test_workers_wait_as_both_names_say(before: str, given: dict[str, str], waits: str) -> None:
     program = textwrap.dedent(LOADING).format(before=before, waits=waits)
