@@ -13,7 +13,7 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
 from mwc.compiler.graphs.entry_points import load_kernels
 from mwc.compiler.graphs.scope import KERNELS, Plan
-from mwc.compiler.quantize import pack_int8
+from mwc.compiler.quantize import GROUP_TERMS, pack_groups, pack_int8
 from mwc.compiler.weights import CACHES, weight_specs
 from mwc.runtime.spec import WhisperSpec
 
@@ -71,12 +71,18 @@ class Cases:
         """Random float32."""
         return self.rng.standard_normal(shape, np.float32)
 
-    def matrix(self, n: int, k: int) -> list[Any]:
-        """A random matrix as the precision stores it; of int8, its values and their scale."""
+    def matrix(self, n: int, k: int, *, in_groups: bool = False) -> list[Any]:
+        """A random matrix as the precision stores it; of int8, its values and their scale.
+
+        `in_groups`: with scales of groups of terms, as the decoder's matrices have them in int8.
+        """
         if self.precision != "int8":
             return [self.values(n, k).astype(self._dtype)]
         values = self.rng.integers(-127, 128, (n, k), dtype=np.int8)
-        return [pack_int8(values), np.full(n, 1e-3, np.float32)]
+        parts = [pack_int8(values), np.full(n, 1e-3, np.float32)]
+        if in_groups:
+            parts.append(pack_groups(np.full((n, -(-k // GROUP_TERMS)), 128, np.uint8)))
+        return parts
 
     def add(
         self, name: str, build: Any, inputs: list[Any], operations: float, read: float, kind: str

@@ -120,7 +120,8 @@ def _decoder_layer(cases: Cases, name: str, rows: int) -> None:
         weights |= {f"{norm}.weight": cases.values(d), f"{norm}.bias": cases.values(d)}
         for linear in linears:
             n, k = sizes.get(linear, (d, d))
-            parts = dict(zip(("weight", "scale"), cases.matrix(n, k), strict=True))
+            stored = cases.matrix(n, k, in_groups=True)
+            parts = dict(zip(("weight", "scale", "group_scale"), stored, strict=True))
             weights |= {f"{linear}.{part}": value for part, value in parts.items()}
             weights[f"{linear}.bias"] = cases.values(n)
     text, audio = _text_caches(cases, rows), _audio_caches(cases, rows)

@@ -10,8 +10,14 @@ Float32 = npt.NDArray[np.float32]
 BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
 """What a packed int8 matrix keeps together; see kernels/quantized.mojo."""
 
+GROUP_TERMS = 64
+"""Terms of a row that share a scale in the decoder's matrices; see kernels/quantized.mojo."""
+
 INT8_LIMIT = 127
 """Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
+
+GROUP_LIMIT = 255
+"""Largest scale of a group: the row's own scale is so small that its widest group has this one."""
 
 OF_ZEROS = 1e-30
 """The scale of a row of zeros: whatever is made of its values comes to nothing."""
@@ -34,6 +40,34 @@ def quantize_int8(value: Float32, *, fits: bool = False) -> tuple[npt.NDArray[np
     if fits:  # rounding adds half a unit to each of the four at most
         scale = np.maximum(scale, sums_of_four(value).max(axis=1) / np.float32(FOUR_LIMIT - 2))
     return np.rint(value / scale[:, None]).astype(np.int8), scale
+
+
+def quantize_groups(
+    value: Float32,
+) -> tuple[npt.NDArray[np.int8], Float32, npt.NDArray[np.uint8]]:
+    """A matrix [n, k] as int8 [n, k] times a scale [n] times one uint8 [n, groups] of each group.
+
+    A group is GROUP_TERMS terms of a row, the last one what is left. Its scale is the least whole
+    multiple of the row's with which its largest magnitude is 127 at most.
+    """
+    starts = np.arange(0, value.shape[1], GROUP_TERMS)
+    largest = np.maximum.reduceat(np.abs(value), starts, axis=1)
+    unit = largest.max(axis=1) / np.float32(INT8_LIMIT * GROUP_LIMIT)
+    scale: Float32 = np.where(unit > 0, unit, OF_ZEROS).astype(np.float32)
+    wanted = np.ceil(largest / INT8_LIMIT / scale[:, None])
+    group_scale = np.clip(wanted, 1, GROUP_LIMIT).astype(np.uint8)
+    steps = scale[:, None] * group_scale
+    each = np.repeat(steps, GROUP_TERMS, axis=1)[:, : value.shape[1]]
+    values = np.clip(np.rint(value / each), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
+    return values, scale, group_scale
+
+
+def pack_groups(group_scale: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """uint8 [n, groups] -> [n / 16, groups, 16], n rounded up with rows of zeros."""
+    n, groups = group_scale.shape
+    padded = np.pad(group_scale, ((0, -n % BLOCK_COLUMNS), (0, 0)))
+    blocks = padded.reshape(-1, BLOCK_COLUMNS, groups)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
 def sums_of_four(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

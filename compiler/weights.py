@@ -3,8 +3,9 @@
 Names equal the checkpoint's (Hugging Face's, without "model.") wherever a tensor is taken as it is;
 fused ones are named for what they hold. Three transforms exist: queries take the attention scale,
 projections are stacked, convolutions become matrices. With int8, every matrix is packed for the
-kernels (quantize.py) and has a scale per output beside it: "x.weight" and "x.scale". The speech
-detector's weights, `vad.…`, are not the checkpoint's: vad_weights.py makes them.
+kernels (quantize.py) and has a scale per output beside it: "x.weight" and "x.scale"; those of the
+decoder's layers have finer ones too, "x.group_scale". The speech detector's weights, `vad.…`, are
+not the checkpoint's: vad_weights.py makes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +19,12 @@ from mwc.compiler.mel import mel_bands, mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     BLOCK_COLUMNS,
     BLOCK_TERMS,
+    GROUP_TERMS,
     fits_packed,
+    pack_groups,
     pack_halves,
     pack_int8,
+    quantize_groups,
     quantize_int8,
     sieve_bounds,
 )
@@ -53,6 +57,9 @@ DRAFT = "draft."
 """What the int8 copies of a float32 model's matrices are named with, which its CPU graphs draft
 tokens by (graphs/drafted_steps.py): "draft.decoder.layers.0.fc1.weight"."""
 
+SCALES = ("scale", "column_scale", "group_scale")
+"""The kinds of scales that an int8 matrix can have, in the order in which kernels take them."""
+
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
 
@@ -72,6 +79,9 @@ class Rule:
             most (tiny.en: root mean square error 0.026 with, 0.154 without).
         fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
             VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
+
+    An int8 matrix that is neither is read by steps, which wait for its bytes and not for
+    arithmetic: it has a scale for every GROUP_TERMS terms of a row.
     """
 
     shape: tuple[int, ...]
@@ -80,6 +90,11 @@ class Rule:
     is_matrix: bool
     is_embedding: bool = False
     fits: bool = False
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether int8 values have a scale for each group of terms of a row."""
+        return self.is_matrix and not self.is_embedding and not self.fits
 
 
 def _same(x: Float32) -> Float32:
@@ -184,8 +199,11 @@ def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
         columns = TensorSpec(scale_name(name, "column_scale"), "float32", (k,))
         bounds = TensorSpec(scale_name(name, "sieve_bounds"), "float32", (3,))
         return (TensorSpec(name, "uint8", halves), scale, columns, bounds)
-    packed = (blocks, k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS)
-    return (TensorSpec(name, "int8", packed), scale)
+    packed = TensorSpec(name, "int8", (blocks, k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS))
+    if not rule.in_groups:
+        return (packed, scale)
+    groups = (blocks, -(-k // GROUP_TERMS), BLOCK_COLUMNS)
+    return (packed, scale, TensorSpec(scale_name(name, "group_scale"), "uint8", groups))
 
 
 def scale_name(name: str, kind: str = "scale") -> str:
@@ -266,6 +284,11 @@ def _maker(
         value = _made(tensors, name, rule)
         if spec.name == name and spec.dtype not in ("int8", "uint8"):
             return cast_weight(value, spec)
+        if rule.in_groups:
+            values, scale, group_scale = quantize_groups(value)
+            if spec.name == name:
+                return pack_int8(values)
+            return scale if spec.name == scale_name(name) else pack_groups(group_scale)
         if rule.is_embedding:
             columns: Float32 = np.abs(value).max(axis=0, initial=np.float32(1e-30))
             if spec.name == scale_name(name, "column_scale"):

@@ -94,7 +94,9 @@ def _decoder_layer() -> dict[str, tuple[Any, ...]]:
         for name in linears:
             n, k = sizes.get(name, (STATE, STATE))
             types[f"{name}.weight"] = ("int8", n // 16, k // 4, 16, 4)
-            types |= {f"{name}.scale": ("float32", n), f"{name}.bias": ("float32", n)}
+            types[f"{name}.scale"] = ("float32", n)
+            types[f"{name}.group_scale"] = ("uint8", n // 16, k // 64, 16)
+            types[f"{name}.bias"] = ("float32", n)
     return types
 
 
@@ -185,14 +187,15 @@ class Kernels:
         self._add(f"matmul_residual.{dtype}", with_residual, x3("k"), weight, bias, x3("n"))
 
     def _add_int8(self) -> None:
-        """The products with int8 weights: x, packed values, scale [n], then the rest."""
+        """The products with int8 weights: x, packed values, scales, then the rest."""
         vector, column = ("float32", "n"), ("float32", "k")
+        groups = ("uint8", "blocks", "groups", 16)
         weight = ("int8", "blocks", "quads", 16, 4), vector
         halves = ("uint8", 2, "blocks", "octets", 16, 4), vector
 
         def norm_linear(gelu: bool) -> Build:
-            return lambda plan, x, w, s, bias, g, b: layers.norm_linear(
-                plan, x, (g, b), Matrix(w, s), bias, gelu=gelu
+            return lambda plan, x, w, s, of_groups, bias, g, b: layers.norm_linear(
+                plan, x, (g, b), Matrix(w, s, group_scale=of_groups), bias, gelu=gelu
             )
 
         def norm_logits(plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any) -> Any:
@@ -209,8 +212,8 @@ class Kernels:
         def embed(plan: Plan, t: Any, p: Any, w: Any, s: Any, c: Any, table: Any) -> Any:
             return layers.embed(plan, t, p, Matrix(w, s, c), table)
 
-        def linear_residual(plan: Plan, x: Any, w: Any, s: Any, bias: Any, residual: Any) -> Any:
-            return layers.linear_residual(plan, x, Matrix(w, s), bias, residual)
+        def linear_residual(plan: Plan, x: Any, w: Any, s: Any, of_groups: Any, *rest: Any) -> Any:
+            return layers.linear_residual(plan, x, Matrix(w, s, group_scale=of_groups), *rest)
 
         def linear(gelu: bool) -> Build:
             return lambda plan, x, w, s, bias: layers.linear(plan, x, Matrix(w, s), bias, gelu=gelu)
@@ -235,9 +238,10 @@ class Kernels:
 
         few, many = (("float32", "m", "k"), *weight), (x3("k"), *weight)
         normed = (vector, column, column)
-        self._add("norm_linear.int8", norm_linear(gelu=False), *few, *normed)
-        self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, *normed)
-        self._add("linear_residual.int8", linear_residual, *few, vector, ("float32", "m", "n"))
+        residual = (vector, ("float32", "m", "n"))
+        self._add("norm_linear.int8", norm_linear(gelu=False), *few, groups, *normed)
+        self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, groups, *normed)
+        self._add("linear_residual.int8", linear_residual, *few, groups, *residual)
         ids = ("int32", "m")
         head = (few[0], *halves, column, column, column)
         of_rows = ("int32", "m", RULE_STATE_SIZE), ("float32", "m"), ("float32", "m")

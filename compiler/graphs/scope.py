@@ -24,7 +24,7 @@ from max.graph import (
     ops,
 )
 
-from mwc.compiler.weights import DRAFT, scale_name
+from mwc.compiler.weights import DRAFT, SCALES, scale_name
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
@@ -49,15 +49,17 @@ class Matrix:
             token embedding as `quantize.pack_halves`.
         scale: float32 [out] where the values are int8, else None.
         column_scale: float32 [in] where they have one too: what each input is multiplied by.
+        group_scale: uint8, packed as `quantize.pack_groups` does, where groups of terms have one.
     """
 
     values: TensorValue
     scale: TensorValue | None = None
     column_scale: TensorValue | None = None
+    group_scale: TensorValue | None = None
 
     def parts(self) -> list[TensorValue]:
         """The matrix as its kernel takes it."""
-        given = (self.values, self.scale, self.column_scale)
+        given = (self.values, self.scale, self.column_scale, self.group_scale)
         return [part for part in given if part is not None]
 
     @property
@@ -81,10 +83,8 @@ class LayerWeights:
 
     def matrix(self, name: str) -> Matrix:
         """The matrix of a layer, for example "fc1"."""
-        kinds = ("scale", "column_scale")
-        return Matrix(
-            self._values[f"{name}.weight"], *(self._values.get(f"{name}.{k}") for k in kinds)
-        )
+        scales = {kind: self._values.get(f"{name}.{kind}") for kind in SCALES}
+        return Matrix(self._values[f"{name}.weight"], **scales)
 
     def linear(self, name: str) -> Linear:
         """A linear layer."""
@@ -153,7 +153,7 @@ class Plan:
 
     def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:
         """`names`, and the scales of those that are int8 matrices."""
-        scales = [scale_name(name, k) for name in names for k in ("scale", "column_scale")]
+        scales = [scale_name(name, k) for name in names for k in SCALES]
         return (*names, *(s for s in scales if f"{prefix}.{s}" in self.weights))
 
 

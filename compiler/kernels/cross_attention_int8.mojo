@@ -77,7 +77,7 @@ def attend_bytes[rows: Int](
     var units = Array[Float32, length=rows](fill=0)
     comptime for r in range(rows):
         units[r] = quantize_words(
-            words.unsafe_offset(r * TERMS), q.unsafe_offset(r * stride), HEAD, rows
+            words.unsafe_offset(r * TERMS), q.unsafe_offset(r * stride), HEAD, rows, HEAD
         )
     var highest = Array[Vector, length=rows](fill=Vector(MASKED))
     for t in range(0, padded, LANES):
@@ -283,7 +283,7 @@ struct AlignmentScoresInt8:
             var scores = out_ptr.unsafe_offset(item * length)
             var words = Array[Int16, length=HEAD](fill=0)
             var unit = quantize_words(
-                words.unsafe_ptr(), q_ptr.unsafe_offset(i * state + head * HEAD), HEAD, 1
+                words.unsafe_ptr(), q_ptr.unsafe_offset(i * state + head * HEAD), HEAD, 1, HEAD
             )
             for t in range(0, length, LANES):
                 var block = key_ptr.unsafe_offset(slot * key_size + t // LANES * KEY_BLOCK_BYTES)

@@ -18,6 +18,7 @@ from .feed import all_ended
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import blocks_of, multiply_blocks, quantize_rows
 from .parallel import phase_counters, work_through
+from .quantized import GROUP_TERMS
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
@@ -44,7 +45,7 @@ def quantize_phase(
 
     def some_rows(item: Int) {imm}:
         var first = item * ROWS_AT_ONCE
-        quantize_rows(words, units, x, first, min(first + ROWS_AT_ONCE, m), m, k)
+        quantize_rows(words, units, x, first, min(first + ROWS_AT_ONCE, m), m, k, GROUP_TERMS)
 
     work_through(some_rows, (m + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE, counters, phase)
 
@@ -71,7 +72,7 @@ def norm_phase(
         layer_norm_rows(
             normed.unsafe_offset(at), x.unsafe_offset(at), gamma, beta, last - first, k
         )
-        quantize_rows(words, units, normed, first, last, m, k)
+        quantize_rows(words, units, normed, first, last, m, k, GROUP_TERMS)
 
     work_through(some_rows, (m + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE, counters, phase)
 
@@ -83,6 +84,7 @@ def product_phase[epilogue: Int](
     units: Pointer[Float32, _],
     w: Pointer[Int8, _],
     scale: Pointer[Float32, _],
+    group_scale: Pointer[UInt8, _],
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     m: Int,
@@ -98,7 +100,7 @@ def product_phase[epilogue: Int](
 
     def some_blocks(item: Int) {imm}:
         multiply_blocks[epilogue](
-            y, words, units, w, scale, bias, residual,
+            y, words, units, w, scale, group_scale, bias, residual,
             blocks * item // items, blocks * (item + 1) // items, m, n, k,
         )
 
@@ -112,7 +114,7 @@ struct DecoderLayerInt8:
     The first four inputs are the caches, as for mwc_self_attention and mwc_cross_attention_int8
     with its `length`, then
     rows, positions and windows int32 [n] and layer int32 [1]. The rest are the layer's weights in
-    the order of their use: a norm is (gamma, beta), a linear layer (w, scale, bias) as in
+    the order of their use: a norm is (gamma, beta), a linear layer (w, scale, group_scale, bias) as in
     quantized.mojo. Outputs: x after the layer, and the queries of its cross-attention; nothing where
     all rows have ended (feed.mojo).
     """
@@ -134,25 +136,31 @@ struct DecoderLayerInt8:
         self_beta: InputTensor[dtype=F32, rank=1, ...],
         qkv_w: InputTensor[dtype=DType.int8, rank=4, ...],
         qkv_scale: InputTensor[dtype=F32, rank=1, ...],
+        qkv_group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         qkv_bias: InputTensor[dtype=F32, rank=1, ...],
         self_out_w: InputTensor[dtype=DType.int8, rank=4, ...],
         self_out_scale: InputTensor[dtype=F32, rank=1, ...],
+        self_out_group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         self_out_bias: InputTensor[dtype=F32, rank=1, ...],
         cross_gamma: InputTensor[dtype=F32, rank=1, ...],
         cross_beta: InputTensor[dtype=F32, rank=1, ...],
         q_w: InputTensor[dtype=DType.int8, rank=4, ...],
         q_scale: InputTensor[dtype=F32, rank=1, ...],
+        q_group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         q_bias: InputTensor[dtype=F32, rank=1, ...],
         cross_out_w: InputTensor[dtype=DType.int8, rank=4, ...],
         cross_out_scale: InputTensor[dtype=F32, rank=1, ...],
+        cross_out_group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         cross_out_bias: InputTensor[dtype=F32, rank=1, ...],
         final_gamma: InputTensor[dtype=F32, rank=1, ...],
         final_beta: InputTensor[dtype=F32, rank=1, ...],
         fc1_w: InputTensor[dtype=DType.int8, rank=4, ...],
         fc1_scale: InputTensor[dtype=F32, rank=1, ...],
+        fc1_group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         fc1_bias: InputTensor[dtype=F32, rank=1, ...],
         fc2_w: InputTensor[dtype=DType.int8, rank=4, ...],
         fc2_scale: InputTensor[dtype=F32, rank=1, ...],
+        fc2_group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         fc2_bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
@@ -219,13 +227,15 @@ struct DecoderLayerInt8:
                 counters, 0,
             )
             product_phase[BIAS](
-                wide, words, units, qkv_w.unsafe_ptr(), qkv_scale.unsafe_ptr(), qkv_bias.unsafe_ptr(),
+                wide, words, units, qkv_w.unsafe_ptr(), qkv_scale.unsafe_ptr(),
+                qkv_group_scale.unsafe_ptr(), qkv_bias.unsafe_ptr(),
                 x_ptr, n, 3 * state, state, threads, counters, 1,
             )
             work_through(self_attention, row_items, counters, 2)
             quantize_phase(words, units, mixed, n, state, counters, 3)
             product_phase[BIAS_RESIDUAL](
-                first, words, units, self_out_w.unsafe_ptr(), self_out_scale.unsafe_ptr(), self_out_bias.unsafe_ptr(),
+                first, words, units, self_out_w.unsafe_ptr(), self_out_scale.unsafe_ptr(),
+                self_out_group_scale.unsafe_ptr(), self_out_bias.unsafe_ptr(),
                 x_ptr, n, state, state, threads, counters, 4,
             )
 
@@ -234,13 +244,15 @@ struct DecoderLayerInt8:
                 counters, 5,
             )
             product_phase[BIAS](
-                query_ptr, words, units, q_w.unsafe_ptr(), q_scale.unsafe_ptr(), q_bias.unsafe_ptr(),
+                query_ptr, words, units, q_w.unsafe_ptr(), q_scale.unsafe_ptr(),
+                q_group_scale.unsafe_ptr(), q_bias.unsafe_ptr(),
                 first, n, state, state, threads, counters, 6,
             )
             work_through(cross_attention, window_runs * cross_cache.heads, counters, 7)
             quantize_phase(words, units, mixed, n, state, counters, 8)
             product_phase[BIAS_RESIDUAL](
-                second, words, units, cross_out_w.unsafe_ptr(), cross_out_scale.unsafe_ptr(), cross_out_bias.unsafe_ptr(),
+                second, words, units, cross_out_w.unsafe_ptr(), cross_out_scale.unsafe_ptr(),
+                cross_out_group_scale.unsafe_ptr(), cross_out_bias.unsafe_ptr(),
                 first, n, state, state, threads, counters, 9,
             )
 
@@ -249,12 +261,14 @@ struct DecoderLayerInt8:
                 counters, 10,
             )
             product_phase[BIAS_GELU](
-                wide, words, units, fc1_w.unsafe_ptr(), fc1_scale.unsafe_ptr(), fc1_bias.unsafe_ptr(),
+                wide, words, units, fc1_w.unsafe_ptr(), fc1_scale.unsafe_ptr(),
+                fc1_group_scale.unsafe_ptr(), fc1_bias.unsafe_ptr(),
                 second, n, h, state, threads, counters, 11,
             )
             quantize_phase(words, units, wide, n, h, counters, 12)
             product_phase[BIAS_RESIDUAL](
-                y_ptr, words, units, fc2_w.unsafe_ptr(), fc2_scale.unsafe_ptr(), fc2_bias.unsafe_ptr(),
+                y_ptr, words, units, fc2_w.unsafe_ptr(), fc2_scale.unsafe_ptr(),
+                fc2_group_scale.unsafe_ptr(), fc2_bias.unsafe_ptr(),
                 second, n, state, h, threads, counters, 13,
             )
 

@@ -178,8 +178,8 @@ def choose_likely(
         ref note = notes[unsafe_offset=line]
         var row = normed.unsafe_offset(line * k)
         norm_rows(row, x.unsafe_offset(note.index * k), gamma, beta, columns, 1, k)
-        note.unit = quantize_words(note.words, row, k, 1)
-        quantize_rows(tiles, units, normed, line, line + 1, m, k)
+        note.unit = quantize_words(note.words, row, k, 1, k)
+        quantize_rows(tiles, units, normed, line, line + 1, m, k, k)
         if line < sieved:
             sieves[unsafe_offset=line] = sieve_row(bytes.unsafe_offset(line * k), row, bounds, k)
 

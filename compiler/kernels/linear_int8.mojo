@@ -21,7 +21,16 @@ from .linear import (
     layer_norm_rows,
     smaller,
 )
-from .quantized import COLUMNS, F32, TERMS, Sums, quantize_words, sum_words
+from .quantized import (
+    COLUMNS,
+    F32,
+    GROUP_TERMS,
+    TERMS,
+    Register,
+    quantize_words,
+    sum_groups,
+    sum_words,
+)
 
 comptime SERIAL_WORK_INT8 = 1 << 20
 """As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""
@@ -72,8 +81,8 @@ def gelu_within_bytes(x: SIMD[F32, COLUMNS]) -> SIMD[F32, COLUMNS]:
 @always_inline
 def finish[epilogue: Int, *, within_bytes: Bool = False](
     y: Pointer[mut=True, Float32, _],
-    sums: Sums,
-    scale: SIMD[F32, COLUMNS],
+    sums: Register,
+    scale: Register,
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     count: Int,
@@ -83,11 +92,9 @@ def finish[epilogue: Int, *, within_bytes: Bool = False](
     The multiply-add is spelled out: left to the compiler, it could differ between tiles.
     `within_bytes`: whether the result is rounded to 8 bits next, and GELU need not be exact.
     """
-    var result = sums.cast[F32]()
-    comptime if epilogue == NONE:
-        result *= scale
-    else:
-        result = result.fma(scale, load_part(bias, count))
+    var result = sums * scale
+    comptime if epilogue != NONE:
+        result = sums.fma(scale, load_part(bias, count))
     comptime if epilogue == BIAS_GELU:
         comptime if within_bytes:
             result = gelu_within_bytes(result)
@@ -128,13 +135,17 @@ def quantize_rows(
     last: Int,
     m: Int,
     k: Int,
+    terms: Int,
 ):
-    """Round rows [first, last) of x[m, k] to 16 bits, tile by tile as `multiply_blocks` has them."""
+    """Round rows [first, last) of x[m, k] to 16 bits, tile by tile as `multiply_blocks` has them.
+
+    Their products are summed over `terms` terms at most.
+    """
     for i in range(first, last):
         var tile = tile_of(i, m)
         units[unsafe_offset=i] = quantize_words(
             words.unsafe_offset(tile.start * k + (i - tile.start) * TERMS),
-            x.unsafe_offset(i * k), k, tile.rows,
+            x.unsafe_offset(i * k), k, tile.rows, terms,
         )
 
 
@@ -152,7 +163,8 @@ def multiply_block[epilogue: Int](
     n: Int,
     k: Int,
 ):
-    """Compute a block of columns of y[m, n] = epilogue(x[m, k] · wᵀ), w being the block's weights.
+    """Compute a block of columns of y[m, n] = epilogue(x[m, k] · wᵀ), w being the block's weights,
+    whose columns have one scale.
 
     x is given as `quantize_rows` made it. `bias` [n] and `residual` [m, n] are read only where the
     epilogue names them.
@@ -162,6 +174,47 @@ def multiply_block[epilogue: Int](
     @always_inline
     def tile[rows: Int](i: Int) {var k, var n, var j, var y, var w, var scale, var bias, var residual, var words, var units}:
         var sums = sum_words[rows](words.unsafe_offset(i * k), w, k)
+        var scales = load_part(scale.unsafe_offset(j), n - j)
+        comptime for a in range(rows):
+            var at = (i + a) * n + j
+            finish[epilogue](
+                y.unsafe_offset(at), sums[a].cast[F32](), scales * units[unsafe_offset=i + a],
+                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
+            )
+
+    var i = 0
+    comptime for kind in range(len(TILES)):
+        comptime rows = TILES[kind]
+        while i + rows <= m:
+            tile[rows](i)
+            i += rows
+
+
+@always_inline
+def multiply_grouped[epilogue: Int](
+    y: Pointer[mut=True, Float32, _],
+    words: Pointer[Int16, _],
+    units: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    group_scale: Pointer[UInt8, _],
+    bias: Pointer[Float32, _],
+    residual: Pointer[Float32, _],
+    block: Int,
+    m: Int,
+    n: Int,
+    k: Int,
+):
+    """Compute a block of columns of y[m, n] = epilogue(x[m, k] · wᵀ), w and group_scale being the block's.
+
+    x is given as `quantize_rows` made it. `bias` [n] and `residual` [m, n] are read only where the
+    epilogue names them.
+    """
+    var j = block * COLUMNS
+
+    @always_inline
+    def tile[rows: Int](i: Int) {var k, var n, var j, var y, var w, var scale, var group_scale, var bias, var residual, var words, var units}:
+        var sums = sum_groups[rows](words.unsafe_offset(i * k), w, group_scale, k)
         var scales = load_part(scale.unsafe_offset(j), n - j)
         comptime for a in range(rows):
             var at = (i + a) * n + j
@@ -185,6 +238,7 @@ def multiply_blocks[epilogue: Int](
     units: Pointer[Float32, _],
     w: Pointer[Int8, _],
     scale: Pointer[Float32, _],
+    group_scale: Pointer[UInt8, _],
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     first: Int,
@@ -193,12 +247,19 @@ def multiply_blocks[epilogue: Int](
     n: Int,
     k: Int,
 ):
-    """Compute the blocks of columns [first, last), w being the weights of all."""
+    """Compute the blocks of columns [first, last), w and group_scale being those of all."""
+    var groups = groups_of(k)
     for block in range(first, last):
-        multiply_block[epilogue](
-            y, words, units, w.unsafe_offset(block * COLUMNS * k), scale, bias, residual,
-            block, m, n, k,
+        multiply_grouped[epilogue](
+            y, words, units, w.unsafe_offset(block * COLUMNS * k), scale,
+            group_scale.unsafe_offset(block * COLUMNS * groups), bias, residual, block, m, n, k,
         )
+
+
+@always_inline
+def groups_of(k: Int) -> Int:
+    """Groups of k terms that have a scale."""
+    return (k + GROUP_TERMS - 1) // GROUP_TERMS
 
 
 @always_inline
@@ -213,6 +274,7 @@ def product_int8[epilogue: Int](
     x: Pointer[Float32, _],
     w: Pointer[Int8, _],
     scale: Pointer[Float32, _],
+    group_scale: Pointer[UInt8, _],
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     m: Int,
@@ -227,13 +289,13 @@ def product_int8[epilogue: Int](
     var unit_list = List[Float32](length=m, fill=0)
     var words = word_list.unsafe_ptr()
     var units = unit_list.unsafe_ptr()
-    quantize_rows(words, units, x, 0, m, m, k)
+    quantize_rows(words, units, x, 0, m, m, k, GROUP_TERMS)
     var blocks = blocks_of(n)
     var tasks = 1 if m * n * k < SERIAL_WORK_INT8 else min(parallelism_level(), blocks)
 
-    def task(t: Int) {var y, var words, var units, var w, var scale, var bias, var residual, var blocks, var tasks, var m, var n, var k}:
+    def task(t: Int) {var y, var words, var units, var w, var scale, var group_scale, var bias, var residual, var blocks, var tasks, var m, var n, var k}:
         multiply_blocks[epilogue](
-            y, words, units, w, scale, bias, residual,
+            y, words, units, w, scale, group_scale, bias, residual,
             blocks * t // tasks, blocks * (t + 1) // tasks, m, n, k,
         )
 
@@ -253,6 +315,7 @@ def norm_product_int8[epilogue: Int](
     beta: Pointer[Float32, _],
     w: Pointer[Int8, _],
     scale: Pointer[Float32, _],
+    group_scale: Pointer[UInt8, _],
     bias: Pointer[Float32, _],
     m: Int,
     n: Int,
@@ -262,7 +325,7 @@ def norm_product_int8[epilogue: Int](
     var normed = List[Float32](length=m * k, fill=0)
     var normed_ptr = normed.unsafe_ptr()
     layer_norm_rows(normed_ptr, x, gamma, beta, m, k)
-    product_int8[epilogue](y, normed_ptr, w, scale, bias, x, m, n, k)
+    product_int8[epilogue](y, normed_ptr, w, scale, group_scale, bias, x, m, n, k)
     _ = normed^
 
 
@@ -270,7 +333,8 @@ def norm_product_int8[epilogue: Int](
 struct NormLinearInt8:
     """y[m, n] = act(layer_norm(x[m, k]) · wᵀ + bias[n]); act is GELU where `activation` is 1.
 
-    w int8 [n / 16, k / 4, 16, 4], scale f32 [n]; see quantized.mojo.
+    w int8 [n / 16, k / 4, 16, 4], scale f32 [n], group_scale uint8 [n / 16, k / 64, 16]; see
+    quantized.mojo.
     """
 
     @staticmethod
@@ -281,20 +345,21 @@ struct NormLinearInt8:
         beta: InputTensor[dtype=F32, rank=1, ...],
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime epilogue = BIAS_GELU if activation == 1 else BIAS
         norm_product_int8[epilogue](
             y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
-            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), bias.unsafe_ptr(),
             x.dim_size(0), y.dim_size(1), x.dim_size(1),
         )
 
 
 @extensibility.register("mwc_linear_residual_int8")
 struct LinearResidualInt8:
-    """y[m, n] = x[m, k] · wᵀ + bias[n] + residual[m, n]; w and scale as in quantized.mojo."""
+    """y[m, n] = x[m, k] · wᵀ + bias[n] + residual[m, n]; w and its scales as in quantized.mojo."""
 
     @staticmethod
     def execute[target: StaticString](
@@ -302,12 +367,13 @@ struct LinearResidualInt8:
         x: InputTensor[dtype=F32, rank=2, ...],
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         residual: InputTensor[dtype=F32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
         product_int8[BIAS_RESIDUAL](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(),
-            bias.unsafe_ptr(), residual.unsafe_ptr(),
+            group_scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(),
             x.dim_size(0), y.dim_size(1), x.dim_size(1),
         )

@@ -37,7 +37,7 @@ def all_logits(
     var unit_list = List[Float32](length=m, fill=0)
     var words = word_list.unsafe_ptr()
     var units = unit_list.unsafe_ptr()
-    quantize_rows(words, units, x, 0, m, m, k)
+    quantize_rows(words, units, x, 0, m, m, k, k)
     var blocks = blocks_of(n)
     var serial = m * n * k < SERIAL_WORK_INT8
     var parts = 1 if serial else min(parallelism_level(), blocks)

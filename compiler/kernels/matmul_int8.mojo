@@ -100,7 +100,7 @@ def multiply_rows[epilogue: Int](
         var at = i * n + j
         finish[epilogue, within_bytes=True](
             y.unsafe_offset(at),
-            sums - column_sums.unsafe_load[width=COLUMNS](j) * zeros[unsafe_offset=i],
+            (sums - column_sums.unsafe_load[width=COLUMNS](j) * zeros[unsafe_offset=i]).cast[F32](),
             load_part(scale.unsafe_offset(j), count) * units[unsafe_offset=i],
             bias.unsafe_offset(j),
             residual.unsafe_offset(at),

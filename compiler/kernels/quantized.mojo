@@ -3,11 +3,14 @@
 A matrix of n columns (outputs) and k terms is stored as int8 [n / 16, k / 4, 16, 4], n rounded up
 to a whole block, with one f32 scale per column: column j's term c is scale[j] times the byte at
 [j / 16, c / 4, j % 16, c % 4]. Four terms of sixteen columns fill one 64-byte register, as the
-dot-product instructions want them.
+dot-product instructions want them. The decoder's matrices have another scale for every GROUP_TERMS
+terms of a column, uint8 [n / 16, k / GROUP_TERMS, 16] (a last group may be smaller): a weight is
+scale[j] times that times the byte.
 
 Activations are quantized row by row as they are used: to 16 bits where few rows are multiplied
 (decoding, which waits for the weights anyhow), to 8 bits with an offset where many are (the
-encoder). Sums are whole numbers and exact, so they do not depend on the order of addition.
+encoder). Sums are whole numbers and exact, so they do not depend on the order of addition; those of
+groups are added in float32, always in the order of the groups.
 
 VNNI adds products of bytes in 32 bits, so that bytes may take their whole range. Other CPUs add
 four in 16 bits before they widen them, which is what makes bytes one and a half times as fast as
@@ -66,6 +69,8 @@ comptime PairSums = SIMD[I32, PAIRS]
 comptime Register = SIMD[F32, COLUMNS]
 comptime Words = SIMD[DType.int16, 2 * PAIRS]
 comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
+comptime GROUP_TERMS = 64
+"""Terms of a column that share a scale in the decoder's matrices."""
 comptime WORD_LIMIT = 32767
 comptime BYTE_LIMIT = 255 if VNNI else 220
 """The largest activation in 8 bits. Where weights have to fit, more would make these coarser."""
@@ -82,9 +87,9 @@ def fitting_sum(unsigned_limit: Int) -> Float32:
 
 
 @always_inline
-def word_limit(k: Int) -> Float32:
-    """The largest magnitude of 16-bit activations with which no sum of k terms overflows."""
-    return Float32(min(WORD_LIMIT, 2147483647 // (127 * k)))
+def word_limit(terms: Int) -> Float32:
+    """The largest magnitude of 16-bit activations with which no sum of so many terms overflows."""
+    return Float32(min(WORD_LIMIT, 2147483647 // (127 * terms)))
 
 
 @always_inline
@@ -212,6 +217,22 @@ def sum_words[rows: Int](
         var halves = whole[i].deinterleave()
         sums_of_columns[i] = halves[0] + halves[1]
     return sums_of_columns^
+
+
+@always_inline
+def sum_groups[rows: Int](
+    x: Pointer[Int16, _], w: Pointer[Int8, _], group_scale: Pointer[UInt8, _], k: Int
+) -> Array[Register, rows]:
+    """The sums of `sum_words` group by group, each times its column's scale of the block's group_scale."""
+    var totals = Array[Register, length=rows](fill=Register(0))
+    for c in range(0, k, GROUP_TERMS):
+        var terms = min(GROUP_TERMS, k - c)
+        var sums = sum_words[rows](x.unsafe_offset(c * rows), w.unsafe_offset(c * COLUMNS), terms)
+        var at = c // GROUP_TERMS * COLUMNS
+        var scales = group_scale.unsafe_load[width=COLUMNS](at).cast[F32]()
+        comptime for i in range(rows):
+            totals[i] = sums[i].cast[F32]().fma(scales, totals[i])
+    return totals^
 
 
 @always_inline
@@ -368,13 +389,13 @@ def store_words(
 
 @always_inline
 def quantize_words(
-    y: Pointer[mut=True, Int16, _], x: Pointer[Float32, _], k: Int, rows: Int
+    y: Pointer[mut=True, Int16, _], x: Pointer[Float32, _], k: Int, rows: Int, terms: Int
 ) -> Float32:
     """Round a row of k values to 16 bits; returns what one unit is worth.
 
-    y is the row's first place in [k / 4, rows, 4].
+    y is the row's first place in [k / 4, rows, 4]; sums are of `terms` terms at most.
     """
-    var limit = word_limit(k)
+    var limit = word_limit(terms)
     var top = largest_magnitude(x, k)
     var inverse = limit / top if top > 0 else Float32(0)
     for c in range(0, k, WIDTH):

@@ -90,8 +90,8 @@ def of_bytes() raises:
     var words = values[DType.int16]()
     var slots = values[DType.int32]()
     product_int8[BIAS_GELU](
-        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
-        residual.unsafe_ptr(), 15, 16, 64,
+        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bytes.unsafe_ptr(),
+        bias.unsafe_ptr(), residual.unsafe_ptr(), 15, 16, 64,
     )
     multiply_int8[BIAS_GELU, True](
         y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
@@ -119,6 +119,7 @@ def decoder_layer() raises:
     var beta = values[DType.float32]()
     var units = values[DType.float32]()
     var w = values[DType.int8]()
+    var groups = values[DType.uint8]()
     var words = values[DType.int16]()
     var counters = phase_counters(3)
     norm_phase(
@@ -127,7 +128,7 @@ def decoder_layer() raises:
     )
     product_phase[BIAS_RESIDUAL](
         y.unsafe_ptr(), words.unsafe_ptr(), units.unsafe_ptr(), w.unsafe_ptr(), gamma.unsafe_ptr(),
-        beta.unsafe_ptr(), x.unsafe_ptr(), 9, 64, 64, 2, counters.unsafe_ptr(), 1,
+        groups.unsafe_ptr(), beta.unsafe_ptr(), x.unsafe_ptr(), 9, 64, 64, 2, counters.unsafe_ptr(), 1,
     )
     quantize_phase(
         words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 2

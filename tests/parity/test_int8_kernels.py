@@ -31,8 +31,11 @@ from mwc.compiler.quantize import (
 )
 from mwc.compiler.quantize import (
     FOUR_LIMIT,
+    GROUP_TERMS,
+    pack_groups,
     pack_halves,
     pack_int8,
+    quantize_groups,
     quantize_int8,
     sums_of_four,
 )
@@ -52,6 +55,7 @@ RELATIVE = 2e-6
 GELU_WITHIN = 2e-4
 """How far GELU may be off where bytes come next."""
 BYTE_LIMIT = 255 if VNNI else LIMIT_WITHOUT_VNNI
+WORD_LIMIT = 32767
 
 
 class Int8Matrix:
@@ -68,13 +72,25 @@ class Int8Matrix:
         self.halves = pack_halves(self.values), self.scale
 
 
-def word_sums(x: Array, w: Int8Matrix) -> Array:
-    """x · wᵀ with x rounded to 16 bits by rows, in whole numbers, then scaled."""
-    limit = np.float32(min(32767, (2**31 - 1) // (127 * x.shape[-1])))
+class GroupedMatrix:
+    """A random [n, k] as int8 values with a scale for each group of terms, and packed."""
+
+    def __init__(self, n: int, k: int) -> None:
+        matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
+        matrix *= np.exp(np.repeat(normal(n, -(-k // GROUP_TERMS), seed=6), GROUP_TERMS, 1)[:, :k])
+        self.values, self.scale, self.group_scale = quantize_groups(matrix)
+        factors = np.repeat(self.group_scale, GROUP_TERMS, axis=1)[:, :k].astype(np.float64)
+        self.multiples = self.values * factors
+        self.exact = self.multiples * self.scale[:, None]
+        self.parts = pack_int8(self.values), self.scale, pack_groups(self.group_scale)
+
+
+def word_sums(x: Array, w: GroupedMatrix) -> Array:
+    """x · wᵀ with x rounded to 16 bits by rows; the sums of groups are whole numbers."""
+    limit = np.float32(WORD_LIMIT)
     top = np.abs(x).max(-1, keepdims=True)
     words = np.rint(x * np.divide(limit, top, out=np.zeros_like(top), where=top > 0))
-    sums = words.astype(np.int64) @ w.values.T.astype(np.int64)
-    assert np.abs(sums).max(initial=0) < 2**31
+    sums = words.astype(np.float64) @ w.multiples.T
     return sums * (w.scale * (top / limit)).astype(np.float64)
 
 
@@ -94,7 +110,9 @@ def assert_equal_sums(ours: Array, exact: Array) -> None:
     assert np.abs(ours - exact).max() <= RELATIVE * np.abs(exact).max()
 
 
-def assert_within_units(ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix) -> None:
+def assert_within_units(
+    ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix | GroupedMatrix
+) -> None:
     """Each output is off by at most half a unit of every activation, and a little rounding."""
     span = np.maximum(x.max(-1), 0) - np.minimum(x.min(-1), 0)
     unit = (span if levels == BYTE_LIMIT else np.abs(x).max(-1)) / levels
@@ -111,30 +129,31 @@ FEW_ROWS = [(8, 16), (16, 32), (17, 64), (205, 384), (1536, 1280), (100, 5120)]
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
 @pytest.mark.parametrize("m", range(1, 18))
 def test_products_of_few_rows(kernels: Kernels, n: int, k: int, m: int) -> None:
-    x, w, bias, residual = normal(m, k), Int8Matrix(n, k), normal(n), normal(m, n)
+    x, w, bias, residual = normal(m, k), GroupedMatrix(n, k), normal(n), normal(m, n)
     gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     ours = kernels.run("linear_residual.int8", x, *w.parts, bias, residual)
     assert_equal_sums(ours, residual + word_sums(x, w) + bias)
 
     normed = layer_norm(x, gamma, beta)
-    limit = min(32767, (2**31 - 1) // (127 * k))
     exact = normed @ w.exact.T
     ours = kernels.run("norm_linear.int8", x, *w.parts, bias, gamma, beta)
-    assert_within_units(ours, exact + bias, normed, limit, w)
+    assert_within_units(ours, exact + bias, normed, WORD_LIMIT, w)
     ours = kernels.run("norm_linear_gelu.int8", x, *w.parts, bias, gamma, beta)
-    assert_within_units(ours, gelu(exact + bias), 1.2 * normed, limit, w)  # gelu's slope < 1.13
-    columns = np.exp(normal(k, seed=4) / 2)
-    ours = kernels.run("norm_logits.int8", x, *w.halves, columns, gamma, beta)
-    assert_within_units(ours, (normed * columns) @ w.exact.T, normed * columns, limit, w)
+    assert_within_units(ours, gelu(exact + bias), 1.2 * normed, WORD_LIMIT, w)  # slope < 1.13
+    columns, head = np.exp(normal(k, seed=4) / 2), Int8Matrix(n, k)
+    limit = min(WORD_LIMIT, (2**31 - 1) // (127 * k))
+    ours = kernels.run("norm_logits.int8", x, *head.halves, columns, gamma, beta)
+    assert_within_units(ours, (normed * columns) @ head.exact.T, normed * columns, limit, head)
 
 
 @pytest.mark.parametrize("k", [384, 1280, 5120])
 def test_the_largest_sums_do_not_overflow(kernels: Kernels, k: int) -> None:
-    x, w = np.ones((2, k), np.float32), Int8Matrix(16, k)
-    w.values[:] = 127
-    parts, zeros = (pack_int8(w.values), np.ones(16)), np.zeros(16)
-    ours = kernels.run("linear_residual.int8", x, *parts, zeros, np.zeros((2, 16)))
-    np.testing.assert_allclose(ours, 127.0 * k, rtol=1e-6)
+    """The largest weights and activations, of groups that have the largest scale."""
+    x, values = np.ones((2, k), np.float32), np.full((16, k), 127, np.int8)
+    scales = np.ones(16), np.full((1, k // GROUP_TERMS, 16), 255, np.uint8)
+    zeros = np.zeros(16)
+    ours = kernels.run("linear_residual.int8", x, pack_int8(values), *scales, zeros, [zeros] * 2)
+    np.testing.assert_allclose(ours, 255.0 * 127.0 * k, rtol=1e-6)
 
 
 LARGEST_THAT_FIT = [
@@ -185,12 +204,12 @@ def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int) -> None
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
 def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int) -> None:
     x, w, bias, residual = normal(17, k), Int8Matrix(n, k, many_rows=True), normal(n), normal(17, n)
-    gamma, beta = normal(k, seed=2), normal(k, seed=3)
+    gamma, beta, few = normal(k, seed=2), normal(k, seed=3), GroupedMatrix(n, k).parts
 
     def outputs(rows: slice) -> list[Array]:
         return [
-            kernels.run("linear_residual.int8", x[rows], *w.parts, bias, residual[rows]),
-            kernels.run("norm_linear_gelu.int8", x[rows], *w.parts, bias, gamma, beta),
+            kernels.run("linear_residual.int8", x[rows], *few, bias, residual[rows]),
+            kernels.run("norm_linear_gelu.int8", x[rows], *few, bias, gamma, beta),
             kernels.run("norm_logits.int8", x[rows], *w.halves, gamma, gamma, beta),
             kernels.run("norm_matmul_gelu.int8", x[None, rows], *w.parts, bias, gamma, beta)[0],
         ]
@@ -295,13 +314,18 @@ def test_feed_forward_is_its_two_products(kernels: Kernels, b: int, t: int) -> N
     assert np.array_equal(ours, expected)
 
 
+LINEAR_PARTS = ("weight", "scale", "group_scale")
+"""What a matrix of the decoder is stored as."""
+
+
 def decoder_layer_weights() -> dict[str, Array]:
     """Random weights of a decoder layer by name, as the kernels take them."""
     weights: dict[str, Array] = {}
     for i, (name, (dtype, *shape)) in enumerate(DECODER_LAYER.items()):
         if dtype == "int8":
-            matrix = Int8Matrix(shape[0] * 16, shape[1] * 4)
-            weights[name], weights[name.replace("weight", "scale")] = matrix.parts
+            matrix = GroupedMatrix(shape[0] * 16, shape[1] * 4)
+            parts = (name.replace("weight", part) for part in LINEAR_PARTS)
+            weights |= dict(zip(parts, matrix.parts, strict=True))
         elif not name.endswith("scale"):
             weights[name] = normal(*shape, seed=i) / 4 + name.endswith("norm.weight")
     return {name: weights[name] for name in DECODER_LAYER}
@@ -334,7 +358,7 @@ def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
     )
 
     def linear(name: str) -> list[Array]:
-        return [weights[f"{name}.{part}"] for part in ("weight", "scale", "bias")]
+        return [weights[f"{name}.{part}"] for part in (*LINEAR_PARTS, "bias")]
 
     def normed(graph: str, x: Array, norm: str, name: str) -> Array:
         gamma, beta = weights[f"{norm}.weight"], weights[f"{norm}.bias"]

@@ -12,9 +12,12 @@ from mwc.compiler.checkpoint_tensors import expected_tensors
 from mwc.compiler.mel import mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     FOUR_LIMIT,
+    GROUP_TERMS,
     fits_packed,
+    pack_groups,
     pack_halves,
     pack_int8,
+    quantize_groups,
     quantize_int8,
     sieve_bounds,
     sums_of_four,
@@ -207,6 +210,42 @@ def test_int8_rows_reach_to_127_and_round_to_the_nearest() -> None:
     np.testing.assert_allclose(scale, [0.02, 1e-30, 4e-3 / 127], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("n", "k"), [(3, 64), (17, 200), (5, 16)])
+def test_groups_of_terms_reach_to_127_each(n: int, k: int) -> None:
+    rng = np.random.default_rng(7)
+    value = rng.normal(size=(n, k)).astype(np.float32)
+    value *= np.exp(np.repeat(rng.normal(size=(n, -(-k // GROUP_TERMS))), GROUP_TERMS, 1)[:, :k])
+    value[1] = 0
+    value[2, :GROUP_TERMS] *= 1e-6  # less than a thousandth of the row's largest
+    values, scale, group_scale = quantize_groups(value)
+    assert group_scale.shape == (n, -(-k // GROUP_TERMS))
+    assert group_scale.max() <= 255
+    assert group_scale.min() >= 1
+    factors = np.repeat(group_scale, GROUP_TERMS, axis=1)[:, :k]
+    step = scale[:, None] * factors
+    assert (np.abs(values * step - value) <= 0.501 * step).all()
+    assert not values[1].any()
+    starts = np.arange(0, k, GROUP_TERMS)
+    largest = np.maximum.reduceat(np.abs(values.astype(int)), starts, axis=1)
+    coarse = group_scale > 20  # where rounding up to a whole multiple costs less than a twentieth
+    assert (largest[coarse] >= 120).all()
+    assert (np.sort(largest, axis=1)[:, -1] == 127).sum() >= n - 1
+    packed = pack_groups(group_scale)
+    assert packed.shape == (-(-n // 16), group_scale.shape[1], 16)
+    for j in range(n):
+        assert np.array_equal(packed[j // 16, :, j % 16], group_scale[j])
+
+
+def test_groups_of_terms_are_finer_than_whole_rows() -> None:
+    value = np.random.default_rng(8).standard_t(4, (64, 512)).astype(np.float32)
+    values, scale = quantize_int8(value)
+    rows_error = np.square(values * scale[:, None] - value).mean()
+    values, scale, group_scale = quantize_groups(value)
+    factors = np.repeat(group_scale, GROUP_TERMS, axis=1)
+    groups_error = np.square(values * (scale[:, None] * factors) - value).mean()
+    assert groups_error < 0.5 * rows_error
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_int8_rows_that_fit_are_no_coarser_than_they_have_to_be(seed: int) -> None:
     value = np.random.default_rng(seed).standard_t(2, (64, 96)).astype(np.float32)
@@ -319,7 +358,11 @@ def test_an_int8_file_holds_the_model_within_half_a_unit(
     tiny: TinyModel, stored: dict[str, np.ndarray]
 ) -> None:
     int8 = {spec.name: make() for spec, make in mapped_weights(tiny.tensors, tiny.spec, "int8")}
-    matrices = [name for name, array in int8.items() if array.dtype in (np.int8, np.uint8)]
+    matrices = [
+        name
+        for name, array in int8.items()
+        if array.dtype in (np.int8, np.uint8) and name.endswith("weight")
+    ]
     assert set(stored) < set(int8)
     assert len(matrices) == 3 + 2 * 4 + 2 * 7  # convolutions, embedding; of two layers each
     for name in matrices:
@@ -330,10 +373,18 @@ def test_an_int8_file_holds_the_model_within_half_a_unit(
             values = int8[name].transpose(0, 2, 1, 3).reshape(-1, k)[:n]
         columns = int8.get(scale_name(name, "column_scale"), np.ones(k, np.float32))
         unit = int8[scale_name(name)][:, None] * columns
+        groups = int8.get(scale_name(name, "group_scale"))
+        if groups is not None:
+            rows = groups.transpose(0, 2, 1).reshape(-1, groups.shape[1])[:n]
+            unit = unit * np.repeat(rows.astype(np.float32), GROUP_TERMS, axis=1)[:, :k]
         assert (np.abs(values * unit - stored[name]) <= 0.501 * unit).all(), name
         many_rows = name.startswith("encoder.") or name.endswith("encoder_attn.kv.weight")
         assert not many_rows or sums_of_four(values).max() <= FOUR_LIMIT, name
     assert [n for n in int8 if n.endswith("column_scale")] == ["decoder.embed_tokens.column_scale"]
+    in_groups = {n.removesuffix(".group_scale") for n in int8 if n.endswith("group_scale")}
+    few_rows = ("self_attn.qkv", "self_attn.out_proj", "encoder_attn.q_proj")
+    few_rows += ("encoder_attn.out_proj", "fc1", "fc2")
+    assert in_groups == {f"decoder.layers.{i}.{name}" for i in range(2) for name in few_rows}
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
