@@ -22,8 +22,8 @@ def add_encoder(cases: Cases) -> None:
     _many(cases, "out_proj", t, d, d, residual=True)
     _many(cases, "fc1", t, d, mlp, norm=norm, gelu=True)
     _many(cases, "fc2", t, mlp, d, residual=True)
-    _many(cases, "conv1", 2 * t, 3 * model.n_mels, d, gelu=True)
-    _many(cases, "conv2", t, 3 * d, d, gelu=True)
+    _convolution(cases, "conv1", 2 * t, model.n_mels, d, stride=1)
+    _convolution(cases, "conv2", 2 * t, d, d, stride=2)
     if cases.plan.int8:
         heads = np.zeros((1, model.n_audio_head, layers_int8.head_bytes(t)), np.uint8)
         attention: Any = lambda plan, heads: layers_int8.encoder_attention(plan, heads, Dim(t))  # noqa: E731
@@ -64,3 +64,16 @@ def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
     inputs = [cases.values(1, t, k), *matrix, cases.values(n), *rest, *norm]
     kind = "int8" if cases.precision == "int8" else "f32"
     cases.add(name, build, inputs, 2.0 * t * n * k, 0, kind)
+
+
+def _convolution(cases: Cases, name: str, frames: int, d: int, n: int, *, stride: int) -> None:
+    """One of the encoder's convolutions, of a window that is full."""
+    matrix = cases.matrix(n, 3 * d)
+
+    def build(plan: Plan, x: Any, *given: Any) -> Any:
+        *weight, bias, n_frames = given
+        return layers.convolution(plan, x, Matrix(*weight), bias, n_frames, stride=stride)
+
+    inputs = [cases.values(1, frames, d), *matrix, cases.values(n), np.array([frames], np.int32)]
+    kind = "int8" if cases.precision == "int8" else "f32"
+    cases.add(name, build, inputs, 6.0 * frames // stride * n * d, 0, kind)

@@ -42,10 +42,10 @@ WEIGHT_DTYPES = ("float32", "bfloat16", "float16")
 LAYERS, SLOTS, HEADS = 2, 3, 2
 STATE = 64 * HEADS
 MLP = 4 * STATE
-FRAMES = 26
-"""Frames of the convolutions' input."""
-TAP_FRAMES = 130
-"""Frames whose taps are taken, by several threads."""
+FRAMES = 300
+"""Frames of the convolutions' input, for several threads."""
+AUDIO_FRAMES = (0, 1, 2, 3, 75, 150, FRAMES - 2, FRAMES - 1, FRAMES)
+"""Frames of the audio, of windows that are convolved together."""
 
 ARCH = os.environ.get("MWC_TEST_CPU")
 VNNI = has_vnni(parse_target(f"cpu:{ARCH}" if ARCH else "cpu"))
@@ -123,9 +123,6 @@ class Kernels:
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
         self._add("layer_norm", layers.layer_norm, x3("k"), ("float32", "k"), ("float32", "k"))
         self._add("normalise", layers.normalise, x3("k"), ("float32", "b"), ("int32", "b"))
-        for stride in (1, 2):
-            build = partial(layers.taps, stride=stride)
-            self._add(f"taps.{stride}", build, ("float32", "b", TAP_FRAMES, "k"))
         heads = ("uint8", "b", HEADS, layers_int8.head_bytes(SPEC.model.n_audio_ctx))
         self._add("encoder_attention.int8", attention_int8, heads, x3("k"))
         vocab = SPEC.model.n_vocab
@@ -175,6 +172,9 @@ class Kernels:
         def with_gelu(plan: Plan, x: Any, w: Any, bias: Any) -> Any:
             return layers.linear(plan, x, Matrix(w), bias, gelu=True)
 
+        def conv(plan: Plan, x: Any, w: Any, bias: Any, n_frames: Any, *, stride: int) -> Any:
+            return layers.convolution(plan, x, Matrix(w), bias, n_frames, stride=stride)
+
         normed = (x, vector, vector, weight, bias)
         self._add(f"norm_linear.{dtype}", norm_linear(gelu=False), *normed)
         self._add(f"norm_linear_gelu.{dtype}", norm_linear(gelu=True), *normed)
@@ -185,6 +185,10 @@ class Kernels:
         self._add(f"matmul_bias.{dtype}", with_bias, x3("k"), weight, bias)
         self._add(f"matmul_gelu.{dtype}", with_gelu, x3("k"), weight, bias)
         self._add(f"matmul_residual.{dtype}", with_residual, x3("k"), weight, bias, x3("n"))
+        frames = ("float32", "b", FRAMES, "d")
+        for stride in (1, 2):
+            build = partial(conv, stride=stride)
+            self._add(f"conv{stride}.{dtype}", build, frames, weight, bias, ("int32", "b"))
 
     def _add_int8(self) -> None:
         """The products with int8 weights: x, packed values, scales, then the rest."""
@@ -227,8 +231,8 @@ class Kernels:
             return layers.linear(plan, x, Matrix(w, s), bias, residual=residual)
 
         def conv(stride: int) -> Build:
-            return lambda plan, x, w, s, bias: layers_int8.convolution(
-                plan, x, Matrix(w, s), bias, stride=stride
+            return lambda plan, x, w, s, bias, n_frames: layers.convolution(
+                plan, x, Matrix(w, s), bias, n_frames, stride=stride
             )
 
         def feed_forward(plan: Plan, x: Any, g: Any, b: Any, *layer: Any) -> Any:
@@ -257,7 +261,7 @@ class Kernels:
         self._add("matmul_residual.int8", with_residual, *many, vector, x3("n"))
         for stride in (1, 2):
             frames = ("float32", "b", FRAMES, "k")
-            self._add(f"conv{stride}.int8", conv(stride), frames, *weight, vector)
+            self._add(f"conv{stride}.int8", conv(stride), frames, *weight, vector, ("int32", "b"))
         wide = ("int8", "h_blocks", "k_quads", 16, 4), ("float32", "h"), ("float32", "h")
         self._add(
             "feed_forward.int8", feed_forward, x3("k"), column, column, *wide, *weight, vector

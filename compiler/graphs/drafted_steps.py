@@ -55,15 +55,20 @@ def build(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
 
 
 def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
-    """The inputs of DRAFTED_STEPS steps of the int8 copies, each fed what the last one chose."""
+    """The inputs of DRAFTED_STEPS steps, each fed what the int8 copies chose after the last one.
+
+    Once these have ended every row they compute nothing, and draft eot. The model is fed that too,
+    each at its position: it may choose to go on.
+    """
     scope = scope.for_drafts()
     names = [spec.name for spec in draft_caches(scope.plan)]
     values = {**values, **{name.removeprefix("draft_"): values[name] for name in names}}
     steps = [values]
     layer_graph = None
     while len(steps) < DRAFTED_STEPS:
-        x, _, layer_graph = decoder.run_layers(scope, steps[-1], layer_graph)
-        token, _ = decoder.step_choice(scope, x, steps[-1])
+        x, _, layer_graph = decoder.run_layers(scope, values, layer_graph)
+        token, _ = decoder.step_choice(scope, x, values)
+        values = decoder.fed(scope, token, values, ending=True)
         steps.append(decoder.fed(scope, token, steps[-1]))
     return steps
 

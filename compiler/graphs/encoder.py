@@ -163,7 +163,7 @@ def _stages(
     if front_apart:
         x = outputs_of(ops.call(_front_subgraph(scope, x.type, names), x, *weights))[0]
     else:
-        x = _convolutions(plan, x, LayerWeights(names, weights))
+        x = _convolutions(plan, x, values["n_frames"].tensor, LayerWeights(names, weights))
     stages = [log_mel, x]
     layer = _layer_subgraph(scope, x.type)
     for i in range(scope.plan.model.n_audio_layer):
@@ -176,27 +176,21 @@ def _stages(
 
 
 def _front_subgraph(scope: Scope, x_type: TensorType, names: Sequence[str]) -> Graph:
-    """The convolutions as a subgraph: (log-mel, weights) -> x."""
+    """The convolutions as a subgraph, of a GPU: (log-mel, weights) -> x."""
     types = [x_type, *scope.weight_types("encoder", names)]
     with scope.subgraph("encoder_front", types) as (subgraph, inputs):
         x, *weights = outputs_of(inputs)
-        subgraph.output(_convolutions(scope.plan, x, LayerWeights(names, weights)))
+        subgraph.output(_convolutions(scope.plan, x, None, LayerWeights(names, weights)))
     return subgraph
 
 
-def _convolutions(plan: Plan, x: TensorValue, weights: LayerWeights) -> TensorValue:
-    """Both convolutions (width 3, padding 1; stride 1, then 2) with GELU, and the positions.
-
-    Each is one matmul over three neighbouring frames side by side; the weights are stored as
-    [out, 3 * in], tap by tap.
-    """
+def _convolutions(
+    plan: Plan, x: TensorValue, n_frames: TensorValue | None, weights: LayerWeights
+) -> TensorValue:
+    """Both convolutions (stride 1, then 2), and the positions; `n_frames` as for `layers`."""
     positions = layers.cast(weights.matrix("embed_positions").values, x.dtype)
-    first, second = weights.linear("conv1"), weights.linear("conv2")
-    if first[0].scale is not None:
-        x = layers_int8.convolution(plan, x, *first, stride=1)
-        return layers_int8.convolution(plan, x, *second, stride=2) + positions
-    x = layers.linear(plan, layers.taps(plan, x, stride=1), *first, gelu=True)
-    return layers.linear(plan, layers.taps(plan, x, stride=2), *second, gelu=True) + positions
+    x = layers.convolution(plan, x, *weights.linear("conv1"), n_frames, stride=1)
+    return layers.convolution(plan, x, *weights.linear("conv2"), n_frames, stride=2) + positions
 
 
 def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:

@@ -71,16 +71,29 @@ def normalise(
     return custom("mwc_normalise", plan, [log_mel, tops, n_frames], log_mel.type)
 
 
-def taps(plan: Plan, x: TensorValue, *, stride: int) -> TensorValue:
-    """The frames under a convolution's three taps: [b, t, d] -> [b, t / stride, 3 * d].
+def convolution(
+    plan: Plan,
+    x: TensorValue,
+    weight: Matrix,
+    bias: TensorValue,
+    n_frames: TensorValue | None,
+    *,
+    stride: int,
+) -> TensorValue:
+    """GELU of a convolution of width 3 and padding 1: [b, t, in] -> [b, t / stride, out].
 
-    Before the first frame and after the last one is one of zeros.
+    The weight times the frames under its three taps, side by side: it is [out, 3 * in], tap by tap.
+    `n_frames`, int32 [b]: frames of each window that are of the audio, which a CPU is told. The
+    log-mel is zeros from there on, and the first convolution's output alike from one frame further.
     """
     if plan.on_gpu:
-        return layers_gpu.taps(x, stride)
-    batch, frames, d = x.shape
-    output = TensorType(DType.float32, [batch, int(frames) // stride, 3 * d], plan.device)
-    return custom("mwc_taps", plan, [x], output, stride=stride)
+        return linear(plan, layers_gpu.taps(x, stride), weight, bias, gelu=True)
+    assert n_frames is not None
+    batch, frames, _ = x.shape
+    shape = [batch, Dim(int(frames) // stride), weight.n_out]
+    output = TensorType(DType.float32, shape, plan.device)
+    name = "mwc_convolution" if weight.scale is None else "mwc_conv_int8"
+    return custom(name, plan, [x, *weight.parts(), bias, n_frames], output, stride=stride)
 
 
 def encoder_self_attention(

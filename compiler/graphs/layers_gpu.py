@@ -65,7 +65,10 @@ def normalise(
 
 
 def taps(x: TensorValue, stride: int) -> TensorValue:
-    """As `layers.taps`, with a stride of 1 or 2."""
+    """The frames under a convolution's taps: [b, t, d] -> [b, t / stride, 3 * d]; stride 1 or 2.
+
+    Before the first frame and after the last one is one of zeros.
+    """
     batch, frames, d = x.shape
     count, width = int(frames), int(d)
     padded = ops.pad(x, [0, 0, 1, 1, 0, 0])

@@ -92,16 +92,6 @@ def feed_forward(
     return custom("mwc_feed_forward_int8", plan, [x, *norm, *parts], output)
 
 
-def convolution(
-    plan: Plan, x: TensorValue, weight: Matrix, bias: TensorValue, *, stride: int
-) -> TensorValue:
-    """GELU of a convolution of width 3 and padding 1: [b, t, in] -> [b, t / stride, out]."""
-    batch, frames, _ = x.shape
-    shape = [batch, Dim(int(frames) // stride), weight.n_out]
-    output = TensorType(DType.float32, shape, plan.device)
-    return custom("mwc_conv_int8", plan, [x, *weight.parts(), bias], output, stride=stride)
-
-
 def norm_choose(
     plan: Plan,
     x: TensorValue,

@@ -15,6 +15,7 @@ from .embed import *
 from .norm import *
 from .encoder_input import *
 from .matmul import *
+from .convolution import *
 from .attention_ops import *
 from .decode_attention_gpu import *
 from .decoder_layer_int8 import *

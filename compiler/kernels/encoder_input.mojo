@@ -1,4 +1,4 @@
-"""What the encoder begins with, on CPUs: the normalised log-mel, and the frames under its taps."""
+"""What the encoder begins with, on CPUs: the normalised log-mel."""
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
@@ -12,8 +12,6 @@ comptime CLAMP = 8.0
 """Log-mel values are at most this far below the maximum (openai/whisper audio.py)."""
 comptime FRAMES = 50
 """Frames that a thread takes at a time."""
-comptime TAPS = 3
-"""Width of the encoder's convolutions; one frame of padding at either end."""
 
 
 @extensibility.register("mwc_normalise")
@@ -56,45 +54,5 @@ struct Normalise:
                 y_ptr[unsafe_offset=i] = (max(x_ptr[unsafe_offset=i], floor) + 4.0) / 4.0
             for i in range(begin + held, begin + count):
                 y_ptr[unsafe_offset=i] = 0
-
-        share(frames_of, x.dim_size(0) * runs)
-
-
-@extensibility.register("mwc_taps")
-struct Taps:
-    """The three frames under a convolution's taps, side by side: x[b, t, d] -> y[b, t / stride, 3 d].
-
-    Before the first frame and after the last one is a frame of zeros; the stride divides t.
-    """
-
-    @staticmethod
-    def execute[target: StaticString, stride: Int](
-        y: OutputTensor[dtype=F32, rank=3, ...],
-        x: InputTensor[dtype=F32, rank=3, ...],
-        ctx: DeviceContext,
-    ) raises:
-        var t = x.dim_size(1)
-        var d = x.dim_size(2)
-        var length = t // stride
-        var runs = (length + FRAMES - 1) // FRAMES
-        var y_ptr = y.unsafe_ptr()
-        var x_ptr = x.unsafe_ptr()
-
-        def frames_of(item: Int) {var t, var d, var length, var runs, var y_ptr, var x_ptr}:
-            var window = item // runs
-            var first = item % runs * FRAMES
-            for i in range(first, min(length, first + FRAMES)):
-                for tap in range(TAPS):
-                    var frame = i * stride + tap - TAPS // 2
-                    var to = ((window * length + i) * TAPS + tap) * d
-                    var begin = (window * t + frame) * d
-                    var count = d if 0 <= frame < t else 0
-                    var vectors = count // WIDTH * WIDTH
-                    for c in range(0, vectors, WIDTH):
-                        y_ptr.unsafe_store(to + c, x_ptr.unsafe_load[width=WIDTH](begin + c))
-                    for c in range(vectors, count):
-                        y_ptr[unsafe_offset=to + c] = x_ptr[unsafe_offset=begin + c]
-                    for c in range(count, d):
-                        y_ptr[unsafe_offset=to + c] = 0
 
         share(frames_of, x.dim_size(0) * runs)

@@ -6,21 +6,70 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
+from .convolution import TAPS, repeat_last, rows_to_compute
 from .linear import BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .matmul_int8 import GROUP, RUN, ByteRows, multiply_rows, sums_of
 from .parallel import take_turn, turn_counters
 from .quantized import F32
 
-comptime TAPS = 3
-"""Neighbouring frames that a convolution looks at: one before, one after."""
+
+@always_inline
+def convolve_int8(
+    y: Pointer[mut=True, Float32, _],
+    x: Pointer[Float32, _],
+    w: Pointer[Int8, _],
+    scale: Pointer[Float32, _],
+    bias: Pointer[mut=False, Float32, _],
+    column_sums: Pointer[Int32, _],
+    m: Int,
+    n: Int,
+    frames: Int,
+    d: Int,
+    stride: Int,
+) raises:
+    """The first m rows y[m, n] of one window x[frames, d], as for mwc_conv_int8."""
+    var k = TAPS * d
+    var items = (m + RUN - 1) // RUN
+    var tasks = min(parallelism_level(), items)
+    var counter_list = turn_counters(items, tasks)
+    var counters = counter_list.unsafe_ptr()
+
+    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var frames, var d, var stride, var y, var x, var w, var scale, var bias, var column_sums}:
+        var quantized = ByteRows(GROUP, k)
+        var edge = List[Float32](length=k, fill=0)
+        var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
+        while turn[0] < turn[1]:
+            var first = turn[0] * RUN
+            var rows = min(turn[1] * RUN, m) - first
+            for i in range(rows):
+                var frame = (first + i) * stride - 1
+                if frame >= 0 and frame + TAPS <= frames:
+                    quantized.put(i, x.unsafe_offset(frame * d), k)
+                    continue
+                for tap in range(TAPS):
+                    var inside = 0 <= frame + tap < frames
+                    for c in range(d):
+                        edge[tap * d + c] = (
+                            x[unsafe_offset=(frame + tap) * d + c] if inside else Float32(0)
+                        )
+                quantized.put(i, edge.unsafe_ptr(), k)
+            multiply_rows[BIAS_GELU](
+                y.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
+                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), w, scale, column_sums,
+                bias, bias, rows, n, k,
+            )
+            turn = take_turn(counters, items, tasks, t, GROUP // RUN)
+        _ = edge^
+
+    sync_parallelize(run, tasks)
+    _ = counter_list^
 
 
 @extensibility.register("mwc_conv_int8")
 struct ConvInt8:
-    """y[b, t, n] = GELU(frames x[b, t * stride + (-1, 0, 1), d] side by side · wᵀ + bias[n]).
+    """As mwc_convolution, with w int8 [n / 16, 3 * d / 4, 16, 4] and scale f32 [n].
 
-    Frames before the first and after the last are zeros. w int8 [n / 16, 3 * d / 4, 16, 4] and
-    scale f32 [n] as in quantized.mojo, terms tap by tap; x has t * stride frames.
+    w and scale are as in quantized.mojo, terms tap by tap.
     """
 
     @staticmethod
@@ -30,59 +79,25 @@ struct ConvInt8:
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
+        n_frames: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         var frames = x.dim_size(1)
-        var length = y.dim_size(1)
         var d = x.dim_size(2)
+        var length = y.dim_size(1)
         var n = y.dim_size(2)
-        var k = TAPS * d
-        var y_ptr = y.unsafe_ptr()
-        var x_ptr = x.unsafe_ptr()
-        var w_ptr = w.unsafe_ptr()
-        var scale_ptr = scale.unsafe_ptr()
-        var bias_ptr = bias.unsafe_ptr()
-        var column_list = sums_of(w_ptr, n, k)
-        var column_sums = column_list.unsafe_ptr()
-
-        var m = y.dim_size(0) * length
-        var items = (m + RUN - 1) // RUN
-        var tasks = min(parallelism_level(), items)
-        var counter_list = turn_counters(items, tasks)
-        var counters = counter_list.unsafe_ptr()
-
-        def run(t: Int) {var m, var items, var tasks, var counters, var frames, var length, var d, var n, var k, var y_ptr, var x_ptr, var w_ptr, var scale_ptr, var bias_ptr, var column_sums}:
-            var quantized = ByteRows(GROUP, k)
-            var edge = List[Float32](length=k, fill=0)
-            var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
-            while turn[0] < turn[1]:
-                var first = turn[0] * RUN
-                var rows = min(turn[1] * RUN, m) - first
-                for i in range(rows):
-                    var window = (first + i) // length
-                    var frame = ((first + i) % length) * stride - 1
-                    var source = x_ptr.unsafe_offset(window * frames * d)
-                    if frame >= 0 and frame + TAPS <= frames:
-                        quantized.put(i, source.unsafe_offset(frame * d), k)
-                        continue
-                    for tap in range(TAPS):
-                        var inside = 0 <= frame + tap < frames
-                        for c in range(d):
-                            edge[tap * d + c] = (
-                                source[unsafe_offset=(frame + tap) * d + c] if inside else Float32(0)
-                            )
-                    quantized.put(i, edge.unsafe_ptr(), k)
-                multiply_rows[BIAS_GELU](
-                    y_ptr.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
-                    quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), w_ptr, scale_ptr,
-                    column_sums, bias_ptr, bias_ptr, rows, n, k,
-                )
-                turn = take_turn(counters, items, tasks, t, GROUP // RUN)
-            _ = edge^
-
-        sync_parallelize(run, tasks)
-        _ = column_list^
-        _ = counter_list^
+        var column_sums = sums_of(w.unsafe_ptr(), n, TAPS * d)
+        for window in range(x.dim_size(0)):
+            var held = n_frames.unsafe_ptr()[unsafe_offset=window]
+            var rows = rows_to_compute(held, length, stride)
+            var own = y.unsafe_ptr().unsafe_offset(window * length * n)
+            convolve_int8(
+                own, x.unsafe_ptr().unsafe_offset(window * frames * d), w.unsafe_ptr(),
+                scale.unsafe_ptr(), bias.unsafe_ptr(), column_sums.unsafe_ptr(), rows, n, frames, d,
+                stride,
+            )
+            repeat_last(own, rows, length, n)
+        _ = column_sums^
 
 
 @extensibility.register("mwc_feed_forward_int8")

@@ -21,8 +21,8 @@ comptime PANEL = 2 * WIDTH
 """Output columns of one panel: two vector registers."""
 comptime TILE = 8 if CompilationTarget.has_avx512f() else 6
 """Rows computed together; with two accumulators each they fill half of the registers."""
-comptime ROW_BLOCK = 32 * TILE
-"""Rows of one unit of work."""
+comptime MOST_ROWS = 32 * TILE
+"""Rows of one unit of work at most."""
 comptime K_BLOCK = 256
 """Terms of one chain of additions."""
 
@@ -85,8 +85,12 @@ def multiply_tile[rows: Int, epilogue: Int](
     columns: Int,
     n: Int,
     k: Int,
+    apart: Int,
 ):
-    """y[rows, columns] = epilogue(x[rows, k] · panel[k, PANEL]); y and residual have row length n."""
+    """y[rows, columns] = epilogue(x[rows, k] · panel[k, PANEL]); y and residual have row length n.
+
+    Rows of x begin `apart` values apart.
+    """
     for start in range(0, k, K_BLOCK):
         var end = min(start + K_BLOCK, k)
         var sums = Array[SIMD[F32, WIDTH], length=2 * rows](fill=SIMD[F32, WIDTH](0))
@@ -94,7 +98,7 @@ def multiply_tile[rows: Int, epilogue: Int](
             var w0 = panel.unsafe_load[width=WIDTH](c * PANEL)
             var w1 = panel.unsafe_load[width=WIDTH](c * PANEL + WIDTH)
             comptime for i in range(rows):
-                var xv = SIMD[F32, WIDTH](x[unsafe_offset=i * k + c])
+                var xv = SIMD[F32, WIDTH](x[unsafe_offset=i * apart + c])
                 sums[2 * i] = w0.fma(xv, sums[2 * i])
                 sums[2 * i + 1] = w1.fma(xv, sums[2 * i + 1])
         comptime for i in range(rows):
@@ -125,19 +129,23 @@ def multiply[WT: DType, epilogue: Int](
     m: Int,
     n: Int,
     k: Int,
+    apart: Int,
 ) raises:
     """Compute y[m, n] = epilogue(x[m, k] · w[n, k]ᵀ).
 
-    `bias` [n] and `residual` [m, n] are read only where the epilogue names them.
+    `bias` [n] and `residual` [m, n] are read only where the epilogue names them. Rows of x begin
+    `apart` values apart: k, or fewer where each begins within the one before it.
     """
     var panels = (n + PANEL - 1) // PANEL
-    var row_blocks = (m + ROW_BLOCK - 1) // ROW_BLOCK
+    var row_blocks = (m + MOST_ROWS - 1) // MOST_ROWS
+    var row_tiles = (m + row_blocks * TILE - 1) // (row_blocks * TILE)
+    var block_rows = row_tiles * TILE
     var items = panels * row_blocks
     var tasks = min(parallelism_level(), items)
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def task(t: Int) {var counters, var m, var n, var k, var row_blocks, var items, var tasks, var y, var x, var w, var bias, var residual}:
+    def task(t: Int) {var counters, var m, var n, var k, var apart, var row_blocks, var block_rows, var items, var tasks, var y, var x, var w, var bias, var residual}:
         var packed = List[Float32](length=k * PANEL, fill=0)
         var panel_ptr = packed.unsafe_ptr()
         var ready = -1
@@ -150,20 +158,20 @@ def multiply[WT: DType, epilogue: Int](
                 pack_panel[WT](panel_ptr, w, first, n, k)
                 ready = panel
             var columns = min(PANEL, n - first)
-            var i = (item % row_blocks) * ROW_BLOCK
-            var last = min(i + ROW_BLOCK, m)
+            var i = (item % row_blocks) * block_rows
+            var last = min(i + block_rows, m)
             while i + TILE <= last:
                 multiply_tile[TILE, epilogue](
-                    y.unsafe_offset(i * n + first), x.unsafe_offset(i * k), panel_ptr,
+                    y.unsafe_offset(i * n + first), x.unsafe_offset(i * apart), panel_ptr,
                     bias.unsafe_offset(first), residual.unsafe_offset(i * n + first),
-                    columns, n, k,
+                    columns, n, k, apart,
                 )
                 i += TILE
             while i < last:
                 multiply_tile[1, epilogue](
-                    y.unsafe_offset(i * n + first), x.unsafe_offset(i * k), panel_ptr,
+                    y.unsafe_offset(i * n + first), x.unsafe_offset(i * apart), panel_ptr,
                     bias.unsafe_offset(first), residual.unsafe_offset(i * n + first),
-                    columns, n, k,
+                    columns, n, k, apart,
                 )
                 i += 1
             turn = take_turn(counters, items, tasks, t)
@@ -186,7 +194,7 @@ struct Matmul:
     ) raises:
         multiply[WT, NONE](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), x.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2), x.dim_size(2),
         )
 
 
@@ -205,7 +213,7 @@ struct MatmulBias:
         comptime epilogue = BIAS_GELU if activation == 1 else BIAS
         multiply[WT, epilogue](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2), x.dim_size(2),
         )
 
 
@@ -225,5 +233,5 @@ struct MatmulResidual:
         multiply[WT, BIAS_RESIDUAL](
             y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(),
             residual.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2), x.dim_size(2),
         )

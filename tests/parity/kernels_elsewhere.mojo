@@ -6,10 +6,12 @@
 from kernels.attention import CacheShape, cross_attend, self_attend, write_key, write_value
 from kernels.attention_int8 import pack_key, pack_values
 from kernels.choose import Scores, best_of, collect_best, find_mass
+from kernels.convolution import pad_frames, repeat_last, rows_to_compute
 from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_run
 from kernels.decoder_layer_int8 import norm_phase, product_phase, quantize_phase
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
+from kernels.encoder_int8 import convolve_int8
 from kernels.head_bytes import cross_kv_int8, norm_heads_int8
 from kernels.likely_choice import Rules, choose_likely, norm_rows
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
@@ -43,7 +45,7 @@ def products[T: DType]() raises:
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 3, 16, 64
     )
     multiply[T, BIAS_RESIDUAL](
-        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64
+        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64, 64
     )
 
 
@@ -97,6 +99,12 @@ def of_bytes() raises:
         y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
         scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64,
     )
+    convolve_int8(
+        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
+        slots.unsafe_ptr(), 13, 16, 26, 64, 2,
+    )
+    pad_frames(y.unsafe_ptr(), x.unsafe_ptr(), 13, 10, 64)
+    repeat_last(y.unsafe_ptr(), rows_to_compute(5, 13, 2), 13, 16)
     norm_heads_int8(
         entries.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
         scale.unsafe_ptr(), bias.unsafe_ptr(), 1, 17, 1, 64, 0,

@@ -213,6 +213,54 @@ def test_steps_ahead_are_those_of_the_oracle(session: Session) -> None:
             assert np.array_equal(ours.candidate_logprobs[right], theirs.candidate_logprobs[right])
 
 
+@pytest.mark.parametrize("raised", [-0.001, 0.003])
+def test_a_draft_that_ends_before_the_model_does_is_only_wrong(
+    session: Session, monkeypatch: pytest.MonkeyPatch, raised: float
+) -> None:
+    """The end is made about as probable as what the model says, so that rounding decides."""
+    eot = session.spec.tokens.eot
+    fed: list[Any] = []
+    run = StepCalls.run
+
+    def kept(*given: Any) -> Any:
+        outputs = run(*given)
+        fed.append(outputs.get("fed"))
+        return outputs
+
+    monkeypatch.setattr(StepCalls, "run", kept)
+    too_soon = together = 0
+    for i, first in enumerate(np.random.default_rng(7).integers(0, eot, 30)):
+        row = Row(session, prompts(session)[i % 4], 0, i % 2, False)
+        prefill([row])
+        row.sampled = [int(first)]
+        batch, masks = batch_of([row]), mask(session)
+        said = steps_one_by_one(session, batch, masks).candidates[0]
+        forced = [*row.prompt, *row.sampled, *said[:-1].tolist()]
+        logits = session.logits(forced, row.window, row=1)[len(row.prompt) :] + masks[0]
+        masks[:, eot] += (logits.max(axis=1) - logits[:, eot]).min() + np.float32(raised)
+        theirs = steps_one_by_one(session, batch, masks)
+        ours = session.steps(batch, masks)
+        assert ours.lengths is not None
+        n = int(ours.lengths[0])
+        right = slice(0, min(n, theirs.candidates.shape[1]))
+        assert np.array_equal(ours.candidates[0, right], theirs.candidates[0, right])
+        logprobs = theirs.candidate_logprobs[0, right]
+        assert np.array_equal(ours.candidate_logprobs[0, right], logprobs)
+        drafted = fed[-1][0]
+        ends = np.flatnonzero(drafted == eot)
+        if len(ends):
+            assert (drafted[ends[0] :] == eot).all()
+            ended = ours.candidates[0, n - 1] == eot
+            together += int(ended)
+            too_soon += int(not ended)
+            if not ended and n < theirs.candidates.shape[1]:
+                row.sampled += ours.candidates[0, :n].tolist()
+                after = session.steps(batch_of([row]), masks)
+                assert after.candidates[0, 0] == theirs.candidates[0, n]
+                assert after.candidate_logprobs[0, 0] == theirs.candidate_logprobs[0, n]
+    assert (together if raised > 0 else too_soon) > 3, (too_soon, together)
+
+
 def test_steps_do_not_go_beyond_the_context(session: Session) -> None:
     row = Row(session, [session.spec.tokens.sot] * 440, 0, 0, False)
     prefill([row])

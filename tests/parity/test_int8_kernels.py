@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from head_bytes import HeadLayout
 from kernel_graphs import (
+    AUDIO_FRAMES,
     DECODER_LAYER,
     FRAMES,
     HEADS,
@@ -24,7 +25,7 @@ from kernel_graphs import (
     to_buffer,
 )
 from max.driver import Buffer
-from numpy_layers import gelu, layer_norm, normal
+from numpy_layers import frames_of_audio, gelu, layer_norm, normal, side_by_side
 
 from mwc.compiler.quantize import (
     BYTE_LIMIT as LIMIT_WITHOUT_VNNI,
@@ -291,16 +292,30 @@ def test_keys_and_values_are_made_and_stored_at_once(kernels: Kernels, slots: li
 @pytest.mark.parametrize(("b", "d", "n"), [(1, 16, 8), (3, 80, 33), (2, 128, 64)])
 def test_convolutions(kernels: Kernels, stride: int, b: int, d: int, n: int) -> None:
     x, w, bias = normal(b, FRAMES, d), Int8Matrix(n, 3 * d, many_rows=True), normal(n)
-    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
-    taps = np.concatenate([padded[:, i : i + FRAMES] for i in range(3)], axis=-1)[:, ::stride]
-    ours = kernels.run(f"conv{stride}.int8", x, *w.parts, bias)
-    exact = gelu(byte_sums(taps, w) + bias)
+    n_frames = np.full(b, FRAMES)
+    ours = kernels.run(f"conv{stride}.int8", x, *w.parts, bias, n_frames)
+    exact = gelu(byte_sums(side_by_side(x, stride), w) + bias)
     assert ours.shape == exact.shape
     assert np.abs(ours - exact).max() < GELU_WITHIN + RELATIVE * np.abs(ours).max()
     for i in range(b):
-        assert np.array_equal(
-            ours[i], kernels.run(f"conv{stride}.int8", x[i : i + 1], *w.parts, bias)[0]
-        )
+        alone = kernels.run(f"conv{stride}.int8", x[i : i + 1], *w.parts, bias, n_frames[:1])
+        assert np.array_equal(ours[i], alone[0])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("d", "n"), [(16, 8), (80, 33), (128, 64)])
+def test_frames_past_the_audio_are_convolved_once(
+    kernels: Kernels, stride: int, d: int, n: int
+) -> None:
+    name, w, bias = f"conv{stride}.int8", Int8Matrix(n, 3 * d, many_rows=True), normal(n)
+    n_frames = np.array(AUDIO_FRAMES)
+    x = frames_of_audio(n_frames, FRAMES, d, stride)
+    ours = kernels.run(name, x, *w.parts, bias, n_frames)
+    assert np.array_equal(ours, kernels.run(name, x, *w.parts, bias, np.full(len(x), FRAMES)))
+    for i, held in enumerate(n_frames):
+        x[i, held + 5 :] = np.nan  # which nobody reads
+        alone = kernels.run(name, x[i : i + 1], *w.parts, bias, n_frames[i : i + 1])
+        assert np.array_equal(alone[0], ours[i])
 
 
 @pytest.mark.parametrize(("b", "t"), [(1, 1), (2, 31), (1, 100)])

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from kernel_graphs import BANDS, FACTORS, TAP_FRAMES, WEIGHT_DTYPES, Kernels
-from numpy_layers import gelu, layer_norm, normal
+from kernel_graphs import AUDIO_FRAMES, BANDS, FACTORS, FRAMES, WEIGHT_DTYPES, Kernels
+from numpy_layers import frames_of_audio, gelu, layer_norm, normal, side_by_side
 from tiny_layouts import rounded
 
 Array = npt.NDArray[Any]
@@ -156,15 +156,29 @@ def test_log_mel_is_normalised_up_to_its_windows_frames(
     assert np.array_equal(kernels.run("normalise", x, tops, n_frames), exact)
 
 
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("b", "k"), [(1, 1), (3, 80), (2, 13), (1, 384)])
-def test_taps_are_each_frame_and_its_neighbours(
-    kernels: Kernels, stride: int, b: int, k: int
+@pytest.mark.parametrize(("b", "d", "n"), [(1, 1, 1), (3, 80, 33), (2, 128, 64)])
+def test_convolutions(kernels: Kernels, dtype: str, stride: int, b: int, d: int, n: int) -> None:
+    x, w, bias = normal(b, FRAMES, d), weights(n, 3 * d, dtype), normal(n)
+    ours = kernels.run(f"conv{stride}.{dtype}", x, w, bias, np.full(b, FRAMES))
+    assert_close(ours, gelu(side_by_side(x, stride).astype(np.float64) @ w.T + bias))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("d", "n"), [(1, 1), (80, 33), (128, 64)])
+def test_frames_past_the_audio_are_convolved_once(
+    kernels: Kernels, stride: int, d: int, n: int
 ) -> None:
-    x = normal(b, TAP_FRAMES, k)
-    padded = np.pad(x, [(0, 0), (1, 1), (0, 0)])
-    taps = [padded[:, tap : tap + TAP_FRAMES : stride] for tap in range(3)]
-    assert np.array_equal(kernels.run(f"taps.{stride}", x), np.concatenate(taps, axis=-1))
+    name, w, bias = f"conv{stride}.float32", weights(n, 3 * d, "float32"), normal(n)
+    n_frames = np.array(AUDIO_FRAMES)
+    x = frames_of_audio(n_frames, FRAMES, d, stride)
+    ours = kernels.run(name, x, w, bias, n_frames)
+    assert np.array_equal(ours, kernels.run(name, x, w, bias, np.full(len(x), FRAMES)))
+    for i, held in enumerate(n_frames):
+        x[i, held + 5 :] = np.nan  # which nobody reads
+        alone = kernels.run(name, x[i : i + 1], w, bias, n_frames[i : i + 1])
+        assert np.array_equal(alone[0], ours[i])
 
 
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
