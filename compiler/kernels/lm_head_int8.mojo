@@ -94,10 +94,10 @@ struct NormChooseInt8:
     """The LM head and the choice: tokens and logprobs [m, c] of x[m, k], as of mwc_choose.
 
     x, gamma, beta, w, scale, column_scale and rests are as for mwc_norm_logits_int8; suppress,
-    states, temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]: what the
-    sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how many of a
-    row's candidates are looked at, 0 where it has a temperature; the others need not be the next
-    best. Where all rows have ended (feed.mojo) it is eot, with a log-probability of 0. 32 divides k.
+    states, temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]:
+    what the sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how
+    many of a row's candidates are looked at, 0 where it has a temperature; the others need not be the
+    next best. Where all rows have ended (feed.mojo) it is eot, with a log-probability of 0. 32 divides k.
     """
 
     @staticmethod
