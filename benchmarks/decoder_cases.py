@@ -8,7 +8,7 @@ from max.driver import CPU, Buffer
 
 from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.scope import DTYPES, LayerWeights, Matrix, Plan
-from mwc.compiler.quantize import pack_halves, quantize_int8, sieve_bounds
+from mwc.compiler.quantize import pack_halves, pack_int8, quantize_with_rests, sieve_bounds
 from mwc.compiler.weights import AUDIO_CACHES, CACHES
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
@@ -188,31 +188,32 @@ def _logits(cases: Cases, name: str, m: int, k: int, n: int) -> None:
         return layers.norm_logits(plan, x, (gamma, beta), Matrix(*parts))
 
     if cases.precision == "int8":
-        values = cases.rng.integers(-127, 128, (n, k), dtype=np.int8)
-        matrix = [pack_halves(values), matrix[1], np.ones(k, np.float32)]
+        values, rests = cases.rng.integers(-127, 128, (2, n, k), dtype=np.int8)
+        matrix = [pack_halves(values), matrix[1], np.ones(k, np.float32), pack_int8(rests)]
     inputs = [cases.values(m, k), cases.values(k), cases.values(k), *matrix]
-    cases.add(name, build, inputs, 2.0 * m * n * k, float(matrix[0].nbytes), "f32")
+    read = float(sum(part.nbytes for part in matrix if part.ndim > 1))
+    cases.add(name, build, inputs, 2.0 * m * n * k, read, "f32")
 
 
 def _head_and_choice(cases: Cases, name: str, m: int, k: int, n: int) -> None:
     """The LM head and the choice in one, where one token of each row is wanted, and likely."""
     tokens = cases.tokens
     matrix = cases.values(n, k)
-    values, scale = quantize_int8(matrix)
+    values, rests, scale = quantize_with_rests(matrix)
     x = matrix[cases.rng.integers(0, tokens.eot, m)] * PEAK + cases.values(m, k)
     ones, zeros = np.ones(k, np.float32), np.zeros(k, np.float32)
-    stored = [pack_halves(values), scale, ones]
+    stored = [pack_halves(values), scale, ones, pack_int8(rests)]
     state = rule_state([1000], False, tokens, None)
     rules = [
         np.zeros((2, n), np.float32),
         np.repeat(state[None], m, axis=0),
         *[np.zeros(m, np.float32)] * 2,
     ]
-    asked = [sieve_bounds(values), np.ones(m, np.int32), *rules]
+    asked = [sieve_bounds(values, rests), np.ones(m, np.int32), *rules]
     asked += [np.array([tokens.eot, tokens.timestamp_begin], np.int32), np.zeros(1, np.int32)]
 
     def build(plan: Plan, x: Any, gamma: Any, beta: Any, *rest: Any) -> Any:
-        embedding, (bounds, wanted, *rules, ids, ranks) = Matrix(*rest[:3]), rest[3:]
+        embedding, (bounds, wanted, *rules, ids, ranks) = Matrix(*rest[:4]), rest[4:]
         return layers_int8.norm_choose(
             plan, x, (gamma, beta), embedding, bounds, wanted, rules, ids, ranks
         )[0]

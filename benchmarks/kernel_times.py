@@ -84,11 +84,13 @@ def entry_points(path: Path, precision: str, threads: int) -> list[Line]:
 def step_bytes(session: Session) -> tuple[float, float]:
     """Bytes that a step reads whatever its rows, and for each row.
 
-    What is stored as halves is read by half, but for what the sieve leaves (kernels/sieve.mojo).
+    What is stored as halves is read by half, and no rests, but for what the sieve leaves
+    (kernels/sieve.mojo).
     """
     graph = next(graph for graph in session.target.graphs if graph.name == "step")
     tensors = {tensor.name: tensor for tensor in session.stored.tensors}
-    read = [tensors[name] for name in graph.weights if "positions" not in name]
+    others = ("decoder.embed_positions.weight", "decoder.embed_tokens.rest")
+    read = [tensors[name] for name in graph.weights if name not in others]
     weights = sum(tensor_bytes(t) / (2 if t.dtype == "uint8" else 1) for t in read)
     signatures = [signature for signature, _ in session.caller.graphs.values()]
     audio = cache_bytes(signatures, {"windows": 1, "row_slots": 0})

@@ -25,6 +25,9 @@ OF_ZEROS = 1e-30
 BYTE_LIMIT = 220
 """The largest 8-bit activation on a CPU without VNNI; see kernels/quantized.mojo."""
 
+REST_STEPS = 256
+"""Steps of a rest between two bytes."""
+
 FOUR_LIMIT = 32767 // BYTE_LIMIT
 """What four weights of one sign whose products such a CPU sums in 16 bits may add up to."""
 
@@ -70,6 +73,19 @@ def pack_groups(group_scale: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
+def quantize_with_rests(
+    value: Float32,
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], Float32]:
+    """A matrix [n, k] as bytes b and their rests r, int8 [n, k] each, and a scale [n].
+
+    It is scale * (b + r / 256), b and scale being those of `quantize_int8`. r is 127 at most, so
+    that its products sum to no more than a byte's.
+    """
+    values, scale = quantize_int8(value)
+    left = np.rint((value / scale[:, None] - values) * REST_STEPS)
+    return values, np.clip(left, -INT8_LIMIT, INT8_LIMIT).astype(np.int8), scale
+
+
 def sums_of_four(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """[n, k] -> [n, k / 2]: of each four terms that share a 16-bit sum, those above and below 0.
 
@@ -109,19 +125,21 @@ def pack_halves(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return np.stack([(first >> 4) | (second & 0xF0), (first & 15) | (second << 4)])
 
 
-def sieve_bounds(values: npt.NDArray[np.int8]) -> Float32:
+def sieve_bounds(
+    values: npt.NDArray[np.int8], rests: npt.NDArray[np.int8] | None = None
+) -> Float32:
     """float32 [3]: what the sieve of a token embedding [n, k] leaves out at most.
 
     See kernels/sieve.mojo. The largest over all tokens, but for those of zeros: the mean square of
-    the lower halves less their middle 7.5; of the bytes; and how far the mean of those halves is
-    from 7.5.
+    the lower halves and rests less their middle 7.5; of the bytes and rests; and how far the mean
+    of the lower halves and rests is from 7.5.
     """
-    rows = values[values.any(axis=1)]
+    told = values.any(axis=1)
+    rows = values[told]
     if not len(rows):
         return np.zeros(3, np.float32)
-    terms = rows.shape[1]
-    halves = (rows & 15).astype(np.int32)
-    middle, square = halves.sum(axis=1) / terms, np.square(halves).sum(axis=1) / terms
-    bytes_square = np.square(rows.astype(np.int32)).sum(axis=1) / terms
-    bounds = ((square - 15 * middle + 7.5**2).max(), bytes_square.max(), np.abs(middle - 7.5).max())
+    left = np.float32(0) if rests is None else rests[told] / np.float32(REST_STEPS)
+    off = (rows & 15) + left - np.float32(7.5)
+    squares = np.square(off).mean(axis=1), np.square(rows + left).mean(axis=1)
+    bounds = (*(square.max() for square in squares), np.abs(off.mean(axis=1)).max())
     return np.array(bounds, np.float32)

@@ -9,7 +9,7 @@ not the checkpoint's: vad_weights.py makes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from mwc.compiler.quantize import (
     pack_int8,
     quantize_groups,
     quantize_int8,
+    quantize_with_rests,
     sieve_bounds,
 )
 from mwc.compiler.spectrum import LANES, factor_rows, spectrum_factors
@@ -57,9 +58,6 @@ DRAFT = "draft."
 """What the int8 copies of a float32 model's matrices are named with, which its CPU graphs draft
 tokens by (graphs/drafted_steps.py): "draft.decoder.layers.0.fc1.weight"."""
 
-SCALES = ("scale", "column_scale", "group_scale")
-"""The kinds of scales that an int8 matrix can have, in the order in which kernels take them."""
-
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
 
@@ -77,6 +75,8 @@ class Rule:
             (kernels/half_bytes.mojo), with their `sieve_bounds`, and have a scale per column too: a
             few of its columns are many times the others, and its rounding is what the logits show
             most (tiny.en: root mean square error 0.026 with, 0.154 without).
+        has_rests: whether what rounding its int8 values left is stored too, as "x.rest", so that
+            they have 16 bits (kernels/token_embedding.mojo).
         fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
             VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
 
@@ -89,6 +89,7 @@ class Rule:
     make: Callable[..., Float32]
     is_matrix: bool
     is_embedding: bool = False
+    has_rests: bool = False
     fits: bool = False
 
     @property
@@ -148,7 +149,14 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
         **_conv("encoder.conv2", state, state),
         **_as_is("encoder.embed_positions.weight", (model.n_audio_ctx, state), False),
         **_norm("encoder.layer_norm", state),
-        EMBEDDING: Rule((model.n_vocab, model.n_text_state), (EMBEDDING,), _same, True, True),
+        EMBEDDING: Rule(
+            (model.n_vocab, model.n_text_state),
+            (EMBEDDING,),
+            _same,
+            is_matrix=True,
+            is_embedding=True,
+            has_rests=True,
+        ),
         **_as_is("decoder.embed_positions.weight", (model.n_text_ctx, model.n_text_state), False),
         **_norm("decoder.layer_norm", model.n_text_state),
     }
@@ -163,10 +171,11 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
 def draft_rules(spec: WhisperSpec) -> dict[str, Rule]:
     """Stored name -> rule of the copies that tokens are drafted by: what a step reads.
 
-    Not the projection of keys and values, which those of the model itself are rounded from.
+    Not the projection of keys and values, which those of the model itself are rounded from. What is
+    drafted is checked, so its token embedding has no rests.
     """
     return {
-        DRAFT + name: rule
+        DRAFT + name: replace(rule, has_rests=False)
         for name, rule in weight_rules(spec).items()
         if name.startswith("decoder.") and rule.is_matrix and not rule.fits
     }
@@ -193,17 +202,20 @@ def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
         return (TensorSpec(name, PRECISIONS[precision], rule.shape),)
     n, k = rule.shape
     blocks = -(-n // BLOCK_COLUMNS)
+    packed = (blocks, k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS)
     scale = TensorSpec(scale_name(name), "float32", (n,))
     if rule.is_embedding:
         halves = (2, blocks, k // (2 * BLOCK_TERMS), BLOCK_COLUMNS, BLOCK_TERMS)
         columns = TensorSpec(scale_name(name, "column_scale"), "float32", (k,))
         bounds = TensorSpec(scale_name(name, "sieve_bounds"), "float32", (3,))
-        return (TensorSpec(name, "uint8", halves), scale, columns, bounds)
-    packed = TensorSpec(name, "int8", (blocks, k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS))
+        parts = (TensorSpec(name, "uint8", halves), scale, columns, bounds)
+        rest = TensorSpec(scale_name(name, "rest"), "int8", packed)
+        return (*parts, rest) if rule.has_rests else parts
+    matrix = TensorSpec(name, "int8", packed)
     if not rule.in_groups:
-        return (packed, scale)
+        return (matrix, scale)
     groups = (blocks, -(-k // GROUP_TERMS), BLOCK_COLUMNS)
-    return (packed, scale, TensorSpec(scale_name(name, "group_scale"), "uint8", groups))
+    return (matrix, scale, TensorSpec(scale_name(name, "group_scale"), "uint8", groups))
 
 
 def scale_name(name: str, kind: str = "scale") -> str:
@@ -293,15 +305,21 @@ def _maker(
             columns: Float32 = np.abs(value).max(axis=0, initial=np.float32(1e-30))
             if spec.name == scale_name(name, "column_scale"):
                 return columns
-            value = value / columns
+            return _embedding_part(value / columns, name, rule, spec)
         values, scale = quantize_int8(value, fits=fits)
-        if spec.name == scale_name(name, "sieve_bounds"):
-            return sieve_bounds(values)
-        if spec.name != name:
-            return scale
-        return pack_halves(values) if rule.is_embedding else pack_int8(values)
+        return pack_int8(values) if spec.name == name else scale
 
     return make
+
+
+def _embedding_part(value: Float32, name: str, rule: Rule, spec: TensorSpec) -> Array:
+    """What is stored of a token embedding whose columns are scaled, but for these scales."""
+    values, rests, scale = quantize_with_rests(value)
+    if spec.name == scale_name(name, "sieve_bounds"):
+        return sieve_bounds(values, rests if rule.has_rests else None)
+    if spec.name == scale_name(name, "rest"):
+        return pack_int8(rests)
+    return pack_halves(values) if spec.name == name else scale
 
 
 def cast_weight(value: Float32, spec: TensorSpec) -> Array:

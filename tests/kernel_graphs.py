@@ -195,26 +195,24 @@ class Kernels:
         vector, column = ("float32", "n"), ("float32", "k")
         groups = ("uint8", "blocks", "groups", 16)
         weight = ("int8", "blocks", "quads", 16, 4), vector
-        halves = ("uint8", 2, "blocks", "octets", 16, 4), vector
 
         def norm_linear(gelu: bool) -> Build:
             return lambda plan, x, w, s, of_groups, bias, g, b: layers.norm_linear(
                 plan, x, (g, b), Matrix(w, s, group_scale=of_groups), bias, gelu=gelu
             )
 
-        def norm_logits(plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any) -> Any:
-            return layers.norm_logits(plan, x, (g, b), Matrix(w, s, c))
+        def norm_logits(plan: Plan, x: Any, g: Any, b: Any, *embedding: Any) -> Any:
+            return layers.norm_logits(plan, x, (g, b), Matrix(*embedding))
 
-        def norm_choose(
-            plan: Plan, x: Any, w: Any, s: Any, c: Any, g: Any, b: Any, *given: Any
-        ) -> Any:
-            bounds, wanted, *rules, ids, ranks = given
+        def norm_choose(plan: Plan, x: Any, g: Any, b: Any, *given: Any) -> Any:
+            *embedding, bounds, wanted, suppress, states, heat, uniforms, ids, ranks = given
+            rules = suppress, states, heat, uniforms
             return layers_int8.norm_choose(
-                plan, x, (g, b), Matrix(w, s, c), bounds, wanted, rules, ids, ranks
+                plan, x, (g, b), Matrix(*embedding), bounds, wanted, rules, ids, ranks
             )
 
-        def embed(plan: Plan, t: Any, p: Any, w: Any, s: Any, c: Any, table: Any) -> Any:
-            return layers.embed(plan, t, p, Matrix(w, s, c), table)
+        def embed(plan: Plan, t: Any, p: Any, table: Any, *embedding: Any) -> Any:
+            return layers.embed(plan, t, p, Matrix(*embedding), table)
 
         def linear_residual(plan: Plan, x: Any, w: Any, s: Any, of_groups: Any, *rest: Any) -> Any:
             return layers.linear_residual(plan, x, Matrix(w, s, group_scale=of_groups), *rest)
@@ -247,12 +245,17 @@ class Kernels:
         self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, groups, *normed)
         self._add("linear_residual.int8", linear_residual, *few, groups, *residual)
         ids = ("int32", "m")
-        head = (few[0], *halves, column, column, column)
+        halves = ("uint8", 2, "blocks", "octets", 16, 4), vector, column
+        head = (few[0], column, column, *halves)
         of_rows = ("int32", "m", RULE_STATE_SIZE), ("float32", "m"), ("float32", "m")
         rules = (("float32", 2, "n"), *of_rows, ("int32", 2), ("int32", "c"))
-        self._add("norm_logits.int8", norm_logits, *head)
-        self._add("norm_choose.int8", norm_choose, *head, ("float32", 3), ids, *rules)
-        self._add("embed.int8", embed, ids, ids, *halves, column, ("float32", "rows", "k"))
+        rest = ("int8", "blocks", "quads", 16, 4)
+        asked = ("float32", 3), ids, *rules
+        table = ("float32", "rows", "k")
+        for kind, rests in (("int8", [rest]), ("bytes", [])):
+            self._add(f"norm_logits.{kind}", norm_logits, *head, *rests)
+            self._add(f"norm_choose.{kind}", norm_choose, *head, *rests, *asked)
+            self._add(f"embed.{kind}", embed, ids, ids, table, *halves, *rests)
         self._add("matmul_bias.int8", linear(gelu=False), *many, vector)
         self._add("matmul_gelu.int8", linear(gelu=True), *many, vector)
         self._add("norm_matmul.int8", with_norm(gelu=False), *many, *normed)

@@ -156,7 +156,7 @@ def norm_logits(plan: Plan, x: TensorValue, norm: Norm, embedding: Matrix) -> Te
     if plan.on_gpu:
         return layers_gpu.logits(plan, layer_norm(plan, x, *norm), embedding.values)
     output = TensorType(DType.float32, [x.shape[0], embedding.n_out], plan.device)
-    inputs = [x, *norm, *embedding.parts()]
+    inputs = [x, *norm, *_embedding(plan, embedding)]
     return custom(_kernel("mwc_norm_logits", embedding), plan, inputs, output)
 
 
@@ -171,8 +171,15 @@ def embed(
     if plan.on_gpu:
         return layers_gpu.embed(plan, tokens, positions, embedding.values, table)
     output = TensorType(DType.float32, [tokens.shape[0], table.shape[1]], plan.device)
-    inputs = [tokens, positions, *embedding.parts(), table]
+    inputs = [tokens, positions, *_embedding(plan, embedding), table]
     return custom(_kernel("mwc_embed", embedding), plan, inputs, output)
+
+
+def _embedding(plan: Plan, embedding: Matrix) -> list[TensorValue]:
+    """The token embedding as its kernels take it."""
+    if embedding.scale is None:
+        return embedding.parts()
+    return layers_int8.embedding_parts(plan, embedding)
 
 
 def _kernel(name: str, weight: Matrix) -> str:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from max.dtype import DType
 from max.graph import BufferValue, Dim, TensorType, TensorValue, ops
 
 from mwc.compiler.graphs.scope import LayerWeights, Linear, Matrix, Norm, Plan, custom
+from mwc.compiler.quantize import BLOCK_COLUMNS, BLOCK_TERMS
 from mwc.runtime.decoder import AUDIO_KEY_BYTES_SHAPE
 
 HEAD = 64
@@ -92,6 +94,14 @@ def feed_forward(
     return custom("mwc_feed_forward_int8", plan, [x, *norm, *parts], output)
 
 
+def embedding_parts(plan: Plan, embedding: Matrix) -> list[TensorValue]:
+    """A token embedding as its kernels take it; where it has no rests there are none of them."""
+    if embedding.rest is not None:
+        return embedding.parts()
+    none = ops.constant(np.zeros((0, 0, BLOCK_COLUMNS, BLOCK_TERMS), np.int8), device=plan.device)
+    return [*embedding.parts(), none]
+
+
 def norm_choose(
     plan: Plan,
     x: TensorValue,
@@ -112,7 +122,7 @@ def norm_choose(
     """
     shape = [x.shape[0], ranks.shape[0]]
     kinds = [TensorType(dtype, shape, plan.device) for dtype in (DType.int32, DType.float32)]
-    inputs = [x, *norm, *embedding.parts(), bounds, wanted, *rules, ids]
+    inputs = [x, *norm, *embedding_parts(plan, embedding), bounds, wanted, *rules, ids]
     chosen = ops.custom("mwc_norm_choose_int8", plan.device, inputs, kinds)
     return chosen[0].tensor, chosen[1].tensor
 

@@ -24,7 +24,7 @@ from max.graph import (
     ops,
 )
 
-from mwc.compiler.weights import DRAFT, SCALES, scale_name
+from mwc.compiler.weights import DRAFT, scale_name
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
@@ -50,16 +50,18 @@ class Matrix:
         scale: float32 [out] where the values are int8, else None.
         column_scale: float32 [in] where they have one too: what each input is multiplied by.
         group_scale: uint8, packed as `quantize.pack_groups` does, where groups of terms have one.
+        rest: int8, packed as `quantize.pack_int8` does, where a token embedding has rests.
     """
 
     values: TensorValue
     scale: TensorValue | None = None
     column_scale: TensorValue | None = None
     group_scale: TensorValue | None = None
+    rest: TensorValue | None = None
 
     def parts(self) -> list[TensorValue]:
         """The matrix as its kernel takes it."""
-        given = (self.values, self.scale, self.column_scale, self.group_scale)
+        given = (self.values, self.scale, self.column_scale, self.group_scale, self.rest)
         return [part for part in given if part is not None]
 
     @property
@@ -67,6 +69,9 @@ class Matrix:
         """How many outputs the layer has."""
         return (self.values if self.scale is None else self.scale).shape[0]
 
+
+BESIDE_INT8 = ("scale", "column_scale", "group_scale", "rest")
+"""What may be stored beside the values of an int8 matrix, as `Matrix` takes it."""
 
 Linear = tuple[Matrix, TensorValue]
 """A linear layer: its matrix and its bias [out]."""
@@ -83,8 +88,8 @@ class LayerWeights:
 
     def matrix(self, name: str) -> Matrix:
         """The matrix of a layer, for example "fc1"."""
-        scales = {kind: self._values.get(f"{name}.{kind}") for kind in SCALES}
-        return Matrix(self._values[f"{name}.weight"], **scales)
+        beside = {kind: self._values.get(f"{name}.{kind}") for kind in BESIDE_INT8}
+        return Matrix(self._values[f"{name}.weight"], **beside)
 
     def linear(self, name: str) -> Linear:
         """A linear layer."""
@@ -152,9 +157,9 @@ class Plan:
         return replace(self, weights={**self.weights, **copies})
 
     def with_scales(self, prefix: str, names: Sequence[str]) -> tuple[str, ...]:
-        """`names`, and the scales of those that are int8 matrices."""
-        scales = [scale_name(name, k) for name in names for k in SCALES]
-        return (*names, *(s for s in scales if f"{prefix}.{s}" in self.weights))
+        """`names`, and what there is beside those that are int8 matrices."""
+        beside = [scale_name(name, kind) for name in names for kind in BESIDE_INT8]
+        return (*names, *(each for each in beside if f"{prefix}.{each}" in self.weights))
 
 
 class Scope:

@@ -17,14 +17,15 @@ from max.algorithm import sync_parallelize
 from std.runtime import parallelism_level
 
 from .choose import Scores, choose_row, mask_of, row_of
-from .linear import NONE, WIDTH, layer_norm_rows
-from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
+from .linear import WIDTH, layer_norm_rows
+from .linear_int8 import SERIAL_WORK_INT8, blocks_of, quantize_rows
 from .parallel import phase_counters, work_through
 from .pointers import Values, untracked_mut
 from .quantized import COLUMNS, quantize_words
-from .row_notes import GROUP, NOTED, Embedding, Notes, groups_of
+from .row_notes import GROUP, NOTED, Notes, groups_of
 from .rules import STATE_SIZE
 from .sieve import Sieve, sieve_blocks, sieve_row
+from .token_embedding import Embedding
 
 comptime OTHERS = 8
 """Blocks from eot on that a thread takes as one item."""
@@ -191,9 +192,9 @@ def choose_likely(
             if first >= rules.begin and (first + COLUMNS <= time_from or first >= time_to):
                 continue
             embedding.read(weights.unsafe_ptr(), text + block)
-            var scale = embedding.scale.unsafe_offset(first_other)
-            multiply_block[NONE](
-                others, tiles, units, weights.unsafe_ptr(), scale, scale, x, block, m, n_others, k
+            embedding.multiply(
+                others.unsafe_offset(block * COLUMNS), n_others, tiles, units,
+                weights.unsafe_ptr(), text + block, m,
             )
 
     def note_group(group: Int) {imm}:

@@ -29,7 +29,6 @@ from .quantized import (
     Register,
     quantize_words,
     sum_groups,
-    sum_words,
 )
 
 comptime SERIAL_WORK_INT8 = 1 << 20
@@ -156,47 +155,6 @@ def multiply_block[epilogue: Int](
     units: Pointer[Float32, _],
     w: Pointer[Int8, _],
     scale: Pointer[Float32, _],
-    bias: Pointer[Float32, _],
-    residual: Pointer[Float32, _],
-    block: Int,
-    m: Int,
-    n: Int,
-    k: Int,
-):
-    """Compute a block of columns of y[m, n] = epilogue(x[m, k] · wᵀ), w being the block's weights,
-    whose columns have one scale.
-
-    x is given as `quantize_rows` made it. `bias` [n] and `residual` [m, n] are read only where the
-    epilogue names them.
-    """
-    var j = block * COLUMNS
-
-    @always_inline
-    def tile[rows: Int](i: Int) {var k, var n, var j, var y, var w, var scale, var bias, var residual, var words, var units}:
-        var sums = sum_words[rows](words.unsafe_offset(i * k), w, k)
-        var scales = load_part(scale.unsafe_offset(j), n - j)
-        comptime for a in range(rows):
-            var at = (i + a) * n + j
-            finish[epilogue](
-                y.unsafe_offset(at), sums[a].cast[F32](), scales * units[unsafe_offset=i + a],
-                bias.unsafe_offset(j), residual.unsafe_offset(at), n - j,
-            )
-
-    var i = 0
-    comptime for kind in range(len(TILES)):
-        comptime rows = TILES[kind]
-        while i + rows <= m:
-            tile[rows](i)
-            i += rows
-
-
-@always_inline
-def multiply_grouped[epilogue: Int](
-    y: Pointer[mut=True, Float32, _],
-    words: Pointer[Int16, _],
-    units: Pointer[Float32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
     group_scale: Pointer[UInt8, _],
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
@@ -250,7 +208,7 @@ def multiply_blocks[epilogue: Int](
     """Compute the blocks of columns [first, last), w and group_scale being those of all."""
     var groups = groups_of(k)
     for block in range(first, last):
-        multiply_grouped[epilogue](
+        multiply_block[epilogue](
             y, words, units, w.unsafe_offset(block * COLUMNS * k), scale,
             group_scale.unsafe_offset(block * COLUMNS * groups), bias, residual, block, m, n, k,
         )

@@ -1,6 +1,6 @@
 """The token embedding of int8 artifacts: rows of it, and the LM head in full or through the sieve.
 
-It is most of what a small model reads for each token, so it is kept as halves (half_bytes.mojo), of
+It is most of what a small model reads for each token, so it is kept in parts (token_embedding.mojo), of
 which a step reads one (sieve.mojo).
 """
 
@@ -10,29 +10,26 @@ from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
 from .feed import ENDED, all_ended
-from .half_bytes import OCTET, join_block, join_halves
+from .half_bytes import OCTET, join_halves
 from .likely_choice import Rules, choose_likely, norm_rows
-from .linear import NONE
-from .linear_int8 import SERIAL_WORK_INT8, blocks_of, multiply_block, quantize_rows
+from .linear_int8 import SERIAL_WORK_INT8, blocks_of, quantize_rows
 from .parallel import share
 from .quantized import COLUMNS, F32, I8, I32, STEP, TERMS, U8
 from .pointers import untracked
-from .row_notes import Embedding
 from .rules import N_SAMPLED
+from .token_embedding import REST, Embedding, embedding_of
 
 
 @always_inline
 def all_logits(
     y: Pointer[mut=True, Float32, _],
     x: Pointer[Float32, _],
-    high: Pointer[UInt8, _],
-    low: Pointer[UInt8, _],
-    scale: Pointer[mut=False, Float32, _],
+    embedding: Embedding,
     m: Int,
-    n: Int,
-    k: Int,
 ) raises:
     """Compute y[m, n] = x[m, k] · wᵀ, all of it."""
+    var n = embedding.n
+    var k = embedding.k
     var word_list = List[Int16](length=m * k, fill=0)
     var unit_list = List[Float32](length=m, fill=0)
     var words = word_list.unsafe_ptr()
@@ -45,10 +42,9 @@ def all_logits(
     def part(item: Int) raises {imm}:
         var joined = List[Int8](length=COLUMNS * k, fill=0)
         for block in range(blocks * item // parts, blocks * (item + 1) // parts):
-            var at = block * COLUMNS * k // 2
-            join_block(joined.unsafe_ptr(), high.unsafe_offset(at), low.unsafe_offset(at), k)
-            multiply_block[NONE](
-                y, words, units, joined.unsafe_ptr(), scale, scale, x, block, m, n, k
+            embedding.read(joined.unsafe_ptr(), block)
+            embedding.multiply(
+                y.unsafe_offset(block * COLUMNS), n, words, units, joined.unsafe_ptr(), block, m
             )
         _ = joined^
 
@@ -62,7 +58,8 @@ struct NormLogitsInt8:
     """y[m, n] = (layer_norm(x[m, k]) * column_scale[k]) · wᵀ: the LM head, in full.
 
     w uint8 [2, n / 16, k / 8, 16, 4]: the token embedding's upper and lower halves, without the
-    scales of its rows and columns.
+    scales of its rows and columns; rests int8 [n / 16, k / 4, 16, 4], or of no values where it has
+    none. See token_embedding.mojo.
     """
 
     @staticmethod
@@ -74,19 +71,21 @@ struct NormLogitsInt8:
         w: InputTensor[dtype=U8, rank=5, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
         column_scale: InputTensor[dtype=F32, rank=1, ...],
+        rests: InputTensor[dtype=I8, rank=4, ...],
         ctx: DeviceContext,
     ) raises:
         var m = x.dim_size(0)
         var n = y.dim_size(1)
         var k = x.dim_size(1)
-        var high = w.unsafe_ptr()
-        var low = high.unsafe_offset(blocks_of(n) * COLUMNS * k // 2)
+        var embedding = embedding_of(
+            w.unsafe_ptr(), rests.unsafe_ptr(), rests.dim_size(0) > 0, scale.unsafe_ptr(), n, k
+        )
         var normed = List[Float32](unsafe_uninit_length=m * k)
         norm_rows(
             normed.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
             column_scale.unsafe_ptr(), m, k,
         )
-        all_logits(y.unsafe_ptr(), normed.unsafe_ptr(), high, low, scale.unsafe_ptr(), m, n, k)
+        all_logits(y.unsafe_ptr(), normed.unsafe_ptr(), embedding, m)
         _ = normed^
 
 
@@ -94,11 +93,11 @@ struct NormLogitsInt8:
 struct NormChooseInt8:
     """The LM head and the choice: tokens and logprobs [m, c] of x[m, k], as of mwc_choose.
 
-    x, gamma, beta, w, scale and column_scale are as for mwc_norm_logits_int8; suppress, states,
-    temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]: what the
-    sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how many of a
-    row's candidates are looked at, 0 where it has a temperature; the others need not be the next
-    best. Where all rows have ended (feed.mojo) it is eot, with a log-probability of 0. 32 divides k.
+    x, gamma, beta, w, scale, column_scale and rests are as for mwc_norm_logits_int8; suppress,
+    states, temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]:
+    what the sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how
+    many of a row's candidates are looked at, 0 where it has a temperature; the others need not be the
+    next best. Where all rows have ended (feed.mojo) it is eot, with a log-probability of 0. 32 divides k.
     """
 
     @staticmethod
@@ -111,6 +110,7 @@ struct NormChooseInt8:
         w: InputTensor[dtype=U8, rank=5, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
         column_scale: InputTensor[dtype=F32, rank=1, ...],
+        rests: InputTensor[dtype=I8, rank=4, ...],
         bounds: InputTensor[dtype=F32, rank=1, ...],
         wanted: InputTensor[dtype=I32, rank=1, ...],
         suppress: InputTensor[dtype=F32, rank=2, ...],
@@ -127,16 +127,14 @@ struct NormChooseInt8:
             return
         var n = scale.dim_size(0)
         var k = x.dim_size(1)
-        var high = w.unsafe_ptr()
-        var low = high.unsafe_offset(blocks_of(n) * COLUMNS * k // 2)
         var rules = Rules(
             untracked(wanted.unsafe_ptr()), untracked(suppress.unsafe_ptr()),
             untracked(states.unsafe_ptr()), untracked(temperatures.unsafe_ptr()),
             untracked(uniforms.unsafe_ptr()),
             Int(ids.unsafe_ptr()[unsafe_offset=0]), Int(ids.unsafe_ptr()[unsafe_offset=1]),
         )
-        var embedding = Embedding(
-            untracked(high), untracked(low), untracked(scale.unsafe_ptr()), n, k
+        var embedding = embedding_of(
+            w.unsafe_ptr(), rests.unsafe_ptr(), rests.dim_size(0) > 0, scale.unsafe_ptr(), n, k
         )
         choose_likely(
             tokens.unsafe_ptr(), logprobs.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(),
@@ -150,7 +148,7 @@ struct NormChooseInt8:
 struct EmbedInt8:
     """x[m, k] = the token's row of w + the position's row of `table` f32 [n_ctx, k].
 
-    w as for mwc_norm_logits_int8. Nothing where all rows have ended (feed.mojo).
+    w and rests as for mwc_norm_logits_int8. Nothing where all rows have ended (feed.mojo).
     """
 
     @staticmethod
@@ -161,12 +159,14 @@ struct EmbedInt8:
         w: InputTensor[dtype=U8, rank=5, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
         column_scale: InputTensor[dtype=F32, rank=1, ...],
+        rests: InputTensor[dtype=I8, rank=4, ...],
         table: InputTensor[dtype=F32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
         if all_ended(positions.unsafe_ptr()):
             return
         var k = x.dim_size(1)
+        var has_rests = rests.dim_size(0) > 0
         var plane = blocks_of(scale.dim_size(0)) * COLUMNS * k // 2
         for i in range(x.dim_size(0)):
             var token = Int(tokens.unsafe_ptr()[unsafe_offset=i])
@@ -174,15 +174,18 @@ struct EmbedInt8:
             var unit = scale.unsafe_ptr()[unsafe_offset=token]
             var lane = token % COLUMNS
             var halves = w.unsafe_ptr().unsafe_offset((token - lane) * k // 2 + lane * TERMS)
+            var own_rests = rests.unsafe_ptr().unsafe_offset((token - lane) * k + lane * TERMS)
             var at = table.unsafe_ptr().unsafe_offset(position * k)
             var row = x.unsafe_ptr().unsafe_offset(i * k)
 
             @always_inline
             def put(c: Int, weights: SIMD[I8, TERMS]) {imm}:
                 var columns = column_scale.unsafe_ptr().unsafe_load[width=TERMS](c) * unit
-                row.unsafe_store(
-                    c, weights.cast[F32]() * columns + at.unsafe_load[width=TERMS](c)
-                )
+                var values = weights.cast[F32]()
+                if has_rests:
+                    var rest = own_rests.unsafe_load[width=TERMS](c * COLUMNS)
+                    values = rest.cast[F32]().fma(REST, values)
+                row.unsafe_store(c, values * columns + at.unsafe_load[width=TERMS](c))
 
             for octet in range(k // OCTET):
                 var both = join_halves[TERMS](

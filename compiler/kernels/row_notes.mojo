@@ -8,11 +8,11 @@ from std.memory import bitcast
 from std.utils.numerics import neg_inf
 
 from .choose import Earlier, Row, insert_best
-from .half_bytes import join_block
 from .linear import larger
 from .pointers import Numbers, Values
-from .quantized import COLUMNS, F32, I32, sum_words
+from .quantized import COLUMNS, F32, I32
 from .rules import LOWEST, Best
+from .token_embedding import Block, Embedding
 
 comptime GROUP = 32
 """Blocks of text that one thread takes as one item, however many threads there are."""
@@ -20,7 +20,6 @@ comptime NOTED = 16
 """Blocks whose numbers are looked at together; the blocks of text are so many, or a multiple."""
 comptime LOOKS = 8
 """Blocks computed in full for a bar, beside the wanted ones, while they promise to raise it."""
-comptime Block = SIMD[F32, COLUMNS]
 
 
 @always_inline
@@ -35,28 +34,6 @@ def rough_exp(x: Block) -> Block:
     # 2^f for |f| up to a half, fitted for the least largest relative error: 7.5e-5.
     var p = f.fma(Block(0.05517165), 0.24261117).fma(f, 0.69326099).fma(f, 0.99992807)
     return bitcast[F32, COLUMNS](bitcast[I32, COLUMNS](p) + (whole.cast[I32]() << 23))
-
-
-@fieldwise_init
-struct Embedding(Copyable, Movable):
-    """The token embedding [n, k] as the LM head's weights: halves of bytes, scales of its tokens."""
-
-    var high: Pointer[UInt8, ImmUntrackedOrigin]
-    var low: Pointer[UInt8, ImmUntrackedOrigin]
-    var scale: Values
-    var n: Int
-    var k: Int
-
-    @always_inline
-    def read(self, weights: Pointer[mut=True, Int8, _], block: Int):
-        """Put a block's weights [k / 4, 16, 4]."""
-        var at = block * COLUMNS * self.k // 2
-        join_block(weights, self.high.unsafe_offset(at), self.low.unsafe_offset(at), self.k)
-
-    @always_inline
-    def scales(self, block: Int) -> Block:
-        """The scales of a block, which is whole."""
-        return self.scale.unsafe_load[width=COLUMNS](block * COLUMNS)
 
 
 @fieldwise_init
@@ -90,8 +67,8 @@ struct Notes(Copyable, Earlier, Movable):
     @always_inline
     def product(self, weights: Pointer[Int8, _], block: Int) -> Block:
         """A block's logits in full."""
-        var sums = sum_words[1](self.words, weights, self.embedding.k)
-        return sums[0].cast[F32]() * (self.embedding.scales(block) * self.unit)
+        var products = self.embedding.products[1](self.words, weights, block)
+        return products[0] * (self.embedding.scales(block) * self.unit)
 
     @always_inline
     def note[in_full: Bool](self, group: Int, logits: Pointer[mut=True, Float32, _], spread: Float32):

@@ -1,11 +1,11 @@
 """The best of many logits without reading all of the weights: a sieve of half-bytes.
 
-The sieve takes the upper halves alone (half_bytes.mojo), the lower ones as their middle 7.5, and
-activations in 8 bits. What that leaves out is the sum of as many roundings as there are terms, so it
-is known how far a logit can be off: SPREAD standard deviations of the token whose bytes allow most,
-and what the mean of its lower halves adds to all terms alike. So what may be the best is known
-without the other half of the bytes (likely_choice.mojo). Logits are off by about 0.4 (tiny.en),
-which moves a log-probability by 0.009 (benchmarks/cpu-floor.md).
+The sieve takes the upper halves alone (half_bytes.mojo), the lower ones, with their rests
+(token_embedding.mojo), as their middle 7.5, and activations in 8 bits. What that leaves out is the
+sum of as many roundings as there are terms, so it is known how far a logit can be off: SPREAD standard
+deviations of the token whose bytes allow most, and what the mean of its lower halves adds to all terms
+alike. So what may be the best is known without the other half of the bytes (likely_choice.mojo).
+Logits are off by about 0.4 (tiny.en), which moves a log-probability by 0.009 (benchmarks/cpu-floor.md).
 """
 
 from std.math import sqrt
@@ -25,12 +25,12 @@ comptime BYTE_TOP = 127
 comptime SPREAD = Float32(6)
 """Standard deviations that a sieved logit may be off by: one of a thousand million is more."""
 comptime HALF_VARIANCE = 0
-"""Which of the bounds is the most that any token has as mean square of its lower halves less 7.5:
-21.25 where all are as likely, 25.2 in tiny.en and base."""
+"""Which of the bounds is the most that any token has as mean square of its lower halves, with their
+rests, less 7.5: 21.3 where all are as likely, 25.2 in tiny.en and base."""
 comptime BYTE_SQUARE = 1
-"""Which is the most mean square of a token's bytes: 52² in tiny.en, 70² in base."""
+"""Which is the most mean square of a token's bytes and rests: 52² in tiny.en, 70² in base."""
 comptime HALF_MEAN = 2
-"""Which is the farthest that the mean of a token's lower halves is from 7.5: 1.1 and 0.9."""
+"""Which is the farthest that the mean of a token's lower halves and rests is from 7.5: 1.1 and 0.9."""
 
 
 @fieldwise_init

@@ -23,9 +23,9 @@ from kernels.matmul import multiply
 from kernels.matmul_int8 import multiply_int8
 from kernels.parallel import phase_counters
 from kernels.pointers import untracked, untracked_mut
-from kernels.row_notes import Embedding
 from kernels.spectrum import power_spectrum
 from kernels.speech import hear
+from kernels.token_embedding import embedding_of
 from kernels.vad import Detector, Layer
 
 comptime SIZE = 1 << 16
@@ -173,21 +173,17 @@ def choosing() raises:
     var found = values[DType.float32]()
     var x = values[DType.float32]()
     var scale = values[DType.float32]()
-    var high = values[DType.uint8]()
-    var low = values[DType.uint8]()
-    all_logits(
-        found.unsafe_ptr(), x.unsafe_ptr(), high.unsafe_ptr(), low.unsafe_ptr(), scale.unsafe_ptr(),
-        5, 100, 64,
+    var halves = values[DType.uint8]()
+    var rests = values[DType.int8]()
+    var embedding = embedding_of(
+        halves.unsafe_ptr(), rests.unsafe_ptr(), True, scale.unsafe_ptr(), 900, 64
     )
+    all_logits(found.unsafe_ptr(), x.unsafe_ptr(), embedding, 5)
     var zeros = values[DType.float32]()
     var states = values[DType.int32]()
     var rules = Rules(
         untracked(ids.unsafe_ptr()), untracked(mask.unsafe_ptr()), untracked(states.unsafe_ptr()),
         untracked(zeros.unsafe_ptr()), untracked(zeros.unsafe_ptr()), 600, 800,
-    )
-    var embedding = Embedding(
-        untracked(high.unsafe_ptr()), untracked(low.unsafe_ptr()), untracked(scale.unsafe_ptr()),
-        900, 64,
     )
     var tokens = values[DType.int32]()
     choose_likely(

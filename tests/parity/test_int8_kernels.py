@@ -38,6 +38,7 @@ from mwc.compiler.quantize import (
     pack_int8,
     quantize_groups,
     quantize_int8,
+    quantize_with_rests,
     sums_of_four,
 )
 from mwc.runtime.decoder import (
@@ -70,7 +71,25 @@ class Int8Matrix:
         self.values, self.scale = quantize_int8(matrix, fits=many_rows and not VNNI)
         self.exact = self.values * self.scale[:, None].astype(np.float64)
         self.parts = pack_int8(self.values), self.scale
-        self.halves = pack_halves(self.values), self.scale
+
+
+class Embedding:
+    """A random token embedding [n, k] for the kernels, and their names: with rests or without."""
+
+    def __init__(self, n: int, k: int, *, rests: bool = True) -> None:
+        matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
+        self.bytes, self.rests, self.scale = quantize_with_rests(matrix)
+        self.kind = "int8" if rests else "bytes"
+        values = self.bytes + (self.rests / 256.0 if rests else 0.0)
+        self.exact = values * self.scale[:, None].astype(np.float64)
+        self.columns = np.exp(normal(k, seed=4) / 2)
+        self.with_rests = rests
+
+    @property
+    def parts(self) -> list[Array]:
+        """As the kernels take it."""
+        parts = [pack_halves(self.bytes), self.scale, self.columns]
+        return [*parts, pack_int8(self.rests)] if self.with_rests else parts
 
 
 class GroupedMatrix:
@@ -112,7 +131,7 @@ def assert_equal_sums(ours: Array, exact: Array) -> None:
 
 
 def assert_within_units(
-    ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix | GroupedMatrix
+    ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix | GroupedMatrix | Embedding
 ) -> None:
     """Each output is off by at most half a unit of every activation, and a little rounding."""
     span = np.maximum(x.max(-1), 0) - np.minimum(x.min(-1), 0)
@@ -141,10 +160,30 @@ def test_products_of_few_rows(kernels: Kernels, n: int, k: int, m: int) -> None:
     assert_within_units(ours, exact + bias, normed, WORD_LIMIT, w)
     ours = kernels.run("norm_linear_gelu.int8", x, *w.parts, bias, gamma, beta)
     assert_within_units(ours, gelu(exact + bias), 1.2 * normed, WORD_LIMIT, w)  # slope < 1.13
-    columns, head = np.exp(normal(k, seed=4) / 2), Int8Matrix(n, k)
+    head = Embedding(n, k)
     limit = min(WORD_LIMIT, (2**31 - 1) // (127 * k))
-    ours = kernels.run("norm_logits.int8", x, *head.halves, columns, gamma, beta)
-    assert_within_units(ours, (normed * columns) @ head.exact.T, normed * columns, limit, head)
+    ours = kernels.run("norm_logits.int8", x, gamma, beta, *head.parts)
+    scaled = normed * head.columns
+    assert_within_units(ours, scaled @ head.exact.T, scaled, limit, head)
+
+
+@pytest.mark.parametrize("rests", [True, False])
+@pytest.mark.parametrize(("n", "k"), FEW_ROWS)
+@pytest.mark.parametrize("m", [1, 5, 17])
+def test_logits_are_those_of_weights_of_sixteen_bits(
+    kernels: Kernels, m: int, n: int, k: int, rests: bool
+) -> None:
+    """Of rows of 1 and -1, which are their own norm, times columns that 16 bits hold exactly."""
+    head = Embedding(n, k, rests=rests)
+    rng = np.random.default_rng(6)
+    limit = min(WORD_LIMIT, (2**31 - 1) // (127 * k))
+    levels = rng.integers(-limit, limit + 1, k)
+    levels[3] = limit
+    head.columns = (levels / limit).astype(np.float32)
+    signs = rng.permuted(np.tile(np.resize([1, -1], k), (m, 1)), axis=1)
+    ours = kernels.run(f"norm_logits.{head.kind}", signs, np.ones(k), np.zeros(k), *head.parts)
+    exact = (signs * levels) @ head.exact.T / (limit * math.sqrt(1 + 1e-5))
+    assert_equal_sums(ours, exact)
 
 
 @pytest.mark.parametrize("k", [384, 1280, 5120])
@@ -186,32 +225,33 @@ def test_the_largest_sums_of_bytes(kernels: Kernels, m: int, eight: list[int]) -
 
 
 @pytest.mark.parametrize("n", [51864, 51865, 51866])
-def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int) -> None:
-    x, w, k = normal(3, 64), Int8Matrix(n, 64), 64
-    gamma, beta, columns = normal(k, seed=2), normal(k, seed=3), np.exp(normal(k, seed=4))
-    ours = kernels.run("norm_logits.int8", x, *w.halves, columns, gamma, beta)
-    normed = layer_norm(x, gamma, beta) * columns
+@pytest.mark.parametrize("rests", [True, False])
+def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int, rests: bool) -> None:
+    x, w, k = normal(3, 64), Embedding(n, 64, rests=rests), 64
+    gamma, beta = normal(k, seed=2), normal(k, seed=3)
+    ours = kernels.run(f"norm_logits.{w.kind}", x, gamma, beta, *w.parts)
+    normed = layer_norm(x, gamma, beta) * w.columns
     assert_within_units(ours, normed @ w.exact.T, normed, 32767, w)
 
     table, tokens, positions = normal(448, k, seed=5), [0, n - 1, 17, 0], [447, 0, 3, 3]
-    ours = kernels.run(
-        "embed.int8", np.array(tokens), np.array(positions), *w.halves, columns, table
-    )
+    given = np.array(tokens), np.array(positions), table
+    ours = kernels.run(f"embed.{w.kind}", *given, *w.parts)
     np.testing.assert_allclose(
-        ours, w.exact[tokens] * columns + table[positions], rtol=1e-6, atol=1e-6
+        ours, w.exact[tokens] * w.columns + table[positions], rtol=1e-6, atol=1e-6
     )
 
 
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
 def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int) -> None:
     x, w, bias, residual = normal(17, k), Int8Matrix(n, k, many_rows=True), normal(n), normal(17, n)
-    gamma, beta, few = normal(k, seed=2), normal(k, seed=3), GroupedMatrix(n, k).parts
+    gamma, beta = normal(k, seed=2), normal(k, seed=3)
+    few, head = GroupedMatrix(n, k).parts, Embedding(n, k)
 
     def outputs(rows: slice) -> list[Array]:
         return [
             kernels.run("linear_residual.int8", x[rows], *few, bias, residual[rows]),
             kernels.run("norm_linear_gelu.int8", x[rows], *few, bias, gamma, beta),
-            kernels.run("norm_logits.int8", x[rows], *w.halves, gamma, gamma, beta),
+            kernels.run("norm_logits.int8", x[rows], gamma, beta, *head.parts),
             kernels.run("norm_matmul_gelu.int8", x[None, rows], *w.parts, bias, gamma, beta)[0],
         ]
 

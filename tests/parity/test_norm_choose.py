@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_graphs import SPEC, Kernels
 from numpy_layers import normal
 
-from mwc.compiler.quantize import pack_halves, quantize_int8, sieve_bounds
+from mwc.compiler.quantize import pack_halves, pack_int8, quantize_with_rests, sieve_bounds
 from mwc.runtime.decoder import ABSENT, Choice, Float32, Int32
 from mwc.runtime.rules import choose, filter_logits, log_softmax, rule_state
 from mwc.runtime.spec import WhisperSpec
@@ -49,6 +49,7 @@ class Head:
         tails: bool = False,
         sparse: slice | None = None,
         mean: float = 0.0,
+        rests: bool = True,
         spec: WhisperSpec = SMALL,
     ) -> None:
         rng = np.random.default_rng(seed)
@@ -59,8 +60,8 @@ class Head:
         if sparse:
             matrix[sparse] = normal(n, K, seed=seed + 4)[sparse] / 1000
             matrix[sparse, 0] = 60 * np.sign(mean)
-        self.values, self.scale = quantize_int8(matrix)
-        self.bounds = sieve_bounds(self.values)
+        self.values, self.rests, self.scale = quantize_with_rests(matrix)
+        self.kind = "int8" if rests else "bytes"
         near = rng.integers(0, min(SIEVED, spec.tokens.eot), rows)
         x = matrix[near] * peak + normal(rows, K, seed=seed + 1)
         self.x = (x - x.mean(-1, keepdims=True)).astype(np.float32)
@@ -72,13 +73,19 @@ class Head:
         self.uniforms = rng.random(rows, dtype=np.float32)
         self._kernels, self._spec = kernels, spec
 
+    @property
+    def bounds(self) -> Float32:
+        """What the sieve leaves out at most."""
+        return sieve_bounds(self.values, self.rests if self.kind == "int8" else None)
+
     def _given(self, rows: slice) -> list[Array]:
-        matrix = pack_halves(self.values), self.scale
-        return [self.x[rows], *matrix, self.columns, self.gamma, self.beta]
+        matrix = [pack_halves(self.values), self.scale, self.columns]
+        rests = [pack_int8(self.rests)] if self.kind == "int8" else []
+        return [self.x[rows], self.gamma, self.beta, *matrix, *rests]
 
     def logits(self) -> Float32:
         """All logits in full."""
-        full = self._kernels.run("norm_logits.int8", *self._given(slice(None)))
+        full = self._kernels.run(f"norm_logits.{self.kind}", *self._given(slice(None)))
         assert isinstance(full, np.ndarray)
         return full
 
@@ -90,7 +97,7 @@ class Head:
         rules = [self.suppress, self.states[rows], self.temperatures[rows], self.uniforms[rows]]
         return Choice(
             *self._kernels.run(
-                "norm_choose.int8", *self._given(rows), self.bounds, wanted[rows], *rules,
+                f"norm_choose.{self.kind}", *self._given(rows), self.bounds, wanted[rows], *rules,
                 np.array([tokens.eot, tokens.timestamp_begin]), ranks,
             )
         )  # fmt: skip
@@ -126,6 +133,26 @@ def test_the_best_tokens_are_those_of_all_logits(
 ) -> None:
     head = Head(kernels, 7, peak=peak, tails=tails)
     check(head.choice(wanted), head.expected(wanted))
+
+
+@pytest.mark.parametrize("wanted", [1, 6])
+def test_without_rests_they_are_those_of_the_bytes(kernels: Kernels, wanted: int) -> None:
+    """As of the copies that tokens are drafted by."""
+    head = Head(kernels, 7, rests=False)
+    check(head.choice(wanted), head.expected(wanted))
+
+
+def test_rests_tell_tokens_of_the_same_bytes_apart(kernels: Kernels) -> None:
+    """Twins in other blocks, of which the bytes say nothing: rests of full size decide."""
+    head = Head(kernels, 9, peak=3.0)
+    rng = np.random.default_rng(7)
+    head.values[2000:4000], head.scale[2000:4000] = head.values[:2000], head.scale[:2000]
+    head.rests[:4000] = rng.choice(np.array([-127, 127], np.int8), (4000, K))
+    ours, theirs = head.choice(6), head.expected(6)
+    check(ours, theirs)
+    head.kind = "bytes"
+    of_bytes = head.expected(6)
+    assert (of_bytes.candidates != theirs.candidates).any(axis=1).sum() >= 3
 
 
 @pytest.mark.parametrize("mean", [2.0, -2.0])
@@ -265,6 +292,7 @@ def test_equal_logits_are_chosen_in_the_order_of_ids(kernels: Kernels) -> None:
     np.testing.assert_allclose(ours.candidate_logprobs, -np.log(N), atol=1e-4)
     again = Head(kernels, 4, peak=3.0)
     again.values[2000:4000] = again.values[:2000]
+    again.rests[2000:4000] = again.rests[:2000]
     again.scale[2000:4000] = again.scale[:2000]
     check(again.choice(6), again.expected(6))
 
