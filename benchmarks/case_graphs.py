@@ -71,18 +71,16 @@ class Cases:
         """Random float32."""
         return self.rng.standard_normal(shape, np.float32)
 
-    def matrix(self, n: int, k: int, *, in_groups: bool = False) -> list[Any]:
-        """A random matrix as the precision stores it; of int8, its values and their scale.
+    def matrix(self, n: int, k: int, terms: int = GROUP_TERMS) -> list[Any]:
+        """A random matrix as the precision stores it; of int8, its values and their scales.
 
-        `in_groups`: with scales of groups of terms, as the decoder's matrices have them in int8.
+        `terms`: those of a row that share a scale.
         """
         if self.precision != "int8":
             return [self.values(n, k).astype(self._dtype)]
         values = self.rng.integers(-127, 128, (n, k), dtype=np.int8)
-        parts = [pack_int8(values), np.full(n, 1e-3, np.float32)]
-        if in_groups:
-            parts.append(pack_groups(np.full((n, -(-k // GROUP_TERMS)), 128, np.uint8)))
-        return parts
+        group_scale = np.full((n, -(-k // terms)), 128, np.uint8)
+        return [pack_int8(values), np.full(n, 1e-5, np.float32), pack_groups(group_scale)]
 
     def add(
         self, name: str, build: Any, inputs: list[Any], operations: float, read: float, kind: str

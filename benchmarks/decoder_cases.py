@@ -8,7 +8,13 @@ from max.driver import CPU, Buffer
 
 from mwc.compiler.graphs import layers, layers_int8
 from mwc.compiler.graphs.scope import DTYPES, LayerWeights, Matrix, Plan
-from mwc.compiler.quantize import pack_halves, pack_int8, quantize_with_rests, sieve_bounds
+from mwc.compiler.quantize import (
+    LONG_GROUP,
+    pack_halves,
+    pack_int8,
+    quantize_with_rests,
+    sieve_bounds,
+)
 from mwc.compiler.weights import AUDIO_CACHES, CACHES
 from mwc.runtime.decoder import (
     AUDIO_KEY_BYTES_SHAPE,
@@ -76,12 +82,12 @@ def _around_attention(cases: Cases, rows: int) -> None:
         layers.copy_rows(plan, (k, v), *rest)
         return rest[-1]
 
-    def make(plan: Plan, k: Any, v: Any, x: Any, w: Any, scale: Any, *rest: Any) -> Any:
-        layers_int8.store_cross_kv(plan, (k, v), x, Matrix(w, scale), *rest)
+    def make(plan: Plan, k: Any, v: Any, x: Any, w: Any, s: Any, gs: Any, *rest: Any) -> Any:
+        layers_int8.store_cross_kv(plan, (k, v), x, Matrix(w, s, gs), *rest)
         return rest[-1]
 
     if rows == 1 and cases.plan.int8:
-        x, matrix = cases.values(1, model.n_audio_ctx, d), cases.matrix(2 * d, d)
+        x, matrix = cases.values(1, model.n_audio_ctx, d), cases.matrix(2 * d, d, LONG_GROUP)
         cases.add(
             "cross_kv, 1 window", make,
             [*audio, x, *matrix, cases.values(2 * d), layer, layer],
@@ -120,7 +126,7 @@ def _decoder_layer(cases: Cases, name: str, rows: int) -> None:
         weights |= {f"{norm}.weight": cases.values(d), f"{norm}.bias": cases.values(d)}
         for linear in linears:
             n, k = sizes.get(linear, (d, d))
-            stored = cases.matrix(n, k, in_groups=True)
+            stored = cases.matrix(n, k)
             parts = dict(zip(("weight", "scale", "group_scale"), stored, strict=True))
             weights |= {f"{linear}.{part}": value for part, value in parts.items()}
             weights[f"{linear}.bias"] = cases.values(n)
@@ -185,7 +191,8 @@ def _logits(cases: Cases, name: str, m: int, k: int, n: int) -> None:
     matrix = cases.matrix(n, k)
 
     def build(plan: Plan, x: Any, gamma: Any, beta: Any, *parts: Any) -> Any:
-        return layers.norm_logits(plan, x, (gamma, beta), Matrix(*parts))
+        embedding = Matrix(*parts[:2], None, *parts[2:]) if len(parts) > 2 else Matrix(*parts)
+        return layers.norm_logits(plan, x, (gamma, beta), embedding)
 
     if cases.precision == "int8":
         values, rests = cases.rng.integers(-127, 128, (2, n, k), dtype=np.int8)
@@ -213,7 +220,8 @@ def _head_and_choice(cases: Cases, name: str, m: int, k: int, n: int) -> None:
     asked += [np.array([tokens.eot, tokens.timestamp_begin], np.int32), np.zeros(1, np.int32)]
 
     def build(plan: Plan, x: Any, gamma: Any, beta: Any, *rest: Any) -> Any:
-        embedding, (bounds, wanted, *rules, ids, ranks) = Matrix(*rest[:4]), rest[4:]
+        embedding = Matrix(*rest[:2], None, *rest[2:4])
+        bounds, wanted, *rules, ids, ranks = rest[4:]
         return layers_int8.norm_choose(
             plan, x, (gamma, beta), embedding, bounds, wanted, rules, ids, ranks
         )[0]

@@ -8,6 +8,7 @@ from max.graph import Dim
 
 from mwc.compiler.graphs import layers, layers_int8, vad
 from mwc.compiler.graphs.scope import Matrix, Plan
+from mwc.compiler.quantize import LONG_GROUP
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.decoder import VAD_CONTEXT, VAD_FRAME, VAD_STATE_SHAPE
 from mwc.runtime.vad import FRAMES_PER_CALL
@@ -48,7 +49,7 @@ def add_detector(cases: Cases) -> None:
 
 def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
     norm, residual, gelu = how.get("norm", []), "residual" in how, "gelu" in how
-    matrix = cases.matrix(n, k)
+    matrix = cases.matrix(n, k, LONG_GROUP)
     rest = [cases.values(1, t, n)] if residual else []
 
     def build(plan: Plan, x: Any, *given: Any) -> Any:
@@ -68,7 +69,7 @@ def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
 
 def _convolution(cases: Cases, name: str, frames: int, d: int, n: int, *, stride: int) -> None:
     """One of the encoder's convolutions, of a window that is full."""
-    matrix = cases.matrix(n, 3 * d)
+    matrix = cases.matrix(n, 3 * d, LONG_GROUP)
 
     def build(plan: Plan, x: Any, *given: Any) -> Any:
         *weight, bias, n_frames = given

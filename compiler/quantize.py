@@ -13,6 +13,9 @@ BLOCK_COLUMNS, BLOCK_TERMS = 16, 4
 GROUP_TERMS = 64
 """Terms of a row that share a scale in the decoder's matrices; see kernels/quantized.mojo."""
 
+LONG_GROUP = 128
+"""The same in the encoder's."""
+
 INT8_LIMIT = 127
 """Largest magnitude of a weight: -128 is not used, so that both signs reach equally far."""
 
@@ -32,35 +35,34 @@ FOUR_LIMIT = 32767 // BYTE_LIMIT
 """What four weights of one sign whose products such a CPU sums in 16 bits may add up to."""
 
 
-def quantize_int8(value: Float32, *, fits: bool = False) -> tuple[npt.NDArray[np.int8], Float32]:
-    """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127.
-
-    Where it has to fit (8 divides k), a row's scale is so large that no four values of one sign
-    that share a 16-bit sum add up to more than FOUR_LIMIT.
-    """
+def quantize_int8(value: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """A matrix [n, k] as int8 [n, k] times a scale [n]: each row's largest magnitude is 127."""
     largest = np.abs(value).max(axis=1)
     scale: Float32 = np.where(largest > 0, largest / INT8_LIMIT, OF_ZEROS).astype(np.float32)
-    if fits:  # rounding adds half a unit to each of the four at most
-        scale = np.maximum(scale, sums_of_four(value).max(axis=1) / np.float32(FOUR_LIMIT - 2))
     return np.rint(value / scale[:, None]).astype(np.int8), scale
 
 
 def quantize_groups(
-    value: Float32,
+    value: Float32, terms: int = GROUP_TERMS, *, fits: bool = False
 ) -> tuple[npt.NDArray[np.int8], Float32, npt.NDArray[np.uint8]]:
     """A matrix [n, k] as int8 [n, k] times a scale [n] times one uint8 [n, groups] of each group.
 
-    A group is GROUP_TERMS terms of a row, the last one what is left. Its scale is the least whole
-    multiple of the row's with which its largest magnitude is 127 at most.
+    A group is `terms` terms of a row, the last one what is left. Its scale is the least whole
+    multiple of the row's with which its largest magnitude is 127 at most; where it has to fit
+    (8 divides k), also with which no four values of one sign that share a 16-bit sum add up to more
+    than FOUR_LIMIT.
     """
-    starts = np.arange(0, value.shape[1], GROUP_TERMS)
-    largest = np.maximum.reduceat(np.abs(value), starts, axis=1)
-    unit = largest.max(axis=1) / np.float32(INT8_LIMIT * GROUP_LIMIT)
+    starts = np.arange(0, value.shape[1], terms)
+    finest = np.maximum.reduceat(np.abs(value), starts, axis=1) / np.float32(INT8_LIMIT)
+    if fits:  # rounding adds half a unit to each of the four at most
+        fours = np.maximum.reduceat(sums_of_four(value), starts // 8 * 4, axis=1)
+        finest = np.maximum(finest, fours / np.float32(FOUR_LIMIT - 2))
+    unit = finest.max(axis=1) / np.float32(GROUP_LIMIT)
     scale: Float32 = np.where(unit > 0, unit, OF_ZEROS).astype(np.float32)
-    wanted = np.ceil(largest / INT8_LIMIT / scale[:, None])
+    wanted = np.ceil(finest / scale[:, None])
     group_scale = np.clip(wanted, 1, GROUP_LIMIT).astype(np.uint8)
     steps = scale[:, None] * group_scale
-    each = np.repeat(steps, GROUP_TERMS, axis=1)[:, : value.shape[1]]
+    each = np.repeat(steps, terms, axis=1)[:, : value.shape[1]]
     values = np.clip(np.rint(value / each), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
     return values, scale, group_scale
 

@@ -3,14 +3,14 @@
 Names equal the checkpoint's (Hugging Face's, without "model.") wherever a tensor is taken as it is;
 fused ones are named for what they hold. Three transforms exist: queries take the attention scale,
 projections are stacked, convolutions become matrices. With int8, every matrix is packed for the
-kernels (quantize.py) and has a scale per output beside it: "x.weight" and "x.scale"; those of the
-decoder's layers have finer ones too, "x.group_scale". The speech detector's weights, `vad.…`, are
-not the checkpoint's: vad_weights.py makes them.
+kernels (quantize.py) and has a scale per output beside it and finer ones for runs of terms:
+"x.weight", "x.scale" and "x.group_scale". The speech detector's weights, `vad.…`, are not the
+checkpoint's: vad_weights.py makes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,12 @@ from mwc.compiler.quantize import (
     BLOCK_COLUMNS,
     BLOCK_TERMS,
     GROUP_TERMS,
+    LONG_GROUP,
     fits_packed,
     pack_groups,
     pack_halves,
     pack_int8,
     quantize_groups,
-    quantize_int8,
     quantize_with_rests,
     sieve_bounds,
 )
@@ -79,9 +79,10 @@ class Rule:
             they have 16 bits (kernels/token_embedding.mojo).
         fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
             VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
-
-    An int8 matrix that is neither is read by steps, which wait for its bytes and not for
-    arithmetic: it has a scale for every GROUP_TERMS terms of a row.
+        group_terms: terms of a row of its int8 values that share a scale beside the row's; 0: all.
+            Steps wait for memory, so that scales of few terms cost them next to nothing. The
+            encoder pays for each group, and has none where that brings least: in fc1, and in the
+            keys and values for the decoder (benchmarks/cpu-floor.md).
     """
 
     shape: tuple[int, ...]
@@ -91,11 +92,7 @@ class Rule:
     is_embedding: bool = False
     has_rests: bool = False
     fits: bool = False
-
-    @property
-    def in_groups(self) -> bool:
-        """Whether int8 values have a scale for each group of terms of a row."""
-        return self.is_matrix and not self.is_embedding and not self.fits
+    group_terms: int = 0
 
 
 def _same(x: Float32) -> Float32:
@@ -211,11 +208,9 @@ def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
         parts = (TensorSpec(name, "uint8", halves), scale, columns, bounds)
         rest = TensorSpec(scale_name(name, "rest"), "int8", packed)
         return (*parts, rest) if rule.has_rests else parts
-    matrix = TensorSpec(name, "int8", packed)
-    if not rule.in_groups:
-        return (matrix, scale)
-    groups = (blocks, -(-k // GROUP_TERMS), BLOCK_COLUMNS)
-    return (matrix, scale, TensorSpec(scale_name(name, "group_scale"), "uint8", groups))
+    groups = (blocks, -(-k // (rule.group_terms or k)), BLOCK_COLUMNS)
+    group_scale = TensorSpec(scale_name(name, "group_scale"), "uint8", groups)
+    return (TensorSpec(name, "int8", packed), scale, group_scale)
 
 
 def scale_name(name: str, kind: str = "scale") -> str:
@@ -296,18 +291,17 @@ def _maker(
         value = _made(tensors, name, rule)
         if spec.name == name and spec.dtype not in ("int8", "uint8"):
             return cast_weight(value, spec)
-        if rule.in_groups:
-            values, scale, group_scale = quantize_groups(value)
-            if spec.name == name:
-                return pack_int8(values)
-            return scale if spec.name == scale_name(name) else pack_groups(group_scale)
         if rule.is_embedding:
             columns: Float32 = np.abs(value).max(axis=0, initial=np.float32(1e-30))
             if spec.name == scale_name(name, "column_scale"):
                 return columns
             return _embedding_part(value / columns, name, rule, spec)
-        values, scale = quantize_int8(value, fits=fits)
-        return pack_int8(values) if spec.name == name else scale
+        values, scale, group_scale = quantize_groups(
+            value, rule.group_terms or value.shape[1], fits=fits
+        )
+        if spec.name == name:
+            return pack_int8(values)
+        return scale if spec.name == scale_name(name) else pack_groups(group_scale)
 
     return make
 
@@ -350,7 +344,9 @@ def _as_is(name: str, shape: tuple[int, ...], is_matrix: bool) -> Mapping[str, R
 def _conv(name: str, n_in: int, n_out: int) -> Mapping[str, Rule]:
     weight = f"{name}.weight"
     return {
-        weight: Rule((n_out, 3 * n_in), (weight,), _convolution, True, fits=True),
+        weight: Rule(
+            (n_out, 3 * n_in), (weight,), _convolution, True, fits=True, group_terms=LONG_GROUP
+        ),
         **_as_is(f"{name}.bias", (n_out,), False),
     }
 
@@ -362,10 +358,12 @@ def _norm(name: str, state: int) -> Mapping[str, Rule]:
     }
 
 
-def _linear(name: str, n_in: int, n_out: int, *, fits: bool) -> Mapping[str, Rule]:
+def _linear(
+    name: str, n_in: int, n_out: int, *, fits: bool, group_terms: int
+) -> Mapping[str, Rule]:
     weight = f"{name}.weight"
     return {
-        weight: Rule((n_out, n_in), (weight,), _same, True, fits=fits),
+        weight: Rule((n_out, n_in), (weight,), _same, True, fits=fits, group_terms=group_terms),
         **_as_is(f"{name}.bias", (n_out,), False),
     }
 
@@ -375,14 +373,16 @@ def _layer(prefix: str, state: int, mlp: int, *, fits: bool) -> Mapping[str, Rul
     attention = f"{prefix}.self_attn"
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
     qkv = tuple(f"{part}.weight" for part in (q, k, v))
+    terms = LONG_GROUP if fits else GROUP_TERMS
+    grouped: dict[str, Any] = {"fits": fits, "group_terms": terms}
     return {
         **_norm(f"{prefix}.self_attn_layer_norm", state),
-        f"{attention}.qkv.weight": Rule((3 * state, state), qkv, _qkv_weight, True, fits=fits),
+        f"{attention}.qkv.weight": Rule((3 * state, state), qkv, _qkv_weight, True, **grouped),
         f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False),
-        **_linear(f"{attention}.out_proj", state, state, fits=fits),
+        **_linear(f"{attention}.out_proj", state, state, **grouped),
         **_norm(f"{prefix}.final_layer_norm", state),
-        **_linear(f"{prefix}.fc1", state, mlp, fits=fits),
-        **_linear(f"{prefix}.fc2", mlp, state, fits=fits),
+        **_linear(f"{prefix}.fc1", state, mlp, fits=fits, group_terms=0 if fits else terms),
+        **_linear(f"{prefix}.fc2", mlp, state, **grouped),
     }
 
 
@@ -393,11 +393,13 @@ def _cross_attention(prefix: str, model: ModelSpec) -> Mapping[str, Rule]:
     kv = (f"{k}.weight", f"{v}.weight")
     return {
         **_norm(f"{prefix}.encoder_attn_layer_norm", state),
-        f"{q}.weight": Rule((state, state), (f"{q}.weight",), _scaled, True),
+        f"{q}.weight": Rule(
+            (state, state), (f"{q}.weight",), _scaled, True, group_terms=GROUP_TERMS
+        ),
         f"{q}.bias": Rule((state,), (f"{q}.bias",), _scaled, False),
         f"{attention}.kv.weight": Rule(
             (2 * state, model.n_audio_state), kv, _kv_weight, True, fits=True
         ),
         f"{attention}.kv.bias": Rule((2 * state,), (f"{v}.bias",), _kv_bias, False),
-        **_linear(f"{attention}.out_proj", state, state, fits=False),
+        **_linear(f"{attention}.out_proj", state, state, fits=False, group_terms=GROUP_TERMS),
     }

@@ -194,56 +194,59 @@ class Kernels:
         """The products with int8 weights: x, packed values, scales, then the rest."""
         vector, column = ("float32", "n"), ("float32", "k")
         groups = ("uint8", "blocks", "groups", 16)
-        weight = ("int8", "blocks", "quads", 16, 4), vector
+        weight = ("int8", "blocks", "quads", 16, 4), vector, groups
 
         def norm_linear(gelu: bool) -> Build:
-            return lambda plan, x, w, s, of_groups, bias, g, b: layers.norm_linear(
-                plan, x, (g, b), Matrix(w, s, group_scale=of_groups), bias, gelu=gelu
+            return lambda plan, x, w, s, gs, bias, g, b: layers.norm_linear(
+                plan, x, (g, b), Matrix(w, s, gs), bias, gelu=gelu
             )
 
-        def norm_logits(plan: Plan, x: Any, g: Any, b: Any, *embedding: Any) -> Any:
-            return layers.norm_logits(plan, x, (g, b), Matrix(*embedding))
+        def norm_logits(plan: Plan, x: Any, g: Any, b: Any, *parts: Any) -> Any:
+            return layers.norm_logits(plan, x, (g, b), embedding(*parts))
 
         def norm_choose(plan: Plan, x: Any, g: Any, b: Any, *given: Any) -> Any:
-            *embedding, bounds, wanted, suppress, states, heat, uniforms, ids, ranks = given
+            *parts, bounds, wanted, suppress, states, heat, uniforms, ids, ranks = given
             rules = suppress, states, heat, uniforms
             return layers_int8.norm_choose(
-                plan, x, (g, b), Matrix(*embedding), bounds, wanted, rules, ids, ranks
+                plan, x, (g, b), embedding(*parts), bounds, wanted, rules, ids, ranks
             )
 
-        def embed(plan: Plan, t: Any, p: Any, table: Any, *embedding: Any) -> Any:
-            return layers.embed(plan, t, p, Matrix(*embedding), table)
+        def embed(plan: Plan, t: Any, p: Any, table: Any, *parts: Any) -> Any:
+            return layers.embed(plan, t, p, embedding(*parts), table)
 
-        def linear_residual(plan: Plan, x: Any, w: Any, s: Any, of_groups: Any, *rest: Any) -> Any:
-            return layers.linear_residual(plan, x, Matrix(w, s, group_scale=of_groups), *rest)
+        def linear_residual(plan: Plan, x: Any, w: Any, s: Any, gs: Any, *rest: Any) -> Any:
+            return layers.linear_residual(plan, x, Matrix(w, s, gs), *rest)
 
         def linear(gelu: bool) -> Build:
-            return lambda plan, x, w, s, bias: layers.linear(plan, x, Matrix(w, s), bias, gelu=gelu)
-
-        def with_norm(gelu: bool) -> Build:
-            return lambda plan, x, w, s, bias, g, b: layers.linear(
-                plan, x, Matrix(w, s), bias, gelu=gelu, norm=(g, b)
+            return lambda plan, x, w, s, gs, bias: layers.linear(
+                plan, x, Matrix(w, s, gs), bias, gelu=gelu
             )
 
-        def with_residual(plan: Plan, x: Any, w: Any, s: Any, bias: Any, residual: Any) -> Any:
-            return layers.linear(plan, x, Matrix(w, s), bias, residual=residual)
+        def with_norm(gelu: bool) -> Build:
+            return lambda plan, x, w, s, gs, bias, g, b: layers.linear(
+                plan, x, Matrix(w, s, gs), bias, gelu=gelu, norm=(g, b)
+            )
+
+        def with_residual(
+            plan: Plan, x: Any, w: Any, s: Any, gs: Any, bias: Any, residual: Any
+        ) -> Any:
+            return layers.linear(plan, x, Matrix(w, s, gs), bias, residual=residual)
 
         def conv(stride: int) -> Build:
-            return lambda plan, x, w, s, bias, n_frames: layers.convolution(
-                plan, x, Matrix(w, s), bias, n_frames, stride=stride
+            return lambda plan, x, w, s, gs, bias, n_frames: layers.convolution(
+                plan, x, Matrix(w, s, gs), bias, n_frames, stride=stride
             )
 
         def feed_forward(plan: Plan, x: Any, g: Any, b: Any, *layer: Any) -> Any:
-            w1, s1, bias1, w2, s2, bias2 = layer
-            first, second = (Matrix(w1, s1), bias1), (Matrix(w2, s2), bias2)
+            first, second = (Matrix(*layer[:3]), layer[3]), (Matrix(*layer[4:7]), layer[7])
             return layers.feed_forward(plan, x, (g, b), first, second)
 
         few, many = (("float32", "m", "k"), *weight), (x3("k"), *weight)
         normed = (vector, column, column)
         residual = (vector, ("float32", "m", "n"))
-        self._add("norm_linear.int8", norm_linear(gelu=False), *few, groups, *normed)
-        self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, groups, *normed)
-        self._add("linear_residual.int8", linear_residual, *few, groups, *residual)
+        self._add("norm_linear.int8", norm_linear(gelu=False), *few, *normed)
+        self._add("norm_linear_gelu.int8", norm_linear(gelu=True), *few, *normed)
+        self._add("linear_residual.int8", linear_residual, *few, *residual)
         ids = ("int32", "m")
         halves = ("uint8", 2, "blocks", "octets", 16, 4), vector, column
         head = (few[0], column, column, *halves)
@@ -265,7 +268,10 @@ class Kernels:
         for stride in (1, 2):
             frames = ("float32", "b", FRAMES, "k")
             self._add(f"conv{stride}.int8", conv(stride), frames, *weight, vector, ("int32", "b"))
-        wide = ("int8", "h_blocks", "k_quads", 16, 4), ("float32", "h"), ("float32", "h")
+        wide = (
+            *(("int8", "h_blocks", "k_quads", 16, 4), ("float32", "h")),
+            *(("uint8", "h_blocks", "k_groups", 16), ("float32", "h")),
+        )
         self._add(
             "feed_forward.int8", feed_forward, x3("k"), column, column, *wide, *weight, vector
         )
@@ -324,12 +330,15 @@ class Kernels:
         )  # fmt: skip
 
     def _add_cross_kv(self, audio: list[Any]) -> None:
-        def build(plan: Plan, k: Any, v: Any, x: Any, w: Any, s: Any, *rest: Any) -> tuple[()]:
-            bias, windows, layer = rest
-            layers_int8.store_cross_kv(plan, (k, v), x, Matrix(w, s), bias, windows, layer)
+        def build(plan: Plan, k: Any, v: Any, x: Any, *rest: Any) -> tuple[()]:
+            *parts, bias, windows, layer = rest
+            layers_int8.store_cross_kv(plan, (k, v), x, Matrix(*parts), bias, windows, layer)
             return ()
 
-        weight = ("int8", "blocks", "quads", 16, 4), ("float32", "n"), ("float32", "n")
+        weight = (
+            *(("int8", "blocks", "quads", 16, 4), ("float32", "n")),
+            *(("uint8", "blocks", "groups", 16), ("float32", "n")),
+        )
         self._add("cross_kv.int8", build, *audio, x3("k"), *weight, ("int32", "b"), ("int32", 1))
 
     def _add_hearing(self) -> None:
@@ -373,9 +382,14 @@ def matmul(plan: Plan, x: Any, w: Any) -> Any:
     return layers.linear(plan, x, Matrix(w))
 
 
-def norm_heads(plan: Plan, x: Any, w: Any, scale: Any, bias: Any, gamma: Any, beta: Any) -> Any:
+def embedding(values: Any, scale: Any, column_scale: Any, *rest: Any) -> Matrix:
+    """A token embedding in int8."""
+    return Matrix(values, scale, None, column_scale, *rest)
+
+
+def norm_heads(plan: Plan, x: Any, w: Any, s: Any, gs: Any, bias: Any, g: Any, b: Any) -> Any:
     """Queries, keys and values as bytes, head by head."""
-    return layers_int8.norm_heads(plan, x, (gamma, beta), Matrix(w, scale), bias)
+    return layers_int8.norm_heads(plan, x, (g, b), Matrix(w, s, gs), bias)
 
 
 def attention_int8(plan: Plan, heads: Any, like: Any) -> Any:

@@ -48,20 +48,20 @@ class Matrix:
         values: [out, in] as in the checkpoint; or int8, packed as `quantize.pack_int8` does, the
             token embedding as `quantize.pack_halves`.
         scale: float32 [out] where the values are int8, else None.
-        column_scale: float32 [in] where they have one too: what each input is multiplied by.
-        group_scale: uint8, packed as `quantize.pack_groups` does, where groups of terms have one.
+        group_scale: uint8, packed as `quantize.pack_groups` does, of groups of terms of an output.
+        column_scale: float32 [in] of a token embedding: what each input is multiplied by.
         rest: int8, packed as `quantize.pack_int8` does, where a token embedding has rests.
     """
 
     values: TensorValue
     scale: TensorValue | None = None
-    column_scale: TensorValue | None = None
     group_scale: TensorValue | None = None
+    column_scale: TensorValue | None = None
     rest: TensorValue | None = None
 
     def parts(self) -> list[TensorValue]:
         """The matrix as its kernel takes it."""
-        given = (self.values, self.scale, self.column_scale, self.group_scale, self.rest)
+        given = (self.values, self.scale, self.group_scale, self.column_scale, self.rest)
         return [part for part in given if part is not None]
 
     @property
@@ -70,7 +70,7 @@ class Matrix:
         return (self.values if self.scale is None else self.scale).shape[0]
 
 
-BESIDE_INT8 = ("scale", "column_scale", "group_scale", "rest")
+BESIDE_INT8 = ("scale", "group_scale", "column_scale", "rest")
 """What may be stored beside the values of an int8 matrix, as `Matrix` takes it."""
 
 Linear = tuple[Matrix, TensorValue]

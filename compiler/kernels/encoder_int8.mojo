@@ -8,7 +8,7 @@ from std.runtime import parallelism_level
 
 from .convolution import TAPS, repeat_last, rows_to_compute
 from .linear import BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
-from .matmul_int8 import GROUP, RUN, ByteRows, multiply_rows, sums_of
+from .matmul_int8 import GROUP, RUN, ByteRows, Columns, matrix_of, multiply_rows
 from .parallel import take_turn, turn_counters
 from .quantized import F32
 
@@ -17,10 +17,8 @@ from .quantized import F32
 def convolve_int8(
     y: Pointer[mut=True, Float32, _],
     x: Pointer[Float32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
+    columns: Columns,
     bias: Pointer[mut=False, Float32, _],
-    column_sums: Pointer[Int32, _],
     m: Int,
     n: Int,
     frames: Int,
@@ -34,7 +32,7 @@ def convolve_int8(
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var frames, var d, var stride, var y, var x, var w, var scale, var bias, var column_sums}:
+    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var frames, var d, var stride, var y, var x, var columns, var bias}:
         var quantized = ByteRows(GROUP, k)
         var edge = List[Float32](length=k, fill=0)
         var turn = take_turn(counters, items, tasks, t, GROUP // RUN)
@@ -55,8 +53,8 @@ def convolve_int8(
                 quantized.put(i, edge.unsafe_ptr(), k)
             multiply_rows[BIAS_GELU](
                 y.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
-                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), w, scale, column_sums,
-                bias, bias, rows, n, k,
+                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), columns, bias, bias,
+                rows, n,
             )
             turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = edge^
@@ -67,9 +65,9 @@ def convolve_int8(
 
 @extensibility.register("mwc_conv_int8")
 struct ConvInt8:
-    """As mwc_convolution, with w int8 [n / 16, 3 * d / 4, 16, 4] and scale f32 [n].
+    """As mwc_convolution, with w int8 [n / 16, 3 * d / 4, 16, 4] and its scales.
 
-    w and scale are as in quantized.mojo, terms tap by tap.
+    These are as in quantized.mojo, terms tap by tap.
     """
 
     @staticmethod
@@ -78,6 +76,7 @@ struct ConvInt8:
         x: InputTensor[dtype=F32, rank=3, ...],
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         n_frames: InputTensor[dtype=DType.int32, rank=1, ...],
         ctx: DeviceContext,
@@ -86,18 +85,20 @@ struct ConvInt8:
         var d = x.dim_size(2)
         var length = y.dim_size(1)
         var n = y.dim_size(2)
-        var column_sums = sums_of(w.unsafe_ptr(), n, TAPS * d)
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            n, TAPS * d,
+        )
         for window in range(x.dim_size(0)):
             var held = n_frames.unsafe_ptr()[unsafe_offset=window]
             var rows = rows_to_compute(held, length, stride)
             var own = y.unsafe_ptr().unsafe_offset(window * length * n)
             convolve_int8(
-                own, x.unsafe_ptr().unsafe_offset(window * frames * d), w.unsafe_ptr(),
-                scale.unsafe_ptr(), bias.unsafe_ptr(), column_sums.unsafe_ptr(), rows, n, frames, d,
-                stride,
+                own, x.unsafe_ptr().unsafe_offset(window * frames * d), matrix.columns,
+                bias.unsafe_ptr(), rows, n, frames, d, stride,
             )
             repeat_last(own, rows, length, n)
-        _ = column_sums^
+        _ = matrix^
 
 
 @extensibility.register("mwc_feed_forward_int8")
@@ -116,9 +117,11 @@ struct FeedForwardInt8:
         beta: InputTensor[dtype=F32, rank=1, ...],
         w1: InputTensor[dtype=DType.int8, rank=4, ...],
         scale1: InputTensor[dtype=F32, rank=1, ...],
+        group_scale1: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias1: InputTensor[dtype=F32, rank=1, ...],
         w2: InputTensor[dtype=DType.int8, rank=4, ...],
         scale2: InputTensor[dtype=F32, rank=1, ...],
+        group_scale2: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias2: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
@@ -128,16 +131,18 @@ struct FeedForwardInt8:
         var x_ptr = x.unsafe_ptr()
         var gamma_ptr = gamma.unsafe_ptr()
         var beta_ptr = beta.unsafe_ptr()
-        var w1_ptr = w1.unsafe_ptr()
-        var scale1_ptr = scale1.unsafe_ptr()
         var bias1_ptr = bias1.unsafe_ptr()
-        var w2_ptr = w2.unsafe_ptr()
-        var scale2_ptr = scale2.unsafe_ptr()
         var bias2_ptr = bias2.unsafe_ptr()
-        var sum_list1 = sums_of(w1_ptr, h, d)
-        var sum_list2 = sums_of(w2_ptr, d, h)
-        var sums1 = sum_list1.unsafe_ptr()
-        var sums2 = sum_list2.unsafe_ptr()
+        var first_matrix = matrix_of(
+            w1.unsafe_ptr(), scale1.unsafe_ptr(), group_scale1.unsafe_ptr(),
+            group_scale1.dim_size(1), h, d,
+        )
+        var second_matrix = matrix_of(
+            w2.unsafe_ptr(), scale2.unsafe_ptr(), group_scale2.unsafe_ptr(),
+            group_scale2.dim_size(1), d, h,
+        )
+        var first_columns = first_matrix.columns
+        var second_columns = second_matrix.columns
 
         var m = x.dim_size(0) * x.dim_size(1)
         var items = (m + RUN - 1) // RUN
@@ -145,7 +150,7 @@ struct FeedForwardInt8:
         var counter_list = turn_counters(items, tasks)
         var counters = counter_list.unsafe_ptr()
 
-        def run(t: Int) {var m, var items, var tasks, var counters, var d, var h, var y_ptr, var x_ptr, var gamma_ptr, var beta_ptr, var w1_ptr, var scale1_ptr, var bias1_ptr, var w2_ptr, var scale2_ptr, var bias2_ptr, var sums1, var sums2}:
+        def run(t: Int) {var m, var items, var tasks, var counters, var d, var h, var y_ptr, var x_ptr, var gamma_ptr, var beta_ptr, var first_columns, var bias1_ptr, var second_columns, var bias2_ptr}:
             var narrow = ByteRows(GROUP, d)
             var wide = ByteRows(GROUP, h)
             var normed_list = List[Float32](length=d, fill=0)
@@ -162,15 +167,14 @@ struct FeedForwardInt8:
                     narrow.put(i, normed, d)
                 multiply_rows[BIAS_GELU](
                     hidden, narrow.bytes.unsafe_ptr(), narrow.units.unsafe_ptr(),
-                    narrow.zeros.unsafe_ptr(), w1_ptr, scale1_ptr, sums1, bias1_ptr, source, rows,
-                    h, d,
+                    narrow.zeros.unsafe_ptr(), first_columns, bias1_ptr, source, rows, h,
                 )
                 for i in range(rows):
                     wide.put(i, hidden.unsafe_offset(i * h), h)
                 multiply_rows[BIAS_RESIDUAL](
                     y_ptr.unsafe_offset(first * d), wide.bytes.unsafe_ptr(),
-                    wide.units.unsafe_ptr(), wide.zeros.unsafe_ptr(), w2_ptr, scale2_ptr, sums2,
-                    bias2_ptr, source, rows, d, h,
+                    wide.units.unsafe_ptr(), wide.zeros.unsafe_ptr(), second_columns, bias2_ptr,
+                    source, rows, d,
                 )
                 turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             _ = normed_list^
@@ -178,5 +182,5 @@ struct FeedForwardInt8:
 
         sync_parallelize(run, tasks)
         _ = counter_list^
-        _ = sum_list1^
-        _ = sum_list2^
+        _ = first_matrix^
+        _ = second_matrix^

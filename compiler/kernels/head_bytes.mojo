@@ -28,7 +28,7 @@ from .attention_int8 import (
 )
 from .cross_attention_int8 import ByteCacheShape, byte_shape_of
 from .linear import BIAS, layer_norm_rows
-from .matmul_int8 import GROUP, ByteRows, multiply_rows, sums_of
+from .matmul_int8 import GROUP, ByteRows, Columns, matrix_of, multiply_rows
 from .parallel import phase_counters, work_through
 from .quantized import F32, I8, I32, U8, VNNI, quantize_bytes
 from .softmax_bytes import WEIGHT_TOP
@@ -127,20 +127,17 @@ def multiply_head(
     bytes: Pointer[UInt8, _],
     units: Pointer[Float32, _],
     zeros: Pointer[Int32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
-    sums: Pointer[Int32, _],
+    columns: Columns,
     bias: Pointer[mut=False, Float32, _],
     row: Int,
     count: Int,
     column: Int,
-    k: Int,
 ):
     """Set y[count, HEAD] to the columns from `column` on of x · wᵀ + bias, for x's rows from `row` on."""
     multiply_rows[BIAS](
-        y, bytes.unsafe_offset(row * k), units.unsafe_offset(row), zeros.unsafe_offset(row),
-        w.unsafe_offset(column * k), scale.unsafe_offset(column), sums.unsafe_offset(column),
-        bias.unsafe_offset(column), bias, count, HEAD, k,
+        y, bytes.unsafe_offset(row * columns.k), units.unsafe_offset(row),
+        zeros.unsafe_offset(row), columns.from_column(column), bias.unsafe_offset(column), bias,
+        count, HEAD,
     )
 
 
@@ -150,13 +147,11 @@ def norm_heads_int8(
     x: Pointer[Float32, _],
     gamma: Pointer[Float32, _],
     beta: Pointer[Float32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
+    columns: Columns,
     bias: Pointer[mut=False, Float32, _],
     windows: Int,
     length: Int,
     heads: Int,
-    k: Int,
     size: Int,
 ) raises:
     """Make the bytes y[windows, heads, size] of layer_norm(x[windows, length, k]) · wᵀ + bias.
@@ -166,8 +161,7 @@ def norm_heads_int8(
     var m = windows * length
     var state = heads * HEAD
     var padded = padded_length(length)
-    var sum_list = sums_of(w, 3 * state, k)
-    var sums = sum_list.unsafe_ptr()
+    var k = columns.k
     var rows = ByteRows(m, k)
     var bytes = rows.bytes.unsafe_ptr()
     var units = rows.units.unsafe_ptr()
@@ -186,7 +180,7 @@ def norm_heads_int8(
                 var row = item // heads * length
                 var column = 2 * state + item % heads * HEAD
                 multiply_head(
-                    made, bytes, units, zeros, w, scale, sums, bias, row, length, column, k
+                    made, bytes, units, zeros, columns, bias, row, length, column
                 )
                 var place = values_of(y.unsafe_offset(item * size), padded)
                 pack_values[WEIGHT_TOP](place, made, length, padded, HEAD)
@@ -197,7 +191,7 @@ def norm_heads_int8(
             var count = min(PART, length - first)
             var row = pair // heads * length + first
             var column = third * state + pair % heads * HEAD
-            multiply_head(made, bytes, units, zeros, w, scale, sums, bias, row, count, column, k)
+            multiply_head(made, bytes, units, zeros, columns, bias, row, count, column)
             var place = y.unsafe_offset(pair * size)
             for i in range(count):
                 var source = made.unsafe_offset(i * HEAD)
@@ -211,7 +205,6 @@ def norm_heads_int8(
         _ = made_list^
 
     sync_parallelize(task, parallelism_level())
-    _ = sum_list^
     _ = rows^
     _ = counter_list^
 
@@ -221,7 +214,7 @@ struct NormHeadsInt8:
     """The heads of layer_norm(x[b, t, k]) · wᵀ + bias: queries, keys and values, one after the other.
 
     y u8 [b, heads, n], n at least what the module's text says; w int8 [3 * heads * 4, k / 4, 16, 4]
-    and scale f32 [3 * heads * 64] as in quantized.mojo.
+    and its scales, f32 [3 * heads * 64] and uint8, as in quantized.mojo.
     """
 
     @staticmethod
@@ -232,14 +225,20 @@ struct NormHeadsInt8:
         beta: InputTensor[dtype=F32, rank=1, ...],
         w: InputTensor[dtype=I8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=U8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        norm_heads_int8(
-            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
-            scale.unsafe_ptr(), bias.unsafe_ptr(), x.dim_size(0), x.dim_size(1), y.dim_size(1),
-            x.dim_size(2), y.dim_size(2),
+        var heads = y.dim_size(1)
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            3 * heads * HEAD, x.dim_size(2),
         )
+        norm_heads_int8(
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), matrix.columns,
+            bias.unsafe_ptr(), x.dim_size(0), x.dim_size(1), heads, y.dim_size(2),
+        )
+        _ = matrix^
 
 
 @always_inline
@@ -248,21 +247,18 @@ def cross_kv_int8(
     values: Pointer[mut=True, UInt8, _],
     cache: ByteCacheShape,
     x: Pointer[Float32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
+    columns: Columns,
     bias: Pointer[mut=False, Float32, _],
     slots: Pointer[Int32, _],
     windows: Int,
     length: Int,
-    k: Int,
 ) raises:
     """Make the keys and values of x[windows, length, k], and put them into the windows' slots."""
     var m = windows * length
     var heads = cache.heads
     var state = heads * HEAD
     var padded = (length + LANES - 1) // LANES * LANES
-    var sum_list = sums_of(w, 2 * state, k)
-    var sums = sum_list.unsafe_ptr()
+    var k = columns.k
     var rows = ByteRows(m, k)
     var bytes = rows.bytes.unsafe_ptr()
     var units = rows.units.unsafe_ptr()
@@ -280,7 +276,7 @@ def cross_kv_int8(
             var head = item % heads
             var column = item // pairs * state + head * HEAD
             multiply_head(
-                made, bytes, units, zeros, w, scale, sums, bias, window * length, length, column, k
+                made, bytes, units, zeros, columns, bias, window * length, length, column
             )
             var slot = (cache.first + Int(slots[unsafe_offset=window])) * heads + head
             if item < pairs:
@@ -296,7 +292,6 @@ def cross_kv_int8(
         _ = made_list^
 
     sync_parallelize(task, parallelism_level())
-    _ = sum_list^
     _ = rows^
     _ = counter_list^
 
@@ -306,8 +301,8 @@ struct CrossKVInt8:
     """Make one layer's keys and values of encoded windows x[b, t, k], and put them into the caches.
 
     Inputs: cross_k, cross_v (caches, see cross_attention_int8.mojo), x f32, then the layer that makes
-    keys, then values: w int8 [2 * heads * 4, k / 4, 16, 4], scale and bias f32 [2 * heads * 64];
-    windows int32 [b], layer int32 [1]. No output.
+    keys, then values: w int8 [2 * heads * 4, k / 4, 16, 4], scale f32 [2 * heads * 64],
+    group_scale uint8, bias f32; windows int32 [b], layer int32 [1]. No output.
     """
 
     @staticmethod
@@ -317,13 +312,19 @@ struct CrossKVInt8:
         x: InputTensor[dtype=F32, rank=3, ...],
         w: InputTensor[dtype=I8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=U8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         windows: InputTensor[dtype=I32, rank=1, ...],
         layer: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        cross_kv_int8(
-            cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), byte_shape_of(cross_k, cross_v, layer),
-            x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
-            windows.unsafe_ptr(), x.dim_size(0), x.dim_size(1), x.dim_size(2),
+        var cache = byte_shape_of(cross_k, cross_v, layer)
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            2 * cache.heads * HEAD, x.dim_size(2),
         )
+        cross_kv_int8(
+            cross_k.unsafe_ptr(), cross_v.unsafe_ptr(), cache, x.unsafe_ptr(), matrix.columns,
+            bias.unsafe_ptr(), windows.unsafe_ptr(), x.dim_size(0), x.dim_size(1),
+        )
+        _ = matrix^

@@ -14,15 +14,17 @@ from std.runtime import parallelism_level
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, fetch_ahead, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
+from .pointers import Values, untracked
 from .quantized import (
     AVX512_WORDS,
     BESIDE,
     COLUMNS,
     F32,
-    Sums,
+    LONG_GROUP,
+    Register,
+    no_work,
     quantize_bytes,
-    sum_bytes,
-    sum_bytes_between,
+    sum_byte_groups,
 )
 
 comptime TILE = 6 if AVX512_WORDS else 3
@@ -35,27 +37,55 @@ comptime GROUP = 48
 comptime RUN = GROUP // 4
 """Rows of an item of work, whole tiles; a thread takes four at a time but for its last ones."""
 
-@always_inline
-def sum_columns(totals: Pointer[mut=True, Int32, _], w: Pointer[Int8, _], blocks: Int, k: Int):
-    """The sum of each column's k bytes; totals int32 [blocks * COLUMNS]."""
-    var one = List[UInt8](length=k, fill=1)
-    var ones = one.unsafe_ptr()
+
+@fieldwise_init
+struct Columns(Copyable, ImplicitlyCopyable, Movable):
+    """Columns of k terms: w and its scales as in quantized.mojo, and each one's sum (`sums_of`)."""
+
+    var w: Pointer[Int8, ImmUntrackedOrigin]
+    var scale: Values
+    var group_scale: Pointer[UInt8, ImmUntrackedOrigin]
+    var sums: Values
+    var k: Int
+    var group_terms: Int
 
     @always_inline
-    def add[count: Int](block: Int) {var totals, var ones, var w, var k}:
-        var columns = w.unsafe_offset(block * k * COLUMNS)
-        var sums = sum_bytes[1, count](ones, k, columns, k * COLUMNS, k)
-        comptime for b in range(count):
-            totals.unsafe_store((block + b) * COLUMNS, sums[b])
+    def groups(self) -> Int:
+        """Groups of a column's terms."""
+        return (self.k + self.group_terms - 1) // self.group_terms
 
-    var block = 0
-    while block + BLOCKS <= blocks:
-        add[BLOCKS](block)
-        block += BLOCKS
-    while block < blocks:
-        add[1](block)
-        block += 1
-    _ = one^
+    @always_inline
+    def from_column(self, j: Int) -> Self:
+        """Those from a block's first column on."""
+        return Self(
+            self.w.unsafe_offset(j * self.k), self.scale.unsafe_offset(j),
+            self.group_scale.unsafe_offset(j * self.groups()), self.sums.unsafe_offset(j), self.k,
+            self.group_terms,
+        )
+
+
+@fieldwise_init
+struct Matrix(Movable):
+    """A matrix as the products take it, and what its columns add up to."""
+
+    var columns: Columns
+    var sums: List[Float32]
+
+
+@always_inline
+def matrix_of(
+    w: Pointer[Int8, _], scale: Pointer[Float32, _], group_scale: Pointer[UInt8, _], groups: Int,
+    n: Int, k: Int,
+) -> Matrix:
+    """The matrix of n columns of k terms, which are in so many groups."""
+    var terms = LONG_GROUP if groups > 1 else k
+    var sums = List[Float32](length=(n + COLUMNS - 1) // COLUMNS * COLUMNS, fill=0)
+    var columns = Columns(
+        untracked(w), untracked(scale), untracked(group_scale),
+        untracked(sums.unsafe_ptr()), k, terms,
+    )
+    sum_columns(sums.unsafe_ptr(), columns, n)
+    return Matrix(columns, sums^)
 
 
 struct ByteRows(Movable):
@@ -84,38 +114,39 @@ def multiply_rows[epilogue: Int](
     bytes: Pointer[UInt8, _],
     units: Pointer[Float32, _],
     zeros: Pointer[Int32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
-    column_sums: Pointer[Int32, _],
+    columns: Columns,
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     rows: Int,
     n: Int,
-    k: Int,
 ):
     """y[rows, n] = epilogue(x[rows, k] · wᵀ) of x as bytes with units and zeros; residual has y's shape."""
+    var k = columns.k
 
     @always_inline
-    def finish_row(i: Int, j: Int, sums: Sums, count: Int) {var n, var y, var scale, var bias, var residual, var column_sums, var units, var zeros}:
+    def finish_row(i: Int, j: Int, totals: Register, count: Int) {var n, var y, var columns, var bias, var residual, var units, var zeros}:
         var at = i * n + j
+        var zero = Register(-Float32(zeros[unsafe_offset=i]))
         finish[epilogue, within_bytes=True](
             y.unsafe_offset(at),
-            (sums - column_sums.unsafe_load[width=COLUMNS](j) * zeros[unsafe_offset=i]).cast[F32](),
-            load_part(scale.unsafe_offset(j), count) * units[unsafe_offset=i],
+            columns.sums.unsafe_load[width=COLUMNS](j).fma(zero, totals),
+            load_part(columns.scale.unsafe_offset(j), count) * units[unsafe_offset=i],
             bias.unsafe_offset(j),
             residual.unsafe_offset(at),
             count,
         )
 
     @always_inline
-    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var w, var bytes, imm finish_row}:
-        var sums = sum_bytes[height, width](
-            bytes.unsafe_offset(row * k), k, w.unsafe_offset(block * COLUMNS * k), COLUMNS * k, k
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var columns, var bytes, imm finish_row}:
+        var own = columns.from_column(block * COLUMNS)
+        var totals = sum_byte_groups[height, width](
+            bytes.unsafe_offset(row * k), k, own.w, COLUMNS * k, own.group_scale,
+            columns.group_terms, k, 0, no_work,
         )
         comptime for b in range(width):
             var j = (block + b) * COLUMNS
             comptime for i in range(height):
-                finish_row(row + i, j, sums[i * width + b], n - j)
+                finish_row(row + i, j, totals[i * width + b], n - j)
 
     @always_inline
     def stretch[width: Int](start: Int, block: Int) {var rows, imm tile}:
@@ -132,7 +163,7 @@ def multiply_rows[epilogue: Int](
     var block = 0
     comptime if BESIDE:
         # The sums of a tile are finished while the next one's are made.
-        var waiting_list = Array[Int32, length=TILE * BLOCKS * COLUMNS](fill=0)
+        var waiting_list = Array[Float32, length=TILE * BLOCKS * COLUMNS](fill=0)
         var waiting = waiting_list.unsafe_ptr()
         var count = 0
         var last_row = 0
@@ -156,18 +187,14 @@ def multiply_rows[epilogue: Int](
                         comptime for b in range(BLOCKS):
                             var at = (row + i) * n + (block + b) * COLUMNS
                             fetch_ahead(residual.unsafe_offset(at), 0)
-                var sums = sum_bytes_between[TILE, BLOCKS](
-                    bytes.unsafe_offset(row * k),
-                    k,
-                    w.unsafe_offset(block * COLUMNS * k),
-                    COLUMNS * k,
-                    k,
-                    count,
-                    finish_waiting,
+                var own = columns.from_column(block * COLUMNS)
+                var totals = sum_byte_groups[TILE, BLOCKS](
+                    bytes.unsafe_offset(row * k), k, own.w, COLUMNS * k, own.group_scale,
+                    columns.group_terms, k, count, finish_waiting,
                 )
                 comptime for b in range(BLOCKS):
                     comptime for i in range(TILE):
-                        waiting.unsafe_store((b * TILE + i) * COLUMNS, sums[i * BLOCKS + b])
+                        waiting.unsafe_store((b * TILE + i) * COLUMNS, totals[i * BLOCKS + b])
                 count = TILE * BLOCKS
                 last_row = row
                 last_block = block
@@ -185,12 +212,30 @@ def multiply_rows[epilogue: Int](
 
 
 @always_inline
-def sums_of(w: Pointer[Int8, _], n: Int, k: Int) -> List[Int32]:
-    """The sum of each column's k bytes, whole blocks of columns."""
+def sum_columns(totals: Pointer[mut=True, Float32, _], columns: Columns, n: Int):
+    """Put the sum of each of n columns' terms, in units of its scale, whole blocks of columns."""
     var blocks = (n + COLUMNS - 1) // COLUMNS
-    var totals = List[Int32](length=blocks * COLUMNS, fill=0)
-    sum_columns(totals.unsafe_ptr(), w, blocks, k)
-    return totals^
+    var k = columns.k
+    var one = List[UInt8](length=k, fill=1)
+    var ones = one.unsafe_ptr()
+
+    @always_inline
+    def add[count: Int](block: Int) {var totals, var ones, var columns, var k}:
+        var own = columns.from_column(block * COLUMNS)
+        var sums = sum_byte_groups[1, count](
+            ones, k, own.w, COLUMNS * k, own.group_scale, columns.group_terms, k, 0, no_work
+        )
+        comptime for b in range(count):
+            totals.unsafe_store((block + b) * COLUMNS, sums[b])
+
+    var block = 0
+    while block + BLOCKS <= blocks:
+        add[BLOCKS](block)
+        block += BLOCKS
+    while block < blocks:
+        add[1](block)
+        block += 1
+    _ = one^
 
 
 @always_inline
@@ -199,27 +244,24 @@ def multiply_int8[epilogue: Int, norm: Bool](
     x: Pointer[Float32, _],
     gamma: Pointer[Float32, _],
     beta: Pointer[Float32, _],
-    w: Pointer[Int8, _],
-    scale: Pointer[Float32, _],
+    columns: Columns,
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     m: Int,
     n: Int,
-    k: Int,
 ) raises:
-    """Compute y[m, n] = epilogue(x[m, k] · wᵀ) for packed w, x normalised first where `norm`.
+    """Compute y[m, n] = epilogue(x[m, k] · wᵀ) for w of n columns, x normalised first where `norm`.
 
     k is a multiple of 16. What `norm` and the epilogue do not name is not read.
     """
-    var column_list = sums_of(w, n, k)
-    var column_sums = column_list.unsafe_ptr()
+    var k = columns.k
 
     var items = (m + RUN - 1) // RUN
     var tasks = min(parallelism_level(), items)
     var counter_list = turn_counters(items, tasks)
     var counters = counter_list.unsafe_ptr()
 
-    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var y, var x, var gamma, var beta, var w, var scale, var bias, var residual, var column_sums}:
+    def run(t: Int) {var m, var n, var k, var items, var tasks, var counters, var y, var x, var gamma, var beta, var columns, var bias, var residual}:
         var quantized = ByteRows(GROUP, k)
         var normed_list = List[Float32](length=k if norm else 1, fill=0)
         var normed = normed_list.unsafe_ptr()
@@ -236,14 +278,13 @@ def multiply_int8[epilogue: Int, norm: Bool](
                     quantized.put(i, source, k)
             multiply_rows[epilogue](
                 y.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
-                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), w, scale, column_sums,
-                bias, residual.unsafe_offset(first * n), rows, n, k,
+                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), columns,
+                bias, residual.unsafe_offset(first * n), rows, n,
             )
             turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = normed_list^
 
     sync_parallelize(run, tasks)
-    _ = column_list^
     _ = counter_list^
 
 
@@ -251,7 +292,8 @@ def multiply_int8[epilogue: Int, norm: Bool](
 struct MatmulBiasInt8:
     """y[b, t, n] = act(x[b, t, k] · wᵀ + bias[n]); act is GELU where `activation` is 1.
 
-    w int8 [n / 16, k / 4, 16, 4], scale f32 [n]; see quantized.mojo.
+    w int8 [n / 16, k / 4, 16, 4], scale f32 [n], group_scale uint8 [n / 16, groups, 16]; see
+    quantized.mojo.
     """
 
     @staticmethod
@@ -260,15 +302,20 @@ struct MatmulBiasInt8:
         x: InputTensor[dtype=F32, rank=3, ...],
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime epilogue = BIAS_GELU if activation == 1 else BIAS
-        multiply_int8[epilogue, False](
-            y.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(),
-            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            y.dim_size(2), x.dim_size(2),
         )
+        multiply_int8[epilogue, False](
+            y.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(), matrix.columns,
+            bias.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0) * x.dim_size(1), y.dim_size(2),
+        )
+        _ = matrix^
 
 
 @extensibility.register("mwc_norm_matmul_bias_int8")
@@ -283,15 +330,20 @@ struct NormMatmulBiasInt8:
         beta: InputTensor[dtype=F32, rank=1, ...],
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         comptime epilogue = BIAS_GELU if activation == 1 else BIAS
-        multiply_int8[epilogue, True](
-            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
-            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), x.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            y.dim_size(2), x.dim_size(2),
         )
+        multiply_int8[epilogue, True](
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), matrix.columns,
+            bias.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0) * x.dim_size(1), y.dim_size(2),
+        )
+        _ = matrix^
 
 
 @extensibility.register("mwc_matmul_residual_int8")
@@ -304,12 +356,17 @@ struct MatmulResidualInt8:
         x: InputTensor[dtype=F32, rank=3, ...],
         w: InputTensor[dtype=DType.int8, rank=4, ...],
         scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=DType.uint8, rank=3, ...],
         bias: InputTensor[dtype=F32, rank=1, ...],
         residual: InputTensor[dtype=F32, rank=3, ...],
         ctx: DeviceContext,
     ) raises:
-        multiply_int8[BIAS_RESIDUAL, False](
-            y.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(),
-            w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(),
-            x.dim_size(0) * x.dim_size(1), y.dim_size(2), x.dim_size(2),
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            y.dim_size(2), x.dim_size(2),
         )
+        multiply_int8[BIAS_RESIDUAL, False](
+            y.unsafe_ptr(), x.unsafe_ptr(), bias.unsafe_ptr(), bias.unsafe_ptr(), matrix.columns,
+            bias.unsafe_ptr(), residual.unsafe_ptr(), x.dim_size(0) * x.dim_size(1), y.dim_size(2),
+        )
+        _ = matrix^

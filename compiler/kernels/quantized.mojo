@@ -3,9 +3,9 @@
 A matrix of n columns (outputs) and k terms is stored as int8 [n / 16, k / 4, 16, 4], n rounded up
 to a whole block, with one f32 scale per column: column j's term c is scale[j] times the byte at
 [j / 16, c / 4, j % 16, c % 4]. Four terms of sixteen columns fill one 64-byte register, as the
-dot-product instructions want them. The decoder's matrices have another scale for every GROUP_TERMS
-terms of a column, uint8 [n / 16, k / GROUP_TERMS, 16] (a last group may be smaller): a weight is
-scale[j] times that times the byte.
+dot-product instructions want them. A column's terms are in groups, of GROUP_TERMS in the decoder,
+and of LONG_GROUP, or all in one, in the encoder (the last one may be smaller). Each has another
+scale, uint8 [n / 16, groups, 16]: a weight is scale[j] times that times the byte.
 
 Activations are quantized row by row as they are used: to 16 bits where few rows are multiplied
 (decoding, which waits for the weights anyhow), to 8 bits with an offset where many are (the
@@ -71,6 +71,8 @@ comptime Words = SIMD[DType.int16, 2 * PAIRS]
 comptime Bytes[T: DType] = SIMD[T, QUADS * REGISTER]
 comptime GROUP_TERMS = 64
 """Terms of a column that share a scale in the decoder's matrices."""
+comptime LONG_GROUP = 128
+"""The same in the encoder's, where nothing waits for memory and adding a group's sums costs time."""
 comptime WORD_LIMIT = 32767
 comptime BYTE_LIMIT = 255 if VNNI else 220
 """The largest activation in 8 bits. Where weights have to fit, more would make these coarser."""
@@ -281,35 +283,75 @@ def sum_bytes[rows: Int, blocks: Int, X: DType, W: DType](
 
 
 @always_inline
-def sum_bytes_between[rows: Int, blocks: Int, X: DType, W: DType, Work: def(Int) -> None](
+def add_group[rows: Int, blocks: Int](
+    mut totals: Array[Register, rows * blocks],
+    mut sums: Array[PairSums, rows * blocks * PIECES],
+    group_scale: Pointer[UInt8, _],
+    apart: Int,
+):
+    """Add a group's sums times its columns' scales to the totals, and set the sums to 0.
+
+    `group_scale`: the group's of the first block; those of the next one are `apart` bytes further.
+    """
+    var whole = whole_sums[rows * blocks](sums)
+    comptime for b in range(blocks):
+        var scales = group_scale.unsafe_load[width=COLUMNS](b * apart).cast[F32]()
+        comptime for i in range(rows):
+            comptime at = i * blocks + b
+            totals[at] = whole[at].cast[F32]().fma(scales, totals[at])
+    comptime for i in range(rows * blocks * PIECES):
+        sums[i] = PairSums(0)
+
+
+@always_inline
+def no_work(item: Int):
+    """Nothing between the products."""
+    pass
+
+
+@always_inline
+def sum_byte_groups[rows: Int, blocks: Int, X: DType, W: DType, Work: def(Int) -> None](
     x: Pointer[Scalar[X], _],
     stride: Int,
     w: Pointer[Scalar[W], _],
     apart: Int,
+    group_scale: Pointer[UInt8, _],
+    group_terms: Int,
     k: Int,
     count: Int,
     work: Work,
-) -> Array[Sums, rows * blocks]:
-    """What `sum_bytes` gives; calls work(0) … work(count - 1) between its products, which hide it."""
+) -> Array[Register, rows * blocks]:
+    """What `sum_bytes` gives, group by group of so many terms, each times its scale.
+
+    `group_scale`: the first block's. Calls work(0) … work(count - 1) between the products, which hide
+    it.
+    """
     comptime assert (X == U8) != (W == U8)
     comptime terms = QUADS * TERMS
     comptime stretch = STRETCH * terms
+    var scales_apart = (k + group_terms - 1) // group_terms * COLUMNS
+    var scales = group_scale
+    var totals = Array[Register, length=rows * blocks](fill=Register(0))
     var sums = Array[PairSums, length=rows * blocks * PIECES](fill=PairSums(0))
-    var c = 0
     var item = 0
-    while item < count and c + stretch <= k:
-        comptime for step in range(STRETCH):
-            add_products[rows, blocks](sums, x, stride, w, apart, c + step * terms)
-        work(item)
-        item += 1
-        c += stretch
+    var c = 0
     while c < k:
-        add_products[rows, blocks](sums, x, stride, w, apart, c)
-        c += terms
+        var end = min(c + group_terms, k)
+        while item < count and c + stretch <= end:
+            comptime for step in range(STRETCH):
+                add_products[rows, blocks](sums, x, stride, w, apart, c + step * terms)
+            work(item)
+            item += 1
+            c += stretch
+        while c < end:
+            add_products[rows, blocks](sums, x, stride, w, apart, c)
+            c += terms
+        add_group[rows, blocks](totals, sums, scales, scales_apart)
+        scales = scales.unsafe_offset(COLUMNS)
     while item < count:
         work(item)
         item += 1
-    return whole_sums[rows * blocks](sums)
+    return totals^
 
 
 @always_inline

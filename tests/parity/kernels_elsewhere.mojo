@@ -20,7 +20,7 @@ from kernels.lm_head_int8 import all_logits
 from kernels.log_mel import TERMS, Bands, add_bands
 from kernels.lstm import Memory
 from kernels.matmul import multiply
-from kernels.matmul_int8 import multiply_int8
+from kernels.matmul_int8 import matrix_of, multiply_int8
 from kernels.parallel import phase_counters
 from kernels.pointers import untracked, untracked_mut
 from kernels.spectrum import power_spectrum
@@ -95,24 +95,20 @@ def of_bytes() raises:
         y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bytes.unsafe_ptr(),
         bias.unsafe_ptr(), residual.unsafe_ptr(), 15, 16, 64,
     )
+    var matrix = matrix_of(w.unsafe_ptr(), scale.unsafe_ptr(), bytes.unsafe_ptr(), 2, 192, 192)
     multiply_int8[BIAS_GELU, True](
-        y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
-        scale.unsafe_ptr(), bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16, 64,
+        y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), matrix.columns,
+        bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16,
     )
-    convolve_int8(
-        y.unsafe_ptr(), x.unsafe_ptr(), w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(),
-        slots.unsafe_ptr(), 13, 16, 26, 64, 2,
-    )
-    pad_frames(y.unsafe_ptr(), x.unsafe_ptr(), 13, 10, 64)
-    repeat_last(y.unsafe_ptr(), rows_to_compute(5, 13, 2), 13, 16)
     norm_heads_int8(
-        entries.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), w.unsafe_ptr(),
-        scale.unsafe_ptr(), bias.unsafe_ptr(), 1, 17, 1, 64, 0,
+        entries.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
+        matrix.columns, bias.unsafe_ptr(), 1, 17, 1, 0,
     )
     cross_kv_int8(
         entries.unsafe_ptr(), bytes.unsafe_ptr(), ByteCacheShape(1, 0, 0, 0), x.unsafe_ptr(),
-        w.unsafe_ptr(), scale.unsafe_ptr(), bias.unsafe_ptr(), slots.unsafe_ptr(), 1, 17, 64,
+        matrix.columns, bias.unsafe_ptr(), slots.unsafe_ptr(), 1, 17,
     )
+    _ = matrix^
     attend_windows_int8(y.unsafe_ptr(), bytes.unsafe_ptr(), 1, 1, 17, 0)
     attend_bytes[4](
         y.unsafe_ptr(), x.unsafe_ptr(), 64, bytes.unsafe_ptr(), entries.unsafe_ptr(),

@@ -33,11 +33,11 @@ from mwc.compiler.quantize import (
 from mwc.compiler.quantize import (
     FOUR_LIMIT,
     GROUP_TERMS,
+    LONG_GROUP,
     pack_groups,
     pack_halves,
     pack_int8,
     quantize_groups,
-    quantize_int8,
     quantize_with_rests,
     sums_of_four,
 )
@@ -61,16 +61,22 @@ WORD_LIMIT = 32767
 
 
 class Int8Matrix:
-    """A random [n, k] as int8 values times a scale per row, and packed for the kernels.
+    """A random [n, k] as int8 values with scales of rows and of groups of terms, and packed.
 
-    For products of many rows it has to fit, unless there is VNNI.
+    For products of many rows groups are longer, or one, and it has to fit unless there is VNNI.
     """
 
-    def __init__(self, n: int, k: int, *, many_rows: bool = False) -> None:
+    def __init__(self, n: int, k: int, *, many_rows: bool = False, one_group: bool = False) -> None:
+        terms = k if one_group else LONG_GROUP if many_rows else GROUP_TERMS
         matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
-        self.values, self.scale = quantize_int8(matrix, fits=many_rows and not VNNI)
-        self.exact = self.values * self.scale[:, None].astype(np.float64)
-        self.parts = pack_int8(self.values), self.scale
+        matrix *= np.exp(np.repeat(normal(n, -(-k // terms), seed=6), terms, 1)[:, :k])
+        self.values, self.scale, self.group_scale = quantize_groups(
+            matrix, terms, fits=many_rows and not VNNI
+        )
+        factors = np.repeat(self.group_scale, terms, axis=1)[:, :k].astype(np.float64)
+        self.multiples = self.values * factors
+        self.exact = self.multiples * self.scale[:, None]
+        self.parts = pack_int8(self.values), self.scale, pack_groups(self.group_scale)
 
 
 class Embedding:
@@ -92,20 +98,7 @@ class Embedding:
         return [*parts, pack_int8(self.rests)] if self.with_rests else parts
 
 
-class GroupedMatrix:
-    """A random [n, k] as int8 values with a scale for each group of terms, and packed."""
-
-    def __init__(self, n: int, k: int) -> None:
-        matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
-        matrix *= np.exp(np.repeat(normal(n, -(-k // GROUP_TERMS), seed=6), GROUP_TERMS, 1)[:, :k])
-        self.values, self.scale, self.group_scale = quantize_groups(matrix)
-        factors = np.repeat(self.group_scale, GROUP_TERMS, axis=1)[:, :k].astype(np.float64)
-        self.multiples = self.values * factors
-        self.exact = self.multiples * self.scale[:, None]
-        self.parts = pack_int8(self.values), self.scale, pack_groups(self.group_scale)
-
-
-def word_sums(x: Array, w: GroupedMatrix) -> Array:
+def word_sums(x: Array, w: Int8Matrix) -> Array:
     """x · wᵀ with x rounded to 16 bits by rows; the sums of groups are whole numbers."""
     limit = np.float32(WORD_LIMIT)
     top = np.abs(x).max(-1, keepdims=True)
@@ -121,7 +114,7 @@ def byte_sums(x: Array, w: Int8Matrix) -> Array:
     inverse = np.divide(np.float32(BYTE_LIMIT), span, out=np.zeros_like(span), where=span > 0)
     zero = np.rint(-low * inverse)
     levels = np.minimum(np.rint(x * inverse) + zero, BYTE_LIMIT)
-    sums = (levels - zero).astype(np.int64) @ w.values.T.astype(np.int64)
+    sums = (levels - zero) @ w.multiples.T
     return sums * (w.scale * (span / np.float32(BYTE_LIMIT))).astype(np.float64)
 
 
@@ -131,7 +124,7 @@ def assert_equal_sums(ours: Array, exact: Array) -> None:
 
 
 def assert_within_units(
-    ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix | GroupedMatrix | Embedding
+    ours: Array, exact: Array, x: Array, levels: int, w: Int8Matrix | Embedding
 ) -> None:
     """Each output is off by at most half a unit of every activation, and a little rounding."""
     span = np.maximum(x.max(-1), 0) - np.minimum(x.min(-1), 0)
@@ -149,7 +142,7 @@ FEW_ROWS = [(8, 16), (16, 32), (17, 64), (205, 384), (1536, 1280), (100, 5120)]
 @pytest.mark.parametrize(("n", "k"), FEW_ROWS)
 @pytest.mark.parametrize("m", range(1, 18))
 def test_products_of_few_rows(kernels: Kernels, n: int, k: int, m: int) -> None:
-    x, w, bias, residual = normal(m, k), GroupedMatrix(n, k), normal(n), normal(m, n)
+    x, w, bias, residual = normal(m, k), Int8Matrix(n, k), normal(n), normal(m, n)
     gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     ours = kernels.run("linear_residual.int8", x, *w.parts, bias, residual)
     assert_equal_sums(ours, residual + word_sums(x, w) + bias)
@@ -215,7 +208,8 @@ def test_the_largest_sums_of_bytes(kernels: Kernels, m: int, eight: list[int]) -
     k, row = 384, np.tile(np.array(eight, np.int8), 384 // 8)
     if eight in LARGEST_THAT_FIT:
         assert sums_of_four(row[None]).max() == FOUR_LIMIT
-    parts, zeros = (pack_int8(np.tile(row, (16, 1))), np.ones(16)), np.zeros(16)
+    scales = np.ones(16), np.ones((1, k // LONG_GROUP, 16), np.uint8)
+    parts, zeros = (pack_int8(np.tile(row, (16, 1))), *scales), np.zeros(16)
     for sign in (1, -1):
         x = np.where(sign * row > 0, np.float32(1), np.float32(0))
         ours = kernels.run("matmul_bias.int8", np.tile(x, (1, m, 1)), *parts, zeros)
@@ -245,7 +239,7 @@ def test_logits_and_rows_of_a_whole_vocabulary(kernels: Kernels, n: int, rests: 
 def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int) -> None:
     x, w, bias, residual = normal(17, k), Int8Matrix(n, k, many_rows=True), normal(n), normal(17, n)
     gamma, beta = normal(k, seed=2), normal(k, seed=3)
-    few, head = GroupedMatrix(n, k).parts, Embedding(n, k)
+    few, head = Int8Matrix(n, k).parts, Embedding(n, k)
 
     def outputs(rows: slice) -> list[Array]:
         return [
@@ -272,9 +266,12 @@ MANY_ROWS = [
 ]
 
 
+@pytest.mark.parametrize("one_group", [False, True])
 @pytest.mark.parametrize(("b", "t", "n", "k"), MANY_ROWS)
-def test_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int) -> None:
-    x, w = normal(b, t, k), Int8Matrix(n, k, many_rows=True)
+def test_products_of_many_rows(
+    kernels: Kernels, b: int, t: int, n: int, k: int, one_group: bool
+) -> None:
+    x, w = normal(b, t, k), Int8Matrix(n, k, many_rows=True, one_group=one_group)
     bias, residual = normal(n), normal(b, t, n)
     gamma, beta = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
     product = byte_sums(x, w)
@@ -378,7 +375,7 @@ def decoder_layer_weights() -> dict[str, Array]:
     weights: dict[str, Array] = {}
     for i, (name, (dtype, *shape)) in enumerate(DECODER_LAYER.items()):
         if dtype == "int8":
-            matrix = GroupedMatrix(shape[0] * 16, shape[1] * 4)
+            matrix = Int8Matrix(shape[0] * 16, shape[1] * 4)
             parts = (name.replace("weight", part) for part in LINEAR_PARTS)
             weights |= dict(zip(parts, matrix.parts, strict=True))
         elif not name.endswith("scale"):
