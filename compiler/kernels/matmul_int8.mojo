@@ -40,7 +40,7 @@ comptime RUN = GROUP // 4
 
 @fieldwise_init
 struct Columns(Copyable, ImplicitlyCopyable, Movable):
-    """Columns of k terms: w and its scales as in quantized.mojo, and each one's sum (`sums_of`)."""
+    """Columns of k terms: w and its scales as in quantized.mojo, and each one's sum (`sum_columns`)."""
 
     var w: Pointer[Int8, ImmUntrackedOrigin]
     var scale: Values
