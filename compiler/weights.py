@@ -10,7 +10,8 @@ checkpoint's: vad_weights.py makes them.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -229,7 +230,7 @@ def mapped_weights(
     """Every stored tensor's spec, and a function that reads, transforms and casts it.
 
     `vnni`: only CPUs with VNNI will use them, so that int8 values need not fit others. The step
-    between two values of an encoder's matrix is 27 % smaller then on average (tiny.en).
+    between two values of an encoder's matrix is 28 % smaller then on average (tiny.en, base).
     `drafts`: with the copies that tokens are drafted by.
 
     Raises (from the functions):
@@ -374,15 +375,17 @@ def _layer(prefix: str, state: int, mlp: int, *, fits: bool) -> Mapping[str, Rul
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
     qkv = tuple(f"{part}.weight" for part in (q, k, v))
     terms = LONG_GROUP if fits else GROUP_TERMS
-    grouped: dict[str, Any] = {"fits": fits, "group_terms": terms}
+    linear = partial(_linear, fits=fits, group_terms=terms)
     return {
         **_norm(f"{prefix}.self_attn_layer_norm", state),
-        f"{attention}.qkv.weight": Rule((3 * state, state), qkv, _qkv_weight, True, **grouped),
+        f"{attention}.qkv.weight": Rule(
+            (3 * state, state), qkv, _qkv_weight, True, fits=fits, group_terms=terms
+        ),
         f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False),
-        **_linear(f"{attention}.out_proj", state, state, **grouped),
+        **linear(f"{attention}.out_proj", state, state),
         **_norm(f"{prefix}.final_layer_norm", state),
-        **_linear(f"{prefix}.fc1", state, mlp, fits=fits, group_terms=0 if fits else terms),
-        **_linear(f"{prefix}.fc2", mlp, state, **grouped),
+        **linear(f"{prefix}.fc1", state, mlp, group_terms=0 if fits else terms),
+        **linear(f"{prefix}.fc2", mlp, state),
     }
 
 

@@ -15,11 +15,8 @@ from .linear import (
     BIAS,
     BIAS_GELU,
     BIAS_RESIDUAL,
-    NONE,
     gelu,
-    larger,
     layer_norm_rows,
-    smaller,
 )
 from .quantized import (
     COLUMNS,
@@ -91,9 +88,7 @@ def finish[epilogue: Int, *, within_bytes: Bool = False](
     The multiply-add is spelled out: left to the compiler, it could differ between tiles.
     `within_bytes`: whether the result is rounded to 8 bits next, and GELU need not be exact.
     """
-    var result = sums * scale
-    comptime if epilogue != NONE:
-        result = sums.fma(scale, load_part(bias, count))
+    var result = sums.fma(scale, load_part(bias, count))
     comptime if epilogue == BIAS_GELU:
         comptime if within_bytes:
             result = gelu_within_bytes(result)
@@ -206,7 +201,7 @@ def multiply_blocks[epilogue: Int](
     k: Int,
 ):
     """Compute the blocks of columns [first, last), w and group_scale being those of all."""
-    var groups = groups_of(k)
+    var groups = term_groups(k)
     for block in range(first, last):
         multiply_block[epilogue](
             y, words, units, w.unsafe_offset(block * COLUMNS * k), scale,
@@ -215,7 +210,7 @@ def multiply_blocks[epilogue: Int](
 
 
 @always_inline
-def groups_of(k: Int) -> Int:
+def term_groups(k: Int) -> Int:
     """Groups of k terms that have a scale."""
     return (k + GROUP_TERMS - 1) // GROUP_TERMS
 
