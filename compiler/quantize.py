@@ -29,7 +29,10 @@ BYTE_LIMIT = 220
 """The largest 8-bit activation on a CPU without VNNI; see kernels/quantized.mojo."""
 
 REST_STEPS = 256
-"""Steps of a rest between two bytes."""
+"""Steps of a rest between two bytes, in a token embedding."""
+
+FITTING_STEPS = 64
+"""The same where rests have to fit CPUs without VNNI: of four they add up to 128."""
 
 FOUR_LIMIT = 32767 // BYTE_LIMIT
 """What four weights of one sign whose products such a CPU sums in 16 bits may add up to."""
@@ -73,6 +76,21 @@ def pack_groups(group_scale: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     padded = np.pad(group_scale, ((0, -n % BLOCK_COLUMNS), (0, 0)))
     blocks = padded.reshape(-1, BLOCK_COLUMNS, groups)
     return np.ascontiguousarray(blocks.transpose(0, 2, 1))
+
+
+def rests_of_groups(
+    value: Float32,
+    values: npt.NDArray[np.int8],
+    scale: Float32,
+    group_scale: npt.NDArray[np.uint8],
+    terms: int,
+) -> npt.NDArray[np.int8]:
+    """What `quantize_groups` left of a matrix [n, k], int8 [n, k].
+
+    The matrix is scale * group_scale * (values + rests / FITTING_STEPS).
+    """
+    each = np.repeat(scale[:, None] * group_scale, terms, axis=1)[:, : value.shape[1]]
+    return np.rint((value / each - values) * FITTING_STEPS).astype(np.int8)
 
 
 def quantize_with_rests(

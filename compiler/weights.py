@@ -28,6 +28,7 @@ from mwc.compiler.quantize import (
     pack_int8,
     quantize_groups,
     quantize_with_rests,
+    rests_of_groups,
     sieve_bounds,
 )
 from mwc.compiler.spectrum import LANES, factor_rows, spectrum_factors
@@ -76,8 +77,9 @@ class Rule:
             (kernels/half_bytes.mojo), with their `sieve_bounds`, and have a scale per column too: a
             few of its columns are many times the others, and its rounding is what the logits show
             most (tiny.en: root mean square error 0.026 with, 0.154 without).
-        has_rests: whether what rounding its int8 values left is stored too, as "x.rest", so that
-            they have 16 bits (kernels/token_embedding.mojo).
+        rests: of how many of its rows, the last ones, what rounding their int8 values left is
+            stored too, as "x.rest", so that they have 16 bits (kernels/token_embedding.mojo,
+            kernels/wide_int8.mojo).
         fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
             VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
         group_terms: terms of a row of its int8 values that share a scale beside the row's; 0: all.
@@ -91,7 +93,7 @@ class Rule:
     make: Callable[..., Float32]
     is_matrix: bool
     is_embedding: bool = False
-    has_rests: bool = False
+    rests: int = 0
     fits: bool = False
     group_terms: int = 0
 
@@ -153,13 +155,15 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
             _same,
             is_matrix=True,
             is_embedding=True,
-            has_rests=True,
+            rests=model.n_vocab,
         ),
         **_as_is("decoder.embed_positions.weight", (model.n_text_ctx, model.n_text_state), False),
         **_norm("decoder.layer_norm", model.n_text_state),
     }
     for i in range(model.n_audio_layer):
-        rules |= _layer(f"encoder.layers.{i}", state, model.n_audio_mlp, fits=True)
+        # Layers make what the first one's values are off by several times as much.
+        rests = state if i == 0 else 0
+        rules |= _layer(f"encoder.layers.{i}", state, model.n_audio_mlp, fits=True, rests=rests)
     for i in range(model.n_text_layer):
         rules |= _layer(f"decoder.layers.{i}", model.n_text_state, model.n_text_mlp, fits=False)
         rules |= _cross_attention(f"decoder.layers.{i}", model)
@@ -173,7 +177,7 @@ def draft_rules(spec: WhisperSpec) -> dict[str, Rule]:
     drafted is checked, so its token embedding has no rests.
     """
     return {
-        DRAFT + name: replace(rule, has_rests=False)
+        DRAFT + name: replace(rule, rests=0)
         for name, rule in weight_rules(spec).items()
         if name.startswith("decoder.") and rule.is_matrix and not rule.fits
     }
@@ -206,12 +210,13 @@ def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
         halves = (2, blocks, k // (2 * BLOCK_TERMS), BLOCK_COLUMNS, BLOCK_TERMS)
         columns = TensorSpec(scale_name(name, "column_scale"), "float32", (k,))
         bounds = TensorSpec(scale_name(name, "sieve_bounds"), "float32", (3,))
-        parts = (TensorSpec(name, "uint8", halves), scale, columns, bounds)
-        rest = TensorSpec(scale_name(name, "rest"), "int8", packed)
-        return (*parts, rest) if rule.has_rests else parts
-    groups = (blocks, -(-k // (rule.group_terms or k)), BLOCK_COLUMNS)
-    group_scale = TensorSpec(scale_name(name, "group_scale"), "uint8", groups)
-    return (TensorSpec(name, "int8", packed), scale, group_scale)
+        parts: tuple[TensorSpec, ...] = (TensorSpec(name, "uint8", halves), scale, columns, bounds)
+    else:
+        groups = (blocks, -(-k // (rule.group_terms or k)), BLOCK_COLUMNS)
+        group_scale = TensorSpec(scale_name(name, "group_scale"), "uint8", groups)
+        parts = (TensorSpec(name, "int8", packed), scale, group_scale)
+    rests = (-(-rule.rests // BLOCK_COLUMNS), *packed[1:])
+    return (*parts, TensorSpec(scale_name(name, "rest"), "int8", rests)) if rule.rests else parts
 
 
 def scale_name(name: str, kind: str = "scale") -> str:
@@ -297,11 +302,14 @@ def _maker(
             if spec.name == scale_name(name, "column_scale"):
                 return columns
             return _embedding_part(value / columns, name, rule, spec)
-        values, scale, group_scale = quantize_groups(
-            value, rule.group_terms or value.shape[1], fits=fits
-        )
+        terms = rule.group_terms or value.shape[1]
+        values, scale, group_scale = quantize_groups(value, terms, fits=fits)
         if spec.name == name:
             return pack_int8(values)
+        if spec.name == scale_name(name, "rest"):
+            return pack_int8(
+                rests_of_groups(value, values, scale, group_scale, terms)[-rule.rests :]
+            )
         return scale if spec.name == scale_name(name) else pack_groups(group_scale)
 
     return make
@@ -311,7 +319,7 @@ def _embedding_part(value: Float32, name: str, rule: Rule, spec: TensorSpec) -> 
     """What is stored of a token embedding whose columns are scaled, but for these scales."""
     values, rests, scale = quantize_with_rests(value)
     if spec.name == scale_name(name, "sieve_bounds"):
-        return sieve_bounds(values, rests if rule.has_rests else None)
+        return sieve_bounds(values, rests if rule.rests else None)
     if spec.name == scale_name(name, "rest"):
         return pack_int8(rests)
     return pack_halves(values) if spec.name == name else scale
@@ -360,17 +368,21 @@ def _norm(name: str, state: int) -> Mapping[str, Rule]:
 
 
 def _linear(
-    name: str, n_in: int, n_out: int, *, fits: bool, group_terms: int
+    name: str, n_in: int, n_out: int, *, fits: bool, group_terms: int, rests: int = 0
 ) -> Mapping[str, Rule]:
     weight = f"{name}.weight"
+    rule = Rule((n_out, n_in), (weight,), _same, True)
     return {
-        weight: Rule((n_out, n_in), (weight,), _same, True, fits=fits, group_terms=group_terms),
+        weight: replace(rule, fits=fits, group_terms=group_terms, rests=rests),
         **_as_is(f"{name}.bias", (n_out,), False),
     }
 
 
-def _layer(prefix: str, state: int, mlp: int, *, fits: bool) -> Mapping[str, Rule]:
-    """What encoder and decoder layers share: self-attention and the feed-forward part."""
+def _layer(prefix: str, state: int, mlp: int, *, fits: bool, rests: int = 0) -> Mapping[str, Rule]:
+    """What encoder and decoder layers share: self-attention and the feed-forward part.
+
+    `rests`: of how many of the rows that make values and of those behind attention.
+    """
     attention = f"{prefix}.self_attn"
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
     qkv = tuple(f"{part}.weight" for part in (q, k, v))
@@ -379,10 +391,10 @@ def _layer(prefix: str, state: int, mlp: int, *, fits: bool) -> Mapping[str, Rul
     return {
         **_norm(f"{prefix}.self_attn_layer_norm", state),
         f"{attention}.qkv.weight": Rule(
-            (3 * state, state), qkv, _qkv_weight, True, fits=fits, group_terms=terms
+            (3 * state, state), qkv, _qkv_weight, True, fits=fits, rests=rests, group_terms=terms
         ),
         f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False),
-        **linear(f"{attention}.out_proj", state, state),
+        **linear(f"{attention}.out_proj", state, state, rests=rests),
         **_norm(f"{prefix}.final_layer_norm", state),
         **linear(f"{prefix}.fc1", state, mlp, group_terms=0 if fits else terms),
         **linear(f"{prefix}.fc2", mlp, state),

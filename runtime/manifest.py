@@ -27,7 +27,7 @@ from mwc.runtime.spec import (
 )
 
 FORMAT = "mwc-artifact"
-FORMAT_REVISION = 10
+FORMAT_REVISION = 11
 """Raised with every change of the files or of the graphs' inputs and outputs."""
 MANIFEST_NAME = "manifest.json"
 PARITY_NAME = "parity.json"

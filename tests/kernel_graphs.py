@@ -232,6 +232,10 @@ class Kernels:
         ) -> Any:
             return layers.linear(plan, x, Matrix(w, s, gs), bias, residual=residual)
 
+        def with_residual_wide(plan: Plan, x: Any, *given: Any) -> Any:
+            *parts, rest, bias, residual = given
+            return layers.linear(plan, x, Matrix(*parts, rest=rest), bias, residual=residual)
+
         def conv(stride: int) -> Build:
             return lambda plan, x, w, s, gs, bias, n_frames: layers.convolution(
                 plan, x, Matrix(w, s, gs), bias, n_frames, stride=stride
@@ -265,6 +269,9 @@ class Kernels:
         self._add("norm_heads.int8", norm_heads, *many, *normed)
         self._add("norm_matmul_gelu.int8", with_norm(gelu=True), *many, *normed)
         self._add("matmul_residual.int8", with_residual, *many, vector, x3("n"))
+        of_values = ("int8", "value_blocks", "quads", 16, 4)
+        self._add("norm_heads_wide.int8", norm_heads_wide, *many, of_values, *normed)
+        self._add("matmul_residual_wide.int8", with_residual_wide, *many, rest, vector, x3("n"))
         for stride in (1, 2):
             frames = ("float32", "b", FRAMES, "k")
             self._add(f"conv{stride}.int8", conv(stride), frames, *weight, vector, ("int32", "b"))
@@ -390,6 +397,12 @@ def embedding(values: Any, scale: Any, column_scale: Any, *rest: Any) -> Matrix:
 def norm_heads(plan: Plan, x: Any, w: Any, s: Any, gs: Any, bias: Any, g: Any, b: Any) -> Any:
     """Queries, keys and values as bytes, head by head."""
     return layers_int8.norm_heads(plan, x, (g, b), Matrix(w, s, gs), bias)
+
+
+def norm_heads_wide(plan: Plan, x: Any, *given: Any) -> Any:
+    """The same, of values of 16 bits before they are bytes."""
+    *parts, rest, bias, g, b = given
+    return layers_int8.norm_heads(plan, x, (g, b), Matrix(*parts, rest=rest), bias)
 
 
 def attention_int8(plan: Plan, heads: Any, like: Any) -> Any:

@@ -1,7 +1,8 @@
 """`encode` and `trace`: raw log-mel windows -> encoder, and the decoder's cross-attention caches.
 
-One transformer layer is built once as a subgraph and called for every layer, so compile time does
-not grow with depth. `trace` is the same computation with every stage as an output, for `verify`.
+Transformer layers that read the same kinds of weights are one subgraph, called for each of them, so
+compile time does not grow with depth. `trace` is the same computation with every stage as an
+output, for `verify`.
 """
 
 from collections.abc import Sequence
@@ -165,11 +166,14 @@ def _stages(
     else:
         x = _convolutions(plan, x, values["n_frames"].tensor, LayerWeights(names, weights))
     stages = [log_mel, x]
-    layer = _layer_subgraph(scope, x.type)
+    subgraphs: dict[tuple[str, ...], Graph] = {}
     for i in range(scope.plan.model.n_audio_layer):
         prefix = f"encoder.layers.{i}"
-        weights = scope.layer_weights(prefix, scope.plan.with_scales(prefix, LAYER_WEIGHTS))
-        x = outputs_of(ops.call(layer, x, *weights))[0]
+        names = scope.plan.with_scales(prefix, LAYER_WEIGHTS)
+        if names not in subgraphs:
+            subgraphs[names] = _layer_subgraph(scope, x.type, prefix, names)
+        weights = scope.layer_weights(prefix, names)
+        x = outputs_of(ops.call(subgraphs[names], x, *weights))[0]
         stages.append(x)
     norm = scope.layer_weights("encoder.layer_norm", ("weight", "bias"))
     return [*stages, layers.layer_norm(plan, x, *norm)]
@@ -193,12 +197,11 @@ def _convolutions(
     return layers.convolution(plan, x, *weights.linear("conv2"), n_frames, stride=2) + positions
 
 
-def _layer_subgraph(scope: Scope, x_type: TensorType) -> Graph:
-    """One encoder layer as a subgraph: (x, weights, their scales) -> x."""
-    plan, prefix = scope.plan, "encoder.layers.0"
-    names = plan.with_scales(prefix, LAYER_WEIGHTS)
+def _layer_subgraph(scope: Scope, x_type: TensorType, prefix: str, names: tuple[str, ...]) -> Graph:
+    """The layers that read weights like this one's as a subgraph: (x, weights) -> x."""
+    plan = scope.plan
     types = [x_type, *scope.weight_types(prefix, names)]
-    with scope.subgraph("encoder_layer", types) as (subgraph, inputs):
+    with scope.subgraph(prefix.replace(".", "_"), types) as (subgraph, inputs):
         x, *weights = outputs_of(inputs)
         w = LayerWeights(names, weights)
         norm = w.norm("self_attn_layer_norm")

@@ -34,11 +34,17 @@ def linear(
     layer = [*weight.parts(), bias]
     if residual is not None:
         assert norm is None
-        return custom("mwc_matmul_residual_int8", plan, [x, *layer, residual], output)
+        name = f"mwc_matmul_residual{_width(weight)}_int8"
+        return custom(name, plan, [x, *layer, residual], output)
     if norm is not None:
         inputs = [x, *norm, *layer]
         return custom("mwc_norm_matmul_bias_int8", plan, inputs, output, activation=int(gelu))
     return custom("mwc_matmul_bias_int8", plan, [x, *layer], output, activation=int(gelu))
+
+
+def _width(weight: Matrix) -> str:
+    """The kernel's part of a product: of 16 bits where the weights have rests."""
+    return "" if weight.rest is None else "_wide"
 
 
 def head_bytes(time: int) -> int:
@@ -58,7 +64,8 @@ def norm_heads(
     """
     shape = [x.shape[0], plan.model.n_audio_head, head_bytes(plan.model.n_audio_ctx)]
     output = TensorType(DType.uint8, shape, plan.device)
-    return custom("mwc_norm_heads_int8", plan, [x, *norm, *weight.parts(), bias], output)
+    inputs = [x, *norm, *weight.parts(), bias]
+    return custom(f"mwc_norm_heads{_width(weight)}_int8", plan, inputs, output)
 
 
 def encoder_attention(plan: Plan, heads: TensorValue, time: Dim) -> TensorValue:

@@ -50,7 +50,7 @@ class Matrix:
         scale: float32 [out] where the values are int8, else None.
         group_scale: uint8, packed as `quantize.pack_groups` does, of groups of terms of an output.
         column_scale: float32 [in] of a token embedding: what each input is multiplied by.
-        rest: int8, packed as `quantize.pack_int8` does, where a token embedding has rests.
+        rest: int8, packed as `quantize.pack_int8` does, where the values have rests.
     """
 
     values: TensorValue

@@ -42,7 +42,7 @@ def convolve_int8(
             for i in range(rows):
                 var frame = (first + i) * stride - 1
                 if frame >= 0 and frame + TAPS <= frames:
-                    quantized.put(i, x.unsafe_offset(frame * d), k)
+                    quantized.rows.put(i, x.unsafe_offset(frame * d))
                     continue
                 for tap in range(TAPS):
                     var inside = 0 <= frame + tap < frames
@@ -50,14 +50,13 @@ def convolve_int8(
                         edge[tap * d + c] = (
                             x[unsafe_offset=(frame + tap) * d + c] if inside else Float32(0)
                         )
-                quantized.put(i, edge.unsafe_ptr(), k)
+                quantized.rows.put(i, edge.unsafe_ptr())
             multiply_rows[BIAS_GELU](
-                y.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
-                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), columns, bias, bias,
-                rows, n,
+                y.unsafe_offset(first * n), quantized.rows, columns, bias, bias, rows, n
             )
             turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = edge^
+        _ = quantized^
 
     sync_parallelize(run, tasks)
     _ = counter_list^
@@ -164,21 +163,21 @@ struct FeedForwardInt8:
                 var source = x_ptr.unsafe_offset(first * d)
                 for i in range(rows):
                     layer_norm_rows(normed, source.unsafe_offset(i * d), gamma_ptr, beta_ptr, 1, d)
-                    narrow.put(i, normed, d)
+                    narrow.rows.put(i, normed)
                 multiply_rows[BIAS_GELU](
-                    hidden, narrow.bytes.unsafe_ptr(), narrow.units.unsafe_ptr(),
-                    narrow.zeros.unsafe_ptr(), first_columns, bias1_ptr, source, rows, h,
+                    hidden, narrow.rows, first_columns, bias1_ptr, source, rows, h
                 )
                 for i in range(rows):
-                    wide.put(i, hidden.unsafe_offset(i * h), h)
+                    wide.rows.put(i, hidden.unsafe_offset(i * h))
                 multiply_rows[BIAS_RESIDUAL](
-                    y_ptr.unsafe_offset(first * d), wide.bytes.unsafe_ptr(),
-                    wide.units.unsafe_ptr(), wide.zeros.unsafe_ptr(), second_columns, bias2_ptr,
-                    source, rows, d,
+                    y_ptr.unsafe_offset(first * d), wide.rows, second_columns, bias2_ptr, source,
+                    rows, d,
                 )
                 turn = take_turn(counters, items, tasks, t, GROUP // RUN)
             _ = normed_list^
             _ = hidden_list^
+            _ = narrow^
+            _ = wide^
 
         sync_parallelize(run, tasks)
         _ = counter_list^

@@ -28,10 +28,12 @@ from .attention_int8 import (
 )
 from .cross_attention_int8 import ByteCacheShape, byte_shape_of
 from .linear import BIAS, layer_norm_rows
-from .matmul_int8 import GROUP, ByteRows, Columns, matrix_of, multiply_rows
+from .matmul_int8 import GROUP, Columns, Rows, matrix_of, multiply_rows
 from .parallel import phase_counters, work_through
-from .quantized import F32, I8, I32, U8, VNNI, quantize_bytes
+from .pointers import untracked
+from .quantized import F32, I8, I32, U8, VNNI
 from .softmax_bytes import WEIGHT_TOP
+from .wide_int8 import WideByteRows, WideColumns, WideRows, multiply_wide, wide_matrix
 
 comptime PART = 240
 """Positions of a head that are made together: whole tiles, whose values take 60 KB."""
@@ -89,34 +91,39 @@ def pack_query(head: Pointer[mut=True, UInt8, _], q: Pointer[Float32, _], t: Int
 
 
 @always_inline
-def byte_phase[norm: Bool](
-    bytes: Pointer[mut=True, UInt8, _],
-    units: Pointer[mut=True, Float32, _],
-    zeros: Pointer[mut=True, Int32, _],
+def byte_phase[norm: Bool, wide: Bool](
+    rows: WideRows,
     x: Pointer[Float32, _],
     gamma: Pointer[Float32, _],
     beta: Pointer[Float32, _],
     m: Int,
-    k: Int,
     counters: Pointer[mut=True, Int64, _],
     phase: Int,
 ):
-    """Round the rows x[m, k] to bytes, normalised first where `norm`, together with other threads."""
+    """Round x[m, k] to `rows`, normalised first where `norm`, together with other threads.
+
+    Where not `wide`, to their bytes only.
+    """
+    var k = rows.bytes.k
 
     def some_rows(item: Int) {imm}:
-        var normed = List[Float32](length=k if norm else 1, fill=0)
+        var normed_list = List[Float32](length=k if norm else 1, fill=0)
+        var normed = normed_list.unsafe_ptr()
+        var left_list = List[Float32](length=k if wide else 1, fill=0)
+        var left = left_list.unsafe_ptr()
         for i in range(item * GROUP, min((item + 1) * GROUP, m)):
             var source = x.unsafe_offset(i * k)
-            var place = bytes.unsafe_offset(i * k)
             comptime if norm:
-                layer_norm_rows(normed.unsafe_ptr(), source, gamma, beta, 1, k)
-            var affine = (
-                quantize_bytes(place, normed.unsafe_ptr(), k) if norm
-                else quantize_bytes(place, source, k)
-            )
-            units[unsafe_offset=i] = affine.unit
-            zeros[unsafe_offset=i] = affine.zero
-        _ = normed^
+                layer_norm_rows(normed, source, gamma, beta, 1, k)
+                comptime if wide:
+                    rows.put(i, normed, left)
+                else:
+                    rows.bytes.put(i, normed)
+            else:
+                comptime assert not wide
+                rows.bytes.put(i, source)
+        _ = normed_list^
+        _ = left_list^
 
     work_through(some_rows, (m + GROUP - 1) // GROUP, counters, phase)
 
@@ -124,30 +131,26 @@ def byte_phase[norm: Bool](
 @always_inline
 def multiply_head(
     y: Pointer[mut=True, Float32, _],
-    bytes: Pointer[UInt8, _],
-    units: Pointer[Float32, _],
-    zeros: Pointer[Int32, _],
+    x: Rows,
     columns: Columns,
     bias: Pointer[mut=False, Float32, _],
-    row: Int,
     count: Int,
     column: Int,
 ):
-    """Set y[count, HEAD] to the columns from `column` on of x · wᵀ + bias, for x's rows from `row` on."""
+    """Set y[count, HEAD] to the columns from `column` on of x · wᵀ + bias."""
     multiply_rows[BIAS](
-        y, bytes.unsafe_offset(row * columns.k), units.unsafe_offset(row),
-        zeros.unsafe_offset(row), columns.from_column(column), bias.unsafe_offset(column), bias,
-        count, HEAD,
+        y, x, columns.from_column(column), bias.unsafe_offset(column), bias, count, HEAD
     )
 
 
 @always_inline
-def norm_heads_int8(
+def norm_heads_int8[wide: Bool](
     y: Pointer[mut=True, UInt8, _],
     x: Pointer[Float32, _],
     gamma: Pointer[Float32, _],
     beta: Pointer[Float32, _],
     columns: Columns,
+    value_columns: WideColumns,
     bias: Pointer[mut=False, Float32, _],
     windows: Int,
     length: Int,
@@ -156,16 +159,14 @@ def norm_heads_int8(
 ) raises:
     """Make the bytes y[windows, heads, size] of layer_norm(x[windows, length, k]) · wᵀ + bias.
 
-    Values, whose units depend on all positions, are made first, as they take longest.
+    Values, whose units depend on all positions, are made first, as they take longest; where `wide`
+    of 16 bits with `value_columns`, which are not looked at otherwise.
     """
     var m = windows * length
     var state = heads * HEAD
     var padded = padded_length(length)
-    var k = columns.k
-    var rows = ByteRows(m, k)
-    var bytes = rows.bytes.unsafe_ptr()
-    var units = rows.units.unsafe_ptr()
-    var zeros = rows.zeros.unsafe_ptr()
+    var room = WideByteRows(m, columns.k, wide)
+    var rows = room.rows
     var counter_list = phase_counters(2)
     var counters = counter_list.unsafe_ptr()
     var pairs = windows * heads
@@ -177,11 +178,16 @@ def norm_heads_int8(
 
         def some_of_head(item: Int) {imm}:
             if item < pairs:
-                var row = item // heads * length
-                var column = 2 * state + item % heads * HEAD
-                multiply_head(
-                    made, bytes, units, zeros, columns, bias, row, length, column
-                )
+                var own = rows.from_row(item // heads * length)
+                var head = item % heads * HEAD
+                var column = 2 * state + head
+                comptime if wide:
+                    multiply_wide[BIAS](
+                        made, own, value_columns.from_column(head), bias.unsafe_offset(column),
+                        bias, length, HEAD,
+                    )
+                else:
+                    multiply_head(made, own.bytes, columns, bias, length, column)
                 var place = values_of(y.unsafe_offset(item * size), padded)
                 pack_values[WEIGHT_TOP](place, made, length, padded, HEAD)
                 return
@@ -189,9 +195,8 @@ def norm_heads_int8(
             var pair = (item - pairs) // parts // 2
             var first = (item - pairs) % parts * PART
             var count = min(PART, length - first)
-            var row = pair // heads * length + first
-            var column = third * state + pair % heads * HEAD
-            multiply_head(made, bytes, units, zeros, columns, bias, row, count, column)
+            var own = rows.bytes.from_row(pair // heads * length + first)
+            multiply_head(made, own, columns, bias, count, third * state + pair % heads * HEAD)
             var place = y.unsafe_offset(pair * size)
             for i in range(count):
                 var source = made.unsafe_offset(i * HEAD)
@@ -200,12 +205,12 @@ def norm_heads_int8(
                 else:
                     pack_key[KEY_ZERO, KEY_TOP](keys_of(place, padded), source, first + i)
 
-        byte_phase[True](bytes, units, zeros, x, gamma, beta, m, k, counters, 0)
+        byte_phase[True, wide](rows, x, gamma, beta, m, counters, 0)
         work_through(some_of_head, pairs + 2 * pairs * parts, counters, 1)
         _ = made_list^
 
     sync_parallelize(task, parallelism_level())
-    _ = rows^
+    _ = room^
     _ = counter_list^
 
 
@@ -234,11 +239,51 @@ struct NormHeadsInt8:
             w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
             3 * heads * HEAD, x.dim_size(2),
         )
-        norm_heads_int8(
+        var none = WideColumns(matrix.columns, matrix.columns, untracked(bias.unsafe_ptr()))
+        norm_heads_int8[wide=False](
             y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), matrix.columns,
-            bias.unsafe_ptr(), x.dim_size(0), x.dim_size(1), heads, y.dim_size(2),
+            none, bias.unsafe_ptr(),
+            x.dim_size(0), x.dim_size(1), heads, y.dim_size(2),
         )
         _ = matrix^
+
+
+@extensibility.register("mwc_norm_heads_wide_int8")
+struct NormHeadsWideInt8:
+    """As mwc_norm_heads_int8, of values of 16 bits before they are bytes.
+
+    rests int8 [heads * 4, k / 4, 16, 4]: what is left of the weights that make values
+    (wide_int8.mojo).
+    """
+
+    @staticmethod
+    def execute[target: StaticString](
+        y: OutputTensor[dtype=U8, rank=3, ...],
+        x: InputTensor[dtype=F32, rank=3, ...],
+        gamma: InputTensor[dtype=F32, rank=1, ...],
+        beta: InputTensor[dtype=F32, rank=1, ...],
+        w: InputTensor[dtype=I8, rank=4, ...],
+        scale: InputTensor[dtype=F32, rank=1, ...],
+        group_scale: InputTensor[dtype=U8, rank=3, ...],
+        rests: InputTensor[dtype=I8, rank=4, ...],
+        bias: InputTensor[dtype=F32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var heads = y.dim_size(1)
+        var state = heads * HEAD
+        var matrix = matrix_of(
+            w.unsafe_ptr(), scale.unsafe_ptr(), group_scale.unsafe_ptr(), group_scale.dim_size(1),
+            3 * state, x.dim_size(2),
+        )
+        var values = wide_matrix(
+            matrix.columns.from_column(2 * state), rests.unsafe_ptr(), state
+        )
+        norm_heads_int8[wide=True](
+            y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), matrix.columns,
+            values.columns, bias.unsafe_ptr(), x.dim_size(0), x.dim_size(1), heads, y.dim_size(2),
+        )
+        _ = matrix^
+        _ = values^
 
 
 @always_inline
@@ -258,11 +303,8 @@ def cross_kv_int8(
     var heads = cache.heads
     var state = heads * HEAD
     var padded = (length + LANES - 1) // LANES * LANES
-    var k = columns.k
-    var rows = ByteRows(m, k)
-    var bytes = rows.bytes.unsafe_ptr()
-    var units = rows.units.unsafe_ptr()
-    var zeros = rows.zeros.unsafe_ptr()
+    var room = WideByteRows(m, columns.k, False)
+    var rows = room.rows
     var counter_list = phase_counters(2)
     var counters = counter_list.unsafe_ptr()
     var pairs = windows * heads
@@ -276,7 +318,7 @@ def cross_kv_int8(
             var head = item % heads
             var column = item // pairs * state + head * HEAD
             multiply_head(
-                made, bytes, units, zeros, columns, bias, window * length, length, column
+                made, rows.bytes.from_row(window * length), columns, bias, length, column
             )
             var slot = (cache.first + Int(slots[unsafe_offset=window])) * heads + head
             if item < pairs:
@@ -287,12 +329,12 @@ def cross_kv_int8(
                 var place = values.unsafe_offset(slot * cache.value_size)
                 pack_values(place, made, length, padded, HEAD)
 
-        byte_phase[False](bytes, units, zeros, x, bias, bias, m, k, counters, 0)
+        byte_phase[norm=False, wide=False](rows, x, bias, bias, m, counters, 0)
         work_through(half_of_head, 2 * pairs, counters, 1)
         _ = made_list^
 
     sync_parallelize(task, parallelism_level())
-    _ = rows^
+    _ = room^
     _ = counter_list^
 
 

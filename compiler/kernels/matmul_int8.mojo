@@ -14,7 +14,7 @@ from std.runtime import parallelism_level
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, fetch_ahead, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
-from .pointers import Values, untracked
+from .pointers import Numbers, Values, untracked, untracked_mut
 from .quantized import (
     AVX512_WORDS,
     BESIDE,
@@ -88,9 +88,35 @@ def matrix_of(
     return Matrix(columns, sums^)
 
 
-struct ByteRows(Movable):
-    """m rows of k activations as 8-bit values: their bytes, units and zeros."""
+@fieldwise_init
+struct Rows(Copyable, ImplicitlyCopyable, Movable):
+    """Rows of k activations as bytes: what a unit of each row is worth, and the byte of its 0."""
 
+    var bytes: Pointer[UInt8, MutUntrackedOrigin]
+    var units: Numbers
+    var zeros: Pointer[Int32, MutUntrackedOrigin]
+    var k: Int
+
+    @always_inline
+    def from_row(self, i: Int) -> Self:
+        """Those from a row on."""
+        return Self(
+            self.bytes.unsafe_offset(i * self.k), self.units.unsafe_offset(i),
+            self.zeros.unsafe_offset(i), self.k,
+        )
+
+    @always_inline
+    def put(self, i: Int, x: Pointer[Float32, _]):
+        """Quantize x[k] as row i."""
+        var affine = quantize_bytes(self.bytes.unsafe_offset(i * self.k), x, self.k)
+        self.units[unsafe_offset=i] = affine.unit
+        self.zeros[unsafe_offset=i] = affine.zero
+
+
+struct ByteRows(Movable):
+    """Room for m rows of k activations as bytes; it has to outlive its `rows`."""
+
+    var rows: Rows
     var bytes: List[UInt8]
     var units: List[Float32]
     var zeros: List[Int32]
@@ -99,48 +125,43 @@ struct ByteRows(Movable):
         self.bytes = List[UInt8](length=m * k, fill=0)
         self.units = List[Float32](length=m, fill=0)
         self.zeros = List[Int32](length=m, fill=0)
-
-    @always_inline
-    def put(mut self, i: Int, x: Pointer[Float32, _], k: Int):
-        """Quantize x[k] as row i."""
-        var affine = quantize_bytes(self.bytes.unsafe_ptr().unsafe_offset(i * k), x, k)
-        self.units[i] = affine.unit
-        self.zeros[i] = affine.zero
+        self.rows = Rows(
+            untracked_mut(self.bytes.unsafe_ptr()), untracked_mut(self.units.unsafe_ptr()),
+            untracked_mut(self.zeros.unsafe_ptr()), k,
+        )
 
 
 @always_inline
 def multiply_rows[epilogue: Int](
     y: Pointer[mut=True, Float32, _],
-    bytes: Pointer[UInt8, _],
-    units: Pointer[Float32, _],
-    zeros: Pointer[Int32, _],
+    x: Rows,
     columns: Columns,
     bias: Pointer[Float32, _],
     residual: Pointer[Float32, _],
     rows: Int,
     n: Int,
 ):
-    """y[rows, n] = epilogue(x[rows, k] · wᵀ) of x as bytes with units and zeros; residual has y's shape."""
+    """y[rows, n] = epilogue(x[rows, k] · wᵀ); residual has y's shape and may be y."""
     var k = columns.k
 
     @always_inline
-    def finish_row(i: Int, j: Int, totals: Register, count: Int) {var n, var y, var columns, var bias, var residual, var units, var zeros}:
+    def finish_row(i: Int, j: Int, totals: Register, count: Int) {var n, var y, var columns, var bias, var residual, var x}:
         var at = i * n + j
-        var zero = Register(-Float32(zeros[unsafe_offset=i]))
+        var zero = Register(-Float32(x.zeros[unsafe_offset=i]))
         finish[epilogue, within_bytes=True](
             y.unsafe_offset(at),
             columns.sums.unsafe_load[width=COLUMNS](j).fma(zero, totals),
-            load_part(columns.scale.unsafe_offset(j), count) * units[unsafe_offset=i],
+            load_part(columns.scale.unsafe_offset(j), count) * x.units[unsafe_offset=i],
             bias.unsafe_offset(j),
             residual.unsafe_offset(at),
             count,
         )
 
     @always_inline
-    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var columns, var bytes, imm finish_row}:
+    def tile[height: Int, width: Int](row: Int, block: Int) {var n, var k, var columns, var x, imm finish_row}:
         var own = columns.from_column(block * COLUMNS)
         var totals = sum_byte_groups[height, width](
-            bytes.unsafe_offset(row * k), k, own.w, COLUMNS * k, own.group_scale,
+            x.bytes.unsafe_offset(row * k), k, own.w, COLUMNS * k, own.group_scale,
             columns.group_terms, k, 0, no_work,
         )
         comptime for b in range(width):
@@ -189,7 +210,7 @@ def multiply_rows[epilogue: Int](
                             fetch_ahead(residual.unsafe_offset(at), 0)
                 var own = columns.from_column(block * COLUMNS)
                 var totals = sum_byte_groups[TILE, BLOCKS](
-                    bytes.unsafe_offset(row * k), k, own.w, COLUMNS * k, own.group_scale,
+                    x.bytes.unsafe_offset(row * k), k, own.w, COLUMNS * k, own.group_scale,
                     columns.group_terms, k, count, finish_waiting,
                 )
                 comptime for b in range(BLOCKS):
@@ -273,16 +294,16 @@ def multiply_int8[epilogue: Int, norm: Bool](
                 var source = x.unsafe_offset((first + i) * k)
                 comptime if norm:
                     layer_norm_rows(normed, source, gamma, beta, 1, k)
-                    quantized.put(i, normed, k)
+                    quantized.rows.put(i, normed)
                 else:
-                    quantized.put(i, source, k)
+                    quantized.rows.put(i, source)
             multiply_rows[epilogue](
-                y.unsafe_offset(first * n), quantized.bytes.unsafe_ptr(),
-                quantized.units.unsafe_ptr(), quantized.zeros.unsafe_ptr(), columns,
-                bias, residual.unsafe_offset(first * n), rows, n,
+                y.unsafe_offset(first * n), quantized.rows, columns, bias,
+                residual.unsafe_offset(first * n), rows, n,
             )
             turn = take_turn(counters, items, tasks, t, GROUP // RUN)
         _ = normed_list^
+        _ = quantized^
 
     sync_parallelize(run, tasks)
     _ = counter_list^

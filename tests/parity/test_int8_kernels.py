@@ -31,6 +31,7 @@ from mwc.compiler.quantize import (
     BYTE_LIMIT as LIMIT_WITHOUT_VNNI,
 )
 from mwc.compiler.quantize import (
+    FITTING_STEPS,
     FOUR_LIMIT,
     GROUP_TERMS,
     LONG_GROUP,
@@ -39,6 +40,7 @@ from mwc.compiler.quantize import (
     pack_int8,
     quantize_groups,
     quantize_with_rests,
+    rests_of_groups,
     sums_of_four,
 )
 from mwc.runtime.decoder import (
@@ -64,6 +66,7 @@ class Int8Matrix:
     """A random [n, k] as int8 values with scales of rows and of groups of terms, and packed.
 
     For products of many rows groups are longer, or one, and it has to fit unless there is VNNI.
+    What rounding left is `rests`; with it the matrix is `wide`.
     """
 
     def __init__(self, n: int, k: int, *, many_rows: bool = False, one_group: bool = False) -> None:
@@ -77,6 +80,9 @@ class Int8Matrix:
         self.multiples = self.values * factors
         self.exact = self.multiples * self.scale[:, None]
         self.parts = pack_int8(self.values), self.scale, pack_groups(self.group_scale)
+        self.rests = rests_of_groups(matrix, self.values, self.scale, self.group_scale, terms)
+        self.rest_multiples = self.rests * factors / FITTING_STEPS
+        self.wide = self.exact + self.rest_multiples * self.scale[:, None]
 
 
 class Embedding:
@@ -107,15 +113,32 @@ def word_sums(x: Array, w: Int8Matrix) -> Array:
     return sums * (w.scale * (top / limit)).astype(np.float64)
 
 
-def byte_sums(x: Array, w: Int8Matrix) -> Array:
-    """x · wᵀ with x rounded to 0 … BYTE_LIMIT by rows, its lowest value (at most 0) at 0."""
+def in_bytes(x: Array) -> tuple[Array, Array]:
+    """x as whole numbers by rows, 0 … BYTE_LIMIT less that of 0, and what one is worth.
+
+    Its lowest value, at most 0, is at 0.
+    """
     low = np.minimum(x.min(-1, keepdims=True), 0)
     span = np.maximum(x.max(-1, keepdims=True), 0) - low
     inverse = np.divide(np.float32(BYTE_LIMIT), span, out=np.zeros_like(span), where=span > 0)
     zero = np.rint(-low * inverse)
     levels = np.minimum(np.rint(x * inverse) + zero, BYTE_LIMIT)
-    sums = (levels - zero) @ w.multiples.T
-    return sums * (w.scale * (span / np.float32(BYTE_LIMIT))).astype(np.float64)
+    return (levels - zero).astype(np.float64), span / np.float32(BYTE_LIMIT)
+
+
+def byte_sums(x: Array, w: Int8Matrix) -> Array:
+    """x · wᵀ with x rounded to bytes by rows."""
+    levels, unit = in_bytes(x)
+    return (levels @ w.multiples.T) * (w.scale * unit).astype(np.float64)
+
+
+def wide_sums(x: Array, w: Int8Matrix) -> Array:
+    """x · wᵀ with both rounded to two bytes, but for products of the second ones."""
+    levels, unit = in_bytes(x)
+    left = (x - levels * unit.astype(np.float64)).astype(np.float32)
+    left_levels, left_unit = in_bytes(left)
+    first = (levels @ (w.multiples + w.rest_multiples).T) * (w.scale * unit).astype(np.float64)
+    return first + (left_levels @ w.multiples.T) * (w.scale * left_unit).astype(np.float64)
 
 
 def assert_equal_sums(ours: Array, exact: Array) -> None:
@@ -247,6 +270,14 @@ def test_a_row_never_depends_on_its_neighbours(kernels: Kernels, n: int, k: int)
             kernels.run("norm_linear_gelu.int8", x[rows], *few, bias, gamma, beta),
             kernels.run("norm_logits.int8", x[rows], gamma, beta, *head.parts),
             kernels.run("norm_matmul_gelu.int8", x[None, rows], *w.parts, bias, gamma, beta)[0],
+            kernels.run(
+                "matmul_residual_wide.int8",
+                x[None, rows],
+                *w.parts,
+                pack_int8(w.rests),
+                bias,
+                residual[None, rows],
+            )[0],
         ]
 
     together = outputs(slice(0, 17))
@@ -284,6 +315,43 @@ def test_products_of_many_rows(
     normed = layer_norm(x, gamma, beta)
     ours = kernels.run("norm_matmul.int8", x, *w.parts, bias, gamma, beta)
     assert_within_units(ours, normed @ w.exact.T + bias, normed, BYTE_LIMIT, w)
+
+
+@pytest.mark.parametrize(("b", "t", "n", "k"), MANY_ROWS)
+def test_wide_products_of_many_rows(kernels: Kernels, b: int, t: int, n: int, k: int) -> None:
+    x, w = normal(b, t, k), Int8Matrix(n, k, many_rows=True)
+    x[0, 0] = 0  # nothing is left of a row of zeros
+    x[-1, -1] = np.rint(20 * x[-1, -1])  # nor of one of whole numbers
+    x[-1, -1, :2] = BYTE_LIMIT // 2, BYTE_LIMIT // 2 - BYTE_LIMIT
+    bias, residual = normal(n), normal(b, t, n)
+    given = x, *w.parts, pack_int8(w.rests), bias, residual
+    ours = kernels.run("matmul_residual_wide.int8", *given)
+    assert_equal_sums(ours, residual + wide_sums(x, w) + bias)
+    exact = residual + x.astype(np.float64) @ w.wide.T + bias
+    bytes_only = kernels.run("matmul_residual.int8", x, *w.parts, bias, residual)
+    assert np.abs(ours - exact).max() < 0.03 * np.abs(bytes_only - exact).max()
+
+
+@pytest.mark.parametrize(("b", "t"), [(1, 1), (2, 300), (1, 1500)])
+def test_values_of_wide_heads(kernels: Kernels, b: int, t: int) -> None:
+    """Queries and keys as without rests; values within half of their units of the exact ones."""
+    k, n = 64, 3 * STATE
+    x, w, bias = normal(b, t, k), Int8Matrix(n, k, many_rows=True), normal(n)
+    norm = 1 + normal(k, seed=2) / 4, normal(k, seed=3)
+    plain = kernels.run("norm_heads.int8", x, *w.parts, bias, *norm)
+    rests = pack_int8(w.rests[2 * STATE :])
+    ours = kernels.run("norm_heads_wide.int8", x, *w.parts, rests, bias, *norm)
+    layout = HeadLayout(VNNI)
+    exact = layer_norm(x, *norm).astype(np.float64) @ w.wide.T + bias
+    for window in range(b):
+        for head in range(HEADS):
+            *same, values, units = layout.unpack(ours[window, head], t)
+            *plain_parts, _, _ = layout.unpack(plain[window, head], t)
+            for part, plain_part in zip(same, plain_parts, strict=True):
+                assert np.array_equal(part, plain_part)
+            at = 2 * STATE + head * 64
+            off = np.abs(values - exact[window, :, at : at + 64])
+            assert (off <= 0.501 * units[2] + 2e-4 * np.abs(exact).max()).all()
 
 
 @pytest.mark.parametrize(("b", "t"), [(1, 1), (3, 40), (1, 241), (2, 300), (1, 1500)])

@@ -11,8 +11,10 @@ from tiny_model import MemoryTensors, TinyModel, tiny_model
 from mwc.compiler.checkpoint_tensors import expected_tensors
 from mwc.compiler.mel import mel_filters, windowed_dft
 from mwc.compiler.quantize import (
+    FITTING_STEPS,
     FOUR_LIMIT,
     GROUP_TERMS,
+    LONG_GROUP,
     fits_packed,
     pack_groups,
     pack_halves,
@@ -407,13 +409,13 @@ def test_an_int8_file_holds_the_model_within_half_a_unit(
         if array.dtype in (np.int8, np.uint8) and name.endswith("weight")
     ]
     assert set(stored) < set(int8)
-    rest = "decoder.embed_tokens.rest"
     assert len(matrices) == 3 + 2 * 4 + 2 * 7  # convolutions, embedding; of two layers each
     for name in matrices:
         n, k = stored[name].shape
         within = 0.501
         if int8[name].dtype == np.uint8:
-            values = unpack_halves(int8[name], n) + unpack_int8(int8[rest], n) / 256
+            rests = unpack_int8(int8[scale_name(name, "rest")], n)
+            values = unpack_halves(int8[name], n) + rests / 256
             within = 1.01 / 256
         else:
             values = unpack_int8(int8[name], n)
@@ -429,7 +431,32 @@ def test_an_int8_file_holds_the_model_within_half_a_unit(
         assert not many_rows or sums_of_four(values).max() <= FOUR_LIMIT, name
     assert [n for n in int8 if n.endswith("column_scale")] == ["decoder.embed_tokens.column_scale"]
     in_groups = {n.removesuffix(".group_scale") for n in int8 if n.endswith("group_scale")}
-    assert in_groups == {name.removesuffix(".weight") for name in matrices} - {rest[:-5]}
+    assert in_groups == {n.removesuffix(".weight") for n in matrices} - {"decoder.embed_tokens"}
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_values_of_the_first_encoder_layer_have_sixteen_bits(
+    tiny: TinyModel, stored: dict[str, np.ndarray], vnni: bool
+) -> None:
+    weights = mapped_weights(tiny.tensors, tiny.spec, "int8", vnni=vnni)
+    int8 = {spec.name: make() for spec, make in weights}
+    state = tiny.spec.model.n_audio_state
+    attention = "encoder.layers.0.self_attn"
+    with_rests = {name.removesuffix(".rest") for name in int8 if name.endswith(".rest")}
+    first = {f"{attention}.qkv", f"{attention}.out_proj"}
+    assert with_rests == {*first, "decoder.embed_tokens"}
+    for name in first:
+        exact = stored[f"{name}.weight"]
+        n, k = exact.shape
+        values = unpack_int8(int8[f"{name}.weight"], n).astype(np.float32)
+        rests = unpack_int8(int8[f"{name}.rest"], state)
+        assert sums_of_four(rests).max() <= FOUR_LIMIT  # whether or not weights have to
+        values[-state:] += rests / np.float32(FITTING_STEPS)
+        groups = int8[f"{name}.group_scale"].transpose(0, 2, 1).reshape(-1, -(-k // LONG_GROUP))
+        unit = np.repeat(groups[:n], LONG_GROUP, axis=1)[:, :k] * int8[f"{name}.scale"][:, None]
+        off = np.abs(values * unit - exact) / unit
+        assert off[-state:].max() <= 0.51 / FITTING_STEPS
+        assert n == state or off[:-state].max() > 0.4
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
