@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from errno import ENOSPC
 from types import FrameType
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ import typer
 from mwc.cli import bench, convert, demo, inspect, run, verify
 from mwc.cli.arguments import normalise, refuse_empty, refuse_foreign
 from mwc.cli.console import say
+from mwc.runtime.disk import NO_ROOM
 from mwc.runtime.errors import MwcError, OptionError
 
 app = typer.Typer(
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = _take_debug(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # transcripts are in any script
+        _buffer_stdout(sys.stdout)
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has it ignored
         signal.signal(signal.SIGHUP, _terminate)
@@ -95,10 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read the text has gone; keep Python from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()  # whoever read the text has gone
         return 1
     except OSError as error:
+        if error.errno in NO_ROOM and not error.filename:
+            _drop_stdout()
         return _failed(_os_error(error), 1, debug)
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -143,10 +145,24 @@ def _failed(message: str, code: int, debug: bool) -> int:
     return code
 
 
+def _buffer_stdout(stdout: io.TextIOWrapper) -> None:
+    """Undo PYTHONUNBUFFERED: with it, what a disk has no room for is dropped without an error.
+
+    Python's text layer takes a write for a whole one, and only a buffer goes on with what is left.
+    """
+    if isinstance(stdout.buffer, io.RawIOBase):
+        sys.stdout = open(stdout.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _drop_stdout() -> None:
+    """Let go of text that cannot be written, or Python would complain as it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _os_error(error: OSError) -> str:
     """An operating system's error as a sentence: "No space left on device: /tmp/x.json"."""
     reason = error.strerror or str(error) or type(error).__name__
-    if error.errno == ENOSPC and not error.filename:
+    if error.errno in NO_ROOM and not error.filename:
         return f"{reason}, where the output goes; make room there or write elsewhere"
     return f"{reason}: {error.filename}" if error.filename else reason
 

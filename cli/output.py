@@ -6,10 +6,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mwc.runtime.disk import NO_ROOM
 from mwc.runtime.errors import OptionError, OutputError, readable
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Output:
             reason, advice = error.strerror or str(error), "choose another --output-dir"
             if error.filename == name:  # the page wants the audio, and it has gone
                 reason, advice = f"{reason}: {name}", "leave the audio there until it is done"
-            elif error.errno in (ENOSPC, EDQUOT):
+            elif error.errno in NO_ROOM:
                 advice = f"make room there, or {advice}"
             raise OutputError(
                 f"{path} cannot be written ({reason}), so the text of {name} went to standard "

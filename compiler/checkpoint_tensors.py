@@ -52,7 +52,7 @@ def check_tensors(checkpoint: Checkpoint, spec: WhisperSpec) -> None:
     """Check that the checkpoint holds exactly the tensors its configuration asks for.
 
     Raises:
-        WeightMismatch: with one line for everything missing, left over or of another shape.
+        WeightMismatch: naming what is missing, left over or of another shape.
     """
     expected, found = expected_tensors(spec.model), checkpoint.tensors.shapes
     problems = [
@@ -66,6 +66,6 @@ def check_tensors(checkpoint: Checkpoint, spec: WhisperSpec) -> None:
     ]
     if problems:
         raise WeightMismatch(
-            f"the tensors of {checkpoint.origin.source} do not fit its configuration:\n  "
-            + "\n  ".join(problems)
+            f"the tensors of {checkpoint.origin.source} do not fit its configuration: "
+            f"{'; '.join(problems)}; give the files of one model, as they were published."
         )

@@ -101,6 +101,7 @@ def _architecture_problems(checkpoint: Checkpoint) -> list[str]:
 
 def _dimension_problems(checkpoint: Checkpoint) -> list[str]:
     problems = []
+    n_tensors = len(checkpoint.tensors.shapes)
     for dimension in {d.key: d for d in DIMENSIONS}.values():
         value = checkpoint.config.get(dimension.key)
         if type(value) is not int or value < 1:
@@ -108,6 +109,8 @@ def _dimension_problems(checkpoint: Checkpoint) -> list[str]:
         elif dimension.allowed and value not in dimension.allowed:
             allowed = " or ".join(map(str, dimension.allowed))
             problems.append(f"{dimension.key} is {value}, not {allowed}")
+        elif dimension.key.endswith("_layers") and value > n_tensors:
+            problems.append(f"{dimension.key} is {value}, of a checkpoint of {n_tensors} tensors")
         elif value % dimension.multiple:
             problems.append(f"{dimension.key} is {value}, no multiple of {dimension.multiple}")
     return problems

@@ -7,7 +7,7 @@ AudioError and leaves the model as it was.
 import sys
 from collections.abc import Iterator
 
-from mwc.runtime import Model, load
+from mwc.runtime import Model, MwcError, load
 from mwc.runtime.errors import AudioError
 
 
@@ -29,4 +29,7 @@ def main(artifact: str, *paths: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except MwcError as error:  # no artifact, for one; its text is meant for people
+        sys.exit(str(error))

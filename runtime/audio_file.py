@@ -181,9 +181,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _audio_stream(container: Any, name: str) -> Any:
-    """The stream FFmpeg itself would pick."""
+    """The stream FFmpeg itself would pick; PyAV has no codec context for an unknown codec."""
     stream = container.streams.best("audio")
-    if stream is None and container.streams.audio:
+    if container.streams.audio and (stream is None or stream.codec_context is None):
         raise AudioError(
             f"{name} cannot be read as audio (nothing in it decodes): it is damaged, or not what "
             "its name says; check that it plays elsewhere, or export it again"

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from mwc.runtime.errors import ArtifactError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a full disk, a quota that is used up, and a file that may not grow."""
+
 
 def raise_if_full(error: OSError, path: Path, needed: int | None = None) -> None:
     """Raise ArtifactError if `error` means that a disk or quota is full; return otherwise."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno not in NO_ROOM:
         return
     free = shutil.disk_usage(path.parent).free
     wanted = "" if needed is None else f" {needed} bytes were to be written and"

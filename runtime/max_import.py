@@ -2,9 +2,12 @@
 
 import atexit
 import os
+import signal
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from types import FrameType
 
 BUSY_WAIT = ("MODULAR_THREAD_BUSY_WAIT_US", "MODULAR_RUNTIME_THREAD_BUSY_WAIT_TIME_US")
 """How long a worker of MAX looks for work before it sleeps, by the names that two parts of it read.
@@ -23,6 +26,9 @@ more before it sleeps. So after a file workers went on for up to a second, and a
 the CPUs from whatever ran between two calls.
 """
 
+HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a command by an exception."""
+
 _CONTEXT = "max._mlir_context"
 
 
@@ -33,17 +39,45 @@ def import_max(*, for_gpu: bool = False) -> None:
 
     MAX enters an MLIR context in the thread that imports it, and leaves it at exit in the main one
     (`max/_mlir_context.py`). Where those are two, Python would print an error as its last words; so
-    the main thread enters it just before.
+    the main thread enters it just before. Ctrl-C waits until MAX is there (`signals_held`).
     """
     if _CONTEXT in sys.modules:
         return
     if "max" not in sys.modules:
         set_wait(os.environ, None if for_gpu else SHORT_WAIT)
-    import max.engine  # noqa: F401
+    with signals_held():
+        import max.engine  # noqa: F401
 
     context = sys.modules.get(_CONTEXT)
     if context is not None and threading.current_thread() is not threading.main_thread():
         atexit.register(context.default_mlir_context().__enter__)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Have HELD_SIGNALS wait for the end of a with block, where their handlers are called.
+
+    An exception of a handler must not pass through MAX's extension while that is initialised: it
+    crashes the process, or becomes an ImportError. Handlers run in the main thread only, so
+    elsewhere this does nothing; nor does it for signals whose handler is not Python's.
+    """
+    arrived: list[int] = []
+
+    def hold(signum: int, frame: FrameType | None) -> None:
+        arrived.append(signum)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in HELD_SIGNALS if is_main}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, hold)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for signum in arrived:
+            signal.raise_signal(signum)
 
 
 def set_wait(environment: MutableMapping[str, str], wait: str | None) -> None:

@@ -105,11 +105,17 @@ def map_file(path: Path, tensors: Iterable[TensorSpec]) -> dict[str, Array]:
     Several processes that map the same file share its pages. bfloat16 comes as uint16 bits.
 
     Raises:
-        ArtifactError: the file is not what `tensors` describe: cut short, another header.
+        ArtifactError: the file cannot be read, or is not what `tensors` describe: cut short,
+            another header.
     """
-    with open(path, "rb") as file:
-        placed = read_header(file, path)
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with open(path, "rb") as file:
+            placed = read_header(file, path)
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror}; check its permissions."
+        ) from error
     views: dict[str, Array] = {}
     for spec in tensors:
         found = placed.pop(spec.name, None)

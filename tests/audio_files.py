@@ -28,6 +28,11 @@ def wav(samples: npt.NDArray[Any], rate: int = 16000) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def with_codec(data: bytes, tag: int) -> bytes:
+    """A RIFF WAVE file as `wav` makes it, but for the number that says how it is coded."""
+    return data[:20] + struct.pack("<H", tag) + data[22:]
+
+
 def encode(
     samples: npt.NDArray[np.int16],
     rate: int,

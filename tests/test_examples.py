@@ -50,6 +50,17 @@ def test_many_files(tiny_en_artifact: Path, tmp_path: Path) -> None:
     assert "(skipped: " in second
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["transcribe_file.py", "many_files.py", "samples_from_memory.py", "convert_checkpoint.py"],
+)
+def test_what_is_not_there_is_told_in_a_sentence(name: str, tmp_path: Path) -> None:
+    line = [sys.executable, str(EXAMPLES / name), str(tmp_path / "none"), str(SAMPLE)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_samples_from_memory(tiny_en_artifact: Path, tmp_path: Path) -> None:
     samples = read_samples(SAMPLE)
     path = tmp_path / "sample.wav"

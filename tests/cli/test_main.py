@@ -170,6 +170,24 @@ def test_no_room_where_the_output_goes(artifact: Path) -> None:
     assert "No space left on device, where the output goes; make room there" in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_disk_that_gets_full_in_the_middle_of_a_write(
+    artifact: Path, tmp_path: Path, unbuffered: str
+) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3, 3)); "  # bytes
+    code = CODE.replace("time.sleep(60)", "pass").replace("print(", f"{limit}print(")
+    with open(tmp_path / "text.txt", "w") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "run", str(artifact), "a.wav"],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, stdout=file,
+            stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mwc: File too large, where the output goes; make room there or write elsewhere\n"
+    )
+
+
 def test_ctrl_c_while_the_command_is_still_imported() -> None:
     code = """
 import sys

@@ -2,6 +2,7 @@ import gc
 import io
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from audio_files import encode, encode_silent_film, tone, wav
+from audio_files import encode, encode_silent_film, tone, wav, with_codec
 from descriptors import open_files
 
 from mwc.runtime.audio import AudioInput, AudioSource, open_audio, read_samples
@@ -330,6 +331,7 @@ def test_files_that_hold_no_audio(tmp_path: Path, name: str) -> None:
         (b"not audio at all. " * 300, "cannot be read as audio"),
         (np.random.default_rng(1).bytes(40), "cannot be read as audio"),
         (encode_silent_film(), "has no audio stream (it has video streams)"),
+        (with_codec(wav(tone(1.0)), 0x55AA), "cannot be read as audio (nothing in it decodes)"),
         (wav(np.zeros(0, np.int16)), "has no audio samples"),
         (wav(np.full(16000, np.nan, np.float32)), "holds NaN or infinite samples"),
         (wav(np.full(16000, np.inf, np.float32)), "holds NaN or infinite samples"),
@@ -391,6 +393,18 @@ def test_streams_that_are_not_binary_or_open(tmp_path: Path) -> None:
     assert "<stream> gives str, not bytes" in refusal(TextPipe())
     assert "is empty (0 bytes)" in refusal(io.BytesIO())
     assert "NoneType is not audio" in refusal(None)
+
+
+def test_a_stream_that_the_temporary_folder_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
+        text = refusal(Pipe(wav(tone(60.0))))
+    assert f"<stream> does not fit into {tmp_path}" in text
+    assert "No space left on device" in text
+    assert "TMPDIR" in text
 
 
 def test_a_stream_that_fails_while_it_is_read() -> None:

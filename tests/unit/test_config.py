@@ -133,6 +133,8 @@ def test_every_family_is_accepted(multilingual: Checkpoint, name: str) -> None:
         ({"max_source_positions": 750}, "max_source_positions is 750, not 1500"),
         ({"max_target_positions": 1024}, "max_target_positions is 1024, not 448"),
         ({"encoder_layers": 0}, "encoder_layers is 0, not a positive number"),
+        ({"encoder_layers": 10**9}, "encoder_layers is 1000000000, of a checkpoint of"),
+        ({"decoder_layers": 10**9}, "decoder_layers is 1000000000, of a checkpoint of"),
         ({"decoder_layers": "4"}, "decoder_layers is '4', not a positive number"),
         ({"d_model": ...}, "d_model is None"),
         ({"decoder_attention_heads": 4}, "heads of 32 of a d_model of 128"),
@@ -279,14 +281,15 @@ def test_tensors_that_do_not_fit_are_all_listed(multilingual: Checkpoint) -> Non
     bigger = dataclasses.replace(spec, model=dataclasses.replace(spec.model, n_vocab=9999))
     with pytest.raises(WeightMismatch) as caught:
         check_tensors(multilingual, bigger)
-    lines = str(caught.value).splitlines()
-    assert "  missing: decoder.layers.4.fc1.weight [512, 128]" in lines
-    assert "  left over: encoder.layers.1.fc1.weight [512, 128]" in lines
+    assert "\n" not in str(caught.value)  # a message is one line
+    listed = str(caught.value).partition("configuration: ")[2].split("; ")
+    assert "missing: decoder.layers.4.fc1.weight [512, 128]" in listed
+    assert "left over: encoder.layers.1.fc1.weight [512, 128]" in listed
     shape = [multilingual.config["vocab_size"], 128]
-    assert f"  decoder.embed_tokens.weight has shape {shape}, not [9999, 128]" in lines
+    assert f"decoder.embed_tokens.weight has shape {shape}, not [9999, 128]" in listed
     per_layer = {stack: sum(stack in n for n in expected_tensors(spec.model)) for stack in
                  ("decoder.layers.0", "encoder.layers.0")}  # fmt: skip
-    assert len(lines) == 2 + sum(per_layer.values())
+    assert len(listed) == 2 + sum(per_layer.values())
 
 
 def test_expected_tensors_are_those_written(multilingual: Checkpoint) -> None:

@@ -1,13 +1,15 @@
 """What MAX is told before it begins, and what a process says as it ends."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
-from mwc.runtime.max_import import BUSY_WAIT
+from mwc.runtime.max_import import BUSY_WAIT, HELD_SIGNALS, signals_held
 
 PROGRAM = """
     import threading
@@ -76,3 +78,59 @@ def test_workers_wait_as_both_names_say(before: str, given: dict[str, str], wait
         env={**unset, **given}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("signum", HELD_SIGNALS)
+def test_a_signal_waits_for_the_end_of_the_block(signum: signal.Signals) -> None:
+    told = []
+    before = signal.signal(signum, lambda number, frame: told.append(number))
+    try:
+        with signals_held():
+            signal.raise_signal(signum)
+            assert told == []
+        assert told == [signum]
+        signal.raise_signal(signum)
+        assert told == [signum] * 2  # the handler is the one from before
+    finally:
+        signal.signal(signum, before)
+
+
+def test_signals_are_left_alone_in_other_threads_and_where_ignored() -> None:
+    def use() -> None:
+        with signals_held():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_held():
+            seen.append(signal.getsignal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.getsignal(signal.SIGTERM), signal.SIG_IGN]
+
+
+INTERRUPTED = """
+    import os, signal, threading, time
+
+    from mwc.runtime.max_import import import_max
+
+    threading.Timer({seconds}, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        import_max()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.2])
+def test_ctrl_c_while_max_is_imported_is_no_crash(seconds: float) -> None:
+    program = textwrap.dedent(INTERRUPTED).format(seconds=seconds)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

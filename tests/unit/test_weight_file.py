@@ -146,6 +146,17 @@ def test_a_file_cut_short_is_refused(weights: Path) -> None:
             map_file(weights, specs())
 
 
+def test_a_file_without_permission_is_refused(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(ArtifactError, match=r"cannot be read: Permission denied; check its perm"):
+        map_file(weights, specs())
+
+
 def test_a_header_longer_than_the_file_is_refused(weights: Path) -> None:
     raw = weights.read_bytes()
     weights.write_bytes((1 << 62).to_bytes(8, "little") + raw[8:])
