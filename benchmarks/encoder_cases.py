@@ -21,6 +21,9 @@ def add_encoder(cases: Cases) -> None:
     norm = [cases.values(d), cases.values(d)]
     _many(cases, "qkv", t, d, 3 * d, norm=norm, heads=cases.plan.int8)
     _many(cases, "out_proj", t, d, d, residual=True)
+    if cases.plan.int8:  # the first layer's, where values have 16 bits
+        _many(cases, "first_qkv", t, d, 3 * d, norm=norm, heads=True, wide=d)
+        _many(cases, "first_out_proj", t, d, d, residual=True, wide=d)
     _many(cases, "fc1", t, d, mlp, norm=norm, gelu=True)
     _many(cases, "fc2", t, mlp, d, residual=True)
     _convolution(cases, "conv1", 2 * t, model.n_mels, d, stride=1)
@@ -49,12 +52,14 @@ def add_detector(cases: Cases) -> None:
 
 def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
     norm, residual, gelu = how.get("norm", []), "residual" in how, "gelu" in how
-    matrix = cases.matrix(n, k, LONG_GROUP)
-    rest = [cases.values(1, t, n)] if residual else []
+    matrix, wide = cases.matrix(n, k, LONG_GROUP), how.get("wide", 0)
+    rests = cases.matrix(wide, k)[:1] if wide else []
+    added = [cases.values(1, t, n)] if residual else []
 
     def build(plan: Plan, x: Any, *given: Any) -> Any:
-        weight = Matrix(*given[: len(matrix)])
-        bias, *given = given[len(matrix) :]
+        parts, given = given[: len(matrix)], given[len(matrix) :]
+        weight = Matrix(*parts, rest=given[0] if wide else None)
+        bias, *given = given[len(rests) :]
         if how.get("heads"):
             return layers_int8.norm_heads(plan, x, tuple(given), weight, bias)
         options = {"residual": given[0]} if residual else {"gelu": gelu}
@@ -62,9 +67,9 @@ def _many(cases: Cases, name: str, t: int, k: int, n: int, **how: Any) -> None:
             options["norm"] = tuple(given)
         return layers.linear(plan, x, weight, bias, **options)
 
-    inputs = [cases.values(1, t, k), *matrix, cases.values(n), *rest, *norm]
+    inputs = [cases.values(1, t, k), *matrix, *rests, cases.values(n), *added, *norm]
     kind = "int8" if cases.precision == "int8" else "f32"
-    cases.add(name, build, inputs, 2.0 * t * n * k, 0, kind)
+    cases.add(name, build, inputs, 2.0 * t * (n + 2 * wide) * k, 0, kind)
 
 
 def _convolution(cases: Cases, name: str, frames: int, d: int, n: int, *, stride: int) -> None:

@@ -27,6 +27,7 @@ from kernels.spectrum import power_spectrum
 from kernels.speech import hear
 from kernels.token_embedding import embedding_of
 from kernels.vad import Detector, Layer
+from kernels.wide_int8 import multiply_residual_wide, wide_matrix
 
 comptime SIZE = 1 << 16
 
@@ -100,10 +101,15 @@ def of_bytes() raises:
         y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(), matrix.columns,
         bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16,
     )
-    norm_heads_int8(
+    var wide = wide_matrix(matrix.columns, w.unsafe_ptr(), 64)
+    norm_heads_int8[wide=True](
         entries.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
-        matrix.columns, bias.unsafe_ptr(), 1, 17, 1, 0,
+        matrix.columns, wide.columns, bias.unsafe_ptr(), 1, 17, 1, 0,
     )
+    multiply_residual_wide(
+        y.unsafe_ptr(), x.unsafe_ptr(), wide.columns, bias.unsafe_ptr(), residual.unsafe_ptr(), 13, 16
+    )
+    _ = wide^
     cross_kv_int8(
         entries.unsafe_ptr(), bytes.unsafe_ptr(), ByteCacheShape(1, 0, 0, 0), x.unsafe_ptr(),
         matrix.columns, bias.unsafe_ptr(), slots.unsafe_ptr(), 1, 17,
