@@ -13,7 +13,8 @@ from std.memory import bitcast
 
 from .attention import HEAD, LANES
 from .linear import larger, smaller
-from .quantized import AVX512_WORDS, F32, I32, TERMS, VNNI, fitting_sum, rounded_bytes
+from .quantized import AVX512_WORDS, F32, I32, TERMS, VNNI
+from .rounding import fitting_sum, rounded_bytes
 
 comptime Vector = SIMD[F32, LANES]
 comptime KEY_BYTES = LANES * HEAD

@@ -24,7 +24,9 @@ from .attention_int8 import (
     value_units,
 )
 from .parallel import share
-from .quantized import F32, I32, TERMS, quantize_words, sum_words, word_limit
+from .quantized import F32, I32, TERMS
+from .rounding import quantize_words, word_limit
+from .word_sums import sum_words
 
 comptime U8 = DType.uint8
 comptime TOGETHER_TILES = (8, 4, 2, 1)

@@ -6,7 +6,7 @@ their exponentials (softmax_bytes.mojo), and the mix of the values, which is add
 (online softmax: Milakov and Gimelshein, 2018; FlashAttention: Dao et al., 2022; with 8-bit products:
 SageAttention, Zhang et al., 2024). Bytes are relative to the highest of their own chunk, so that a
 chunk of low ones is as fine as any. A row is divided by the sum of its bytes. A chunk becomes bytes
-while the next one's scores are multiplied (quantized.mojo, `sum_bytes_beside`), which hides it.
+while the next one's scores are multiplied (byte_sums.mojo, `sum_bytes_beside`), which hides it.
 
 Keys and weights are unsigned bytes; queries and values are signed ones, that fit where they have to
 (quantized.mojo).
@@ -21,20 +21,11 @@ from std.runtime import parallelism_level
 
 from .attention import HEAD, LANES, MASKED
 from .attention_int8 import KEY_BLOCK_BYTES, PARTS_OF_HEAD, Vector, key_units, value_units
+from .byte_sums import sum_bytes, sum_bytes_beside
 from .head_bytes import keys_of, padded_length, query_offsets, query_units, values_of
 from .linear import larger
 from .parallel import take_turn, turn_counters
-from .quantized import (
-    AVX512_WORDS,
-    BESIDE,
-    F32,
-    I32,
-    U8,
-    PairSums,
-    Sums,
-    sum_bytes,
-    sum_bytes_beside,
-)
+from .quantized import AVX512_WORDS, BESIDE, F32, I32, U8, PairSums, Sums
 from .softmax_bytes import (
     AT_ONCE,
     DITHERS,

@@ -21,7 +21,8 @@ from .linear import WIDTH, layer_norm_rows
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, quantize_rows
 from .parallel import phase_counters, work_through
 from .pointers import Values, untracked_mut
-from .quantized import COLUMNS, quantize_words
+from .quantized import COLUMNS
+from .rounding import quantize_words
 from .row_notes import GROUP, NOTED, Notes, groups_of
 from .rules import STATE_SIZE
 from .sieve import Sieve, sieve_blocks, sieve_row

@@ -18,15 +18,9 @@ from .linear import (
     gelu,
     layer_norm_rows,
 )
-from .quantized import (
-    COLUMNS,
-    F32,
-    GROUP_TERMS,
-    TERMS,
-    Register,
-    quantize_words,
-    sum_groups,
-)
+from .quantized import COLUMNS, F32, GROUP_TERMS, TERMS, Register
+from .rounding import quantize_words
+from .word_sums import sum_groups
 
 comptime SERIAL_WORK_INT8 = 1 << 20
 """As linear.SERIAL_WORK: a quarter of the bytes, four times the multiply-adds."""

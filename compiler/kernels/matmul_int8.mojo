@@ -11,21 +11,13 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
+from .byte_sums import no_work, sum_byte_groups
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, fetch_ahead, layer_norm_rows
 from .linear_int8 import finish, load_part
 from .parallel import take_turn, turn_counters
 from .pointers import Numbers, Values, untracked, untracked_mut
-from .quantized import (
-    AVX512_WORDS,
-    BESIDE,
-    COLUMNS,
-    F32,
-    LONG_GROUP,
-    Register,
-    no_work,
-    quantize_bytes,
-    sum_byte_groups,
-)
+from .quantized import AVX512_WORDS, BESIDE, COLUMNS, F32, LONG_GROUP, Register
+from .rounding import quantize_bytes
 
 comptime TILE = 6 if AVX512_WORDS else 3
 """Rows multiplied together: with BLOCKS of columns they fill three quarters of the registers."""

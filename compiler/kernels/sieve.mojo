@@ -12,7 +12,8 @@ from std.math import sqrt
 
 from .half_bytes import HALF_OFFSET, sum_halves
 from .linear import WIDTH
-from .quantized import COLUMNS, F32, I8, I32, VNNI, largest_magnitude
+from .quantized import COLUMNS, F32, I32, I8, VNNI
+from .rounding import largest_magnitude
 
 comptime TOGETHER = 8 if VNNI else 4
 """Rows that the sieve multiplies together; of those that are left over half as many, and so on."""

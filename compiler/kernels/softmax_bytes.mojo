@@ -15,8 +15,8 @@ from .linear import larger
 from .quantized import (
     AVX512_WORDS,
     F32,
-    I8,
     I32,
+    I8,
     PAIRS,
     REGISTER,
     U8,
@@ -25,10 +25,9 @@ from .quantized import (
     Words,
     dot_four_bytes,
     dot_pairs,
-    in_order,
     multiply_pairs,
-    to_whole,
 )
+from .rounding import in_order, to_whole
 
 comptime U16 = DType.uint16
 comptime Halves = SIMD[U16, 2 * LANES]

@@ -9,7 +9,8 @@ rests.
 from .half_bytes import join_block
 from .linear_int8 import TILES, blocks_of, load_part, store_part
 from .pointers import Values, untracked
-from .quantized import COLUMNS, F32, sum_words
+from .quantized import COLUMNS, F32
+from .word_sums import sum_words
 
 comptime REST = Float32(1) / 256
 """What a unit of a rest is worth in units of the bytes."""

@@ -15,7 +15,7 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
-from .linear import BIAS_GELU, BIAS_RESIDUAL
+from .linear import BIAS_GELU, BIAS_RESIDUAL, WIDTH
 from .matmul_int8 import (
     GROUP,
     RUN,
@@ -28,7 +28,7 @@ from .matmul_int8 import (
 )
 from .parallel import take_turn, turn_counters
 from .pointers import Values, untracked, untracked_mut
-from .quantized import COLUMNS, F32, WIDTH
+from .quantized import COLUMNS, F32
 
 comptime REST_STEPS = 64
 """Steps of a weight's rest between two of its bytes: few enough that rests fit (quantized.mojo)."""
