@@ -2,10 +2,9 @@
 
 Names equal the checkpoint's (Hugging Face's, without "model.") wherever a tensor is taken as it is;
 fused ones are named for what they hold. Three transforms exist: queries take the attention scale,
-projections are stacked, convolutions become matrices. With int8, every matrix is packed for the
-kernels (quantize.py) and has a scale per output beside it and finer ones for runs of terms:
-"x.weight", "x.scale" and "x.group_scale". The speech detector's weights, `vad.…`, are not the
-checkpoint's: vad_weights.py makes them.
+projections are stacked, convolutions become matrices. What a matrix becomes with int8 is the matter
+of int8_parts.py. The speech detector's weights, `vad.…`, are not the checkpoint's: vad_weights.py
+makes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,21 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mwc.compiler.int8_parts import Int8Form, Quantizer, int8_parts
+from mwc.compiler.int8_parts import scale_name as scale_name
 from mwc.compiler.mel import mel_bands, mel_filters, windowed_dft
-from mwc.compiler.quantize import (
-    BLOCK_COLUMNS,
-    BLOCK_TERMS,
-    GROUP_TERMS,
-    LONG_GROUP,
-    fits_packed,
-    pack_groups,
-    pack_halves,
-    pack_int8,
-    quantize_groups,
-    quantize_with_rests,
-    rests_of_groups,
-    sieve_bounds,
-)
+from mwc.compiler.quantize import GROUP_TERMS, LONG_GROUP, fits_packed
 from mwc.compiler.spectrum import LANES, factor_rows, spectrum_factors
 from mwc.compiler.vad_weights import DETECTOR_RULES
 from mwc.runtime.errors import WeightMismatch
@@ -72,30 +60,19 @@ class Rule:
         shape: its sizes.
         sources: names in the checkpoint.
         make: source arrays (float32) -> the tensor, float32.
-        is_matrix: whether it takes the artifact's precision; others are stored as float32.
-        is_embedding: whether it is the token embedding, whose int8 values are stored as halves
-            (kernels/half_bytes.mojo), with their `sieve_bounds`, and have a scale per column too: a
-            few of its columns are many times the others, and its rounding is what the logits show
-            most (tiny.en: root mean square error 0.026 with, 0.154 without).
-        rests: of how many of its rows, the last ones, what rounding their int8 values left is
-            stored too, as "x.rest", so that they have 16 bits (kernels/token_embedding.mojo,
-            kernels/wide_int8.mojo).
-        fits: whether kernels for many rows use it, so that int8 values have to fit CPUs without
-            VNNI: sums of four 8-bit products in 16 bits; see kernels/quantized.mojo.
-        group_terms: terms of a row of its int8 values that share a scale beside the row's; 0: all.
-            Steps wait for memory, so that scales of few terms cost them next to nothing. The
-            encoder pays for each group, and has none where that brings least: in fc1, and in the
-            keys and values for the decoder (benchmarks/cpu-floor.md).
+        int8: how it is stored in int8, of a matrix, which takes the artifact's precision; None:
+            it is stored as float32 always.
     """
 
     shape: tuple[int, ...]
     sources: tuple[str, ...]
     make: Callable[..., Float32]
-    is_matrix: bool
-    is_embedding: bool = False
-    rests: int = 0
-    fits: bool = False
-    group_terms: int = 0
+    int8: Int8Form | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it takes the artifact's precision."""
+        return self.int8 is not None
 
 
 def _same(x: Float32) -> Float32:
@@ -134,30 +111,24 @@ def weight_rules(spec: WhisperSpec) -> dict[str, Rule]:
     bins = audio.n_fft // 2 + 1
     state = model.n_audio_state
     rules = {
-        "log_mel.dft": Rule((2 * bins, audio.n_fft), (), lambda: windowed_dft(audio), False),
+        "log_mel.dft": Rule((2 * bins, audio.n_fft), (), lambda: windowed_dft(audio)),
         "log_mel.factors": Rule(
-            (factor_rows(audio.n_fft), LANES), (), lambda: spectrum_factors(audio.n_fft), False
+            (factor_rows(audio.n_fft), LANES), (), lambda: spectrum_factors(audio.n_fft)
         ),
-        "log_mel.filters": Rule(
-            (model.n_mels, bins), (), lambda: mel_filters(audio, model.n_mels), False
-        ),
-        "log_mel.bands": Rule(
-            (bins, model.n_mels), (), lambda: mel_bands(audio, model.n_mels), False
-        ),
-        **{name: Rule(rule.shape, (), rule.read, False) for name, rule in DETECTOR_RULES.items()},
+        "log_mel.filters": Rule((model.n_mels, bins), (), lambda: mel_filters(audio, model.n_mels)),
+        "log_mel.bands": Rule((bins, model.n_mels), (), lambda: mel_bands(audio, model.n_mels)),
+        **{name: Rule(rule.shape, (), rule.read) for name, rule in DETECTOR_RULES.items()},
         **_conv("encoder.conv1", model.n_mels, state),
         **_conv("encoder.conv2", state, state),
-        **_as_is("encoder.embed_positions.weight", (model.n_audio_ctx, state), False),
+        **_as_is("encoder.embed_positions.weight", (model.n_audio_ctx, state)),
         **_norm("encoder.layer_norm", state),
         EMBEDDING: Rule(
             (model.n_vocab, model.n_text_state),
             (EMBEDDING,),
             _same,
-            is_matrix=True,
-            is_embedding=True,
-            rests=model.n_vocab,
+            Int8Form(is_embedding=True, rests=model.n_vocab),
         ),
-        **_as_is("decoder.embed_positions.weight", (model.n_text_ctx, model.n_text_state), False),
+        **_as_is("decoder.embed_positions.weight", (model.n_text_ctx, model.n_text_state)),
         **_norm("decoder.layer_norm", model.n_text_state),
     }
     for i in range(model.n_audio_layer):
@@ -177,9 +148,9 @@ def draft_rules(spec: WhisperSpec) -> dict[str, Rule]:
     drafted is checked, so its token embedding has no rests.
     """
     return {
-        DRAFT + name: replace(rule, rests=0)
+        DRAFT + name: replace(rule, int8=replace(rule.int8, rests=0))
         for name, rule in weight_rules(spec).items()
-        if name.startswith("decoder.") and rule.is_matrix and not rule.fits
+        if name.startswith("decoder.") and rule.int8 is not None and not rule.int8.fits
     }
 
 
@@ -197,31 +168,15 @@ def weight_specs(
 
 
 def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
-    """What one rule stores: a tensor; for an int8 matrix its packed values and their scales."""
-    if not rule.is_matrix:
-        return (TensorSpec(name, "float32", rule.shape),)
-    if precision != "int8":
-        return (TensorSpec(name, PRECISIONS[precision], rule.shape),)
-    n, k = rule.shape
-    blocks = -(-n // BLOCK_COLUMNS)
-    packed = (blocks, k // BLOCK_TERMS, BLOCK_COLUMNS, BLOCK_TERMS)
-    scale = TensorSpec(scale_name(name), "float32", (n,))
-    if rule.is_embedding:
-        halves = (2, blocks, k // (2 * BLOCK_TERMS), BLOCK_COLUMNS, BLOCK_TERMS)
-        columns = TensorSpec(scale_name(name, "column_scale"), "float32", (k,))
-        bounds = TensorSpec(scale_name(name, "sieve_bounds"), "float32", (3,))
-        parts: tuple[TensorSpec, ...] = (TensorSpec(name, "uint8", halves), scale, columns, bounds)
-    else:
-        groups = (blocks, -(-k // (rule.group_terms or k)), BLOCK_COLUMNS)
-        group_scale = TensorSpec(scale_name(name, "group_scale"), "uint8", groups)
-        parts = (TensorSpec(name, "int8", packed), scale, group_scale)
-    rests = (-(-rule.rests // BLOCK_COLUMNS), *packed[1:])
-    return (*parts, TensorSpec(scale_name(name, "rest"), "int8", rests)) if rule.rests else parts
+    """What one rule stores: a tensor; for an int8 matrix its parts."""
+    if rule.int8 is None or precision != "int8":
+        return (_spec_of(name, rule, precision),)
+    return tuple(part.spec for part in int8_parts(name, rule.shape, rule.int8))
 
 
-def scale_name(name: str, kind: str = "scale") -> str:
-    """The name under which an int8 matrix's scales are stored, or the embedding's other facts."""
-    return f"{name.removesuffix('.weight')}.{kind}"
+def _spec_of(name: str, rule: Rule, precision: str) -> TensorSpec:
+    """What is stored as one tensor."""
+    return TensorSpec(name, PRECISIONS[precision] if rule.is_matrix else "float32", rule.shape)
 
 
 def mapped_weights(
@@ -234,6 +189,9 @@ def mapped_weights(
 ) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
     """Every stored tensor's spec, and a function that reads, transforms and casts it.
 
+    The parts of an int8 matrix follow each other, and functions called in that order quantize it
+    once (`Quantizer`); called in another one they give the same.
+
     `vnni`: only CPUs with VNNI will use them, so that int8 values need not fit others. The step
     between two values of an encoder's matrix is 28 % smaller then on average (tiny.en, base).
     `drafts`: with the copies that tokens are drafted by.
@@ -242,12 +200,30 @@ def mapped_weights(
         WeightMismatch: a float16 artifact cannot hold a value of this checkpoint.
     """
     halves = exact_in_float16(tensors, spec) if precision == "f32" else frozenset()
+    quantizer = Quantizer()
     for name, rule in weight_rules(spec).items():
-        for stored in _specs_of(name, rule, "f16" if name in halves else precision):
-            yield stored, _maker(tensors, name, rule, stored, fits=rule.fits and not vnni)
+        kind = "f16" if name in halves else precision
+        yield from _stored(tensors, name, _for_vnni(rule) if vnni else rule, kind, quantizer)
     for name, rule in draft_rules(spec).items() if drafts else ():
-        for stored in _specs_of(name, rule, "int8"):
-            yield stored, _maker(tensors, name, rule, stored, fits=False)
+        yield from _stored(tensors, name, rule, "int8", quantizer)
+
+
+def _for_vnni(rule: Rule) -> Rule:
+    """The same, but that its int8 values need not fit CPUs without VNNI."""
+    return rule if rule.int8 is None else replace(rule, int8=replace(rule.int8, fits=False))
+
+
+def _stored(
+    tensors: "Tensors", name: str, rule: Rule, precision: str, quantizer: Quantizer
+) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
+    """What one rule stores, each with a function that makes it."""
+    read = partial(_made, tensors, name, rule)
+    if rule.int8 is None or precision != "int8":
+        spec = _spec_of(name, rule, precision)
+        yield spec, lambda: cast_weight(read(), spec)
+    else:
+        for part in int8_parts(name, rule.shape, rule.int8):
+            yield part.spec, partial(quantizer.make, part, name, rule.int8, read)
 
 
 def exact_in_float16(tensors: "Tensors", spec: WhisperSpec) -> frozenset[str]:
@@ -287,42 +263,9 @@ def _made(tensors: "Tensors", name: str, rule: Rule) -> Float32:
 def fit_without_vnni(weights: Mapping[str, Array], spec: WhisperSpec) -> bool:
     """Whether stored int8 weights can be used by CPUs without VNNI."""
     rules = weight_rules(spec)
-    return all(fits_packed(weights[name]) for name, rule in rules.items() if rule.fits)
-
-
-def _maker(
-    tensors: "Tensors", name: str, rule: Rule, spec: TensorSpec, *, fits: bool
-) -> Callable[[], Array]:
-    def make() -> Array:
-        value = _made(tensors, name, rule)
-        if spec.name == name and spec.dtype not in ("int8", "uint8"):
-            return cast_weight(value, spec)
-        if rule.is_embedding:
-            columns: Float32 = np.abs(value).max(axis=0, initial=np.float32(1e-30))
-            if spec.name == scale_name(name, "column_scale"):
-                return columns
-            return _embedding_part(value / columns, name, rule, spec)
-        terms = rule.group_terms or value.shape[1]
-        values, scale, group_scale = quantize_groups(value, terms, fits=fits)
-        if spec.name == name:
-            return pack_int8(values)
-        if spec.name == scale_name(name, "rest"):
-            return pack_int8(
-                rests_of_groups(value, values, scale, group_scale, terms)[-rule.rests :]
-            )
-        return scale if spec.name == scale_name(name) else pack_groups(group_scale)
-
-    return make
-
-
-def _embedding_part(value: Float32, name: str, rule: Rule, spec: TensorSpec) -> Array:
-    """What is stored of a token embedding whose columns are scaled, but for these scales."""
-    values, rests, scale = quantize_with_rests(value)
-    if spec.name == scale_name(name, "sieve_bounds"):
-        return sieve_bounds(values, rests if rule.rests else None)
-    if spec.name == scale_name(name, "rest"):
-        return pack_int8(rests)
-    return pack_halves(values) if spec.name == name else scale
+    return all(
+        fits_packed(weights[name]) for name, rule in rules.items() if rule.int8 and rule.int8.fits
+    )
 
 
 def cast_weight(value: Float32, spec: TensorSpec) -> Array:
@@ -346,35 +289,28 @@ def cast_weight(value: Float32, spec: TensorSpec) -> Array:
     return np.ascontiguousarray(value, np.float32)
 
 
-def _as_is(name: str, shape: tuple[int, ...], is_matrix: bool) -> Mapping[str, Rule]:
-    return {name: Rule(shape, (name,), _same, is_matrix)}
+def _as_is(name: str, shape: tuple[int, ...]) -> Mapping[str, Rule]:
+    return {name: Rule(shape, (name,), _same)}
 
 
 def _conv(name: str, n_in: int, n_out: int) -> Mapping[str, Rule]:
     weight = f"{name}.weight"
+    form = Int8Form(fits=True, group_terms=LONG_GROUP)
     return {
-        weight: Rule(
-            (n_out, 3 * n_in), (weight,), _convolution, True, fits=True, group_terms=LONG_GROUP
-        ),
-        **_as_is(f"{name}.bias", (n_out,), False),
+        weight: Rule((n_out, 3 * n_in), (weight,), _convolution, form),
+        **_as_is(f"{name}.bias", (n_out,)),
     }
 
 
 def _norm(name: str, state: int) -> Mapping[str, Rule]:
-    return {
-        **_as_is(f"{name}.weight", (state,), False),
-        **_as_is(f"{name}.bias", (state,), False),
-    }
+    return {**_as_is(f"{name}.weight", (state,)), **_as_is(f"{name}.bias", (state,))}
 
 
-def _linear(
-    name: str, n_in: int, n_out: int, *, fits: bool, group_terms: int, rests: int = 0
-) -> Mapping[str, Rule]:
+def _linear(name: str, n_in: int, n_out: int, form: Int8Form) -> Mapping[str, Rule]:
     weight = f"{name}.weight"
-    rule = Rule((n_out, n_in), (weight,), _same, True)
     return {
-        weight: replace(rule, fits=fits, group_terms=group_terms, rests=rests),
-        **_as_is(f"{name}.bias", (n_out,), False),
+        weight: Rule((n_out, n_in), (weight,), _same, form),
+        **_as_is(f"{name}.bias", (n_out,)),
     }
 
 
@@ -386,18 +322,16 @@ def _layer(prefix: str, state: int, mlp: int, *, fits: bool, rests: int = 0) -> 
     attention = f"{prefix}.self_attn"
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
     qkv = tuple(f"{part}.weight" for part in (q, k, v))
-    terms = LONG_GROUP if fits else GROUP_TERMS
-    linear = partial(_linear, fits=fits, group_terms=terms)
+    form = Int8Form(fits=fits, group_terms=LONG_GROUP if fits else GROUP_TERMS)
+    wide = replace(form, rests=rests)
     return {
         **_norm(f"{prefix}.self_attn_layer_norm", state),
-        f"{attention}.qkv.weight": Rule(
-            (3 * state, state), qkv, _qkv_weight, True, fits=fits, rests=rests, group_terms=terms
-        ),
-        f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias, False),
-        **linear(f"{attention}.out_proj", state, state, rests=rests),
+        f"{attention}.qkv.weight": Rule((3 * state, state), qkv, _qkv_weight, wide),
+        f"{attention}.qkv.bias": Rule((3 * state,), (f"{q}.bias", f"{v}.bias"), _qkv_bias),
+        **_linear(f"{attention}.out_proj", state, state, wide),
         **_norm(f"{prefix}.final_layer_norm", state),
-        **linear(f"{prefix}.fc1", state, mlp, group_terms=0 if fits else terms),
-        **linear(f"{prefix}.fc2", mlp, state),
+        **_linear(f"{prefix}.fc1", state, mlp, replace(form, group_terms=0) if fits else form),
+        **_linear(f"{prefix}.fc2", mlp, state, form),
     }
 
 
@@ -406,15 +340,14 @@ def _cross_attention(prefix: str, model: ModelSpec) -> Mapping[str, Rule]:
     q, k, v = (f"{attention}.{part}_proj" for part in "qkv")
     state = model.n_text_state
     kv = (f"{k}.weight", f"{v}.weight")
+    form = Int8Form(group_terms=GROUP_TERMS)
     return {
         **_norm(f"{prefix}.encoder_attn_layer_norm", state),
-        f"{q}.weight": Rule(
-            (state, state), (f"{q}.weight",), _scaled, True, group_terms=GROUP_TERMS
-        ),
-        f"{q}.bias": Rule((state,), (f"{q}.bias",), _scaled, False),
+        f"{q}.weight": Rule((state, state), (f"{q}.weight",), _scaled, form),
+        f"{q}.bias": Rule((state,), (f"{q}.bias",), _scaled),
         f"{attention}.kv.weight": Rule(
-            (2 * state, model.n_audio_state), kv, _kv_weight, True, fits=True
+            (2 * state, model.n_audio_state), kv, _kv_weight, Int8Form(fits=True)
         ),
-        f"{attention}.kv.bias": Rule((2 * state,), (f"{v}.bias",), _kv_bias, False),
-        **_linear(f"{attention}.out_proj", state, state, fits=False, group_terms=GROUP_TERMS),
+        f"{attention}.kv.bias": Rule((2 * state,), (f"{v}.bias",), _kv_bias),
+        **_linear(f"{attention}.out_proj", state, state, form),
     }

@@ -1,6 +1,7 @@
 """The weight table: complete both ways for every family; transforms, casts, log-mel constants."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tiny_layouts import to_bfloat16
 from tiny_model import MemoryTensors, TinyModel, tiny_model
 
 from mwc.compiler.checkpoint_tensors import expected_tensors
+from mwc.compiler.int8_parts import Int8Form, Int8Part, Quantizer
 from mwc.compiler.mel import mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     FITTING_STEPS,
@@ -291,6 +293,58 @@ def test_int8_matrices_for_vnni_alone_are_finer(tiny: TinyModel) -> None:
     }
 
 
+class CountedTensors(MemoryTensors):
+    """Tensors that note each reading."""
+
+    def __init__(self, tensors: MemoryTensors) -> None:
+        super().__init__({name: tensors.read(name) for name in tensors.shapes})
+        self.readings: list[str] = []
+
+    def read(self, name: str) -> np.ndarray:
+        self.readings.append(name)
+        return super().read(name)
+
+
+def test_an_int8_matrix_is_read_once_for_all_its_parts(tiny: TinyModel) -> None:
+    counted = CountedTensors(tiny.tensors)
+    for _, make in mapped_weights(counted, tiny.spec, "int8"):
+        make()
+    sources = [s for rule in weight_rules(tiny.spec).values() for s in rule.sources]
+    assert counted.readings == sources
+
+
+@pytest.mark.parametrize(("precision", "drafts"), [("int8", False), ("f32", True)])
+def test_parts_are_the_same_in_whatever_order_they_are_made(
+    tiny: TinyModel, precision: str, drafts: bool
+) -> None:
+    written = list(mapped_weights(tiny.tensors, tiny.spec, precision, drafts=drafts))
+    first = [make() for _, make in written]
+    again = [make() for _, make in reversed(written)]
+    order = np.random.default_rng(0).permutation(len(written))
+    mixed = {i: written[i][1]() for i in order}
+    for i, expected in enumerate(first):
+        assert np.array_equal(expected, again[len(again) - 1 - i]), written[i][0].name
+        assert np.array_equal(expected, mixed[i]), written[i][0].name
+
+
+def test_no_two_quantized_matrices_are_held_at_a_time() -> None:
+    quantizer, seen = Quantizer(), []
+    value = np.ones((16, 8), np.float32)
+
+    def of(matrix) -> np.ndarray:
+        seen.append(weakref.ref(matrix))
+        return matrix.scale
+
+    def read() -> np.ndarray:
+        assert not any(matrix() for matrix in seen)
+        return value
+
+    part = Int8Part(TensorSpec("x.scale", "float32", (16,)), of)
+    for name in ("x.weight", "x.weight", "y.weight", "x.weight"):
+        quantizer.make(part, name, Int8Form(), read)
+    assert [matrix() is None for matrix in seen] == [True, True, True, False]
+
+
 def test_float32_models_draft_with_the_int8_weights_of_the_decoder(tiny: TinyModel) -> None:
     drafting = dict(mapped_weights(tiny.tensors, tiny.spec, "f32", drafts=True))
     plain = dict(mapped_weights(tiny.tensors, tiny.spec, "f32"))
@@ -424,7 +478,7 @@ def test_an_int8_file_holds_the_model_within_half_a_unit(
         groups = int8.get(scale_name(name, "group_scale"))
         if groups is not None:
             rows = groups.transpose(0, 2, 1).reshape(-1, groups.shape[1])[:n]
-            terms = weight_rules(tiny.spec)[name].group_terms or k
+            terms = weight_rules(tiny.spec)[name].int8.group_terms or k
             unit = unit * np.repeat(rows.astype(np.float32), terms, axis=1)[:, :k]
         assert (np.abs(values * unit - stored[name]) <= within * unit).all(), name
         many_rows = name.startswith("encoder.") or name.endswith("encoder_attn.kv.weight")
