@@ -18,7 +18,7 @@ import typer
 from mwc.cli import bench, convert, demo, inspect, run, verify
 from mwc.cli.arguments import normalise, refuse_empty, refuse_foreign
 from mwc.cli.console import say
-from mwc.runtime.disk import NO_ROOM
+from mwc.runtime.disk import NO_ROOM, how_to_make_room
 from mwc.runtime.errors import MwcError, OptionError
 
 app = typer.Typer(
@@ -163,7 +163,8 @@ def _os_error(error: OSError) -> str:
     """An operating system's error as a sentence: "No space left on device: /tmp/x.json"."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno in NO_ROOM and not error.filename:
-        return f"{reason}, where the output goes; make room there or write elsewhere"
+        room = how_to_make_room(error)
+        return f"{reason}, where the output goes; {room} or write elsewhere"
     return f"{reason}: {error.filename}" if error.filename else reason
 
 

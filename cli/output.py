@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mwc.runtime.disk import NO_ROOM
+from mwc.runtime.disk import NO_ROOM, how_to_make_room
 from mwc.runtime.errors import OptionError, OutputError, readable
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Output:
             if error.filename == name:  # the page wants the audio, and it has gone
                 reason, advice = f"{reason}: {name}", "leave the audio there until it is done"
             elif error.errno in NO_ROOM:
-                advice = f"make room there, or {advice}"
+                advice = f"{how_to_make_room(error)}, or {advice}"
             raise OutputError(
                 f"{path} cannot be written ({reason}), so the text of {name} went to standard "
                 f"output; {advice}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from mwc.runtime.disk import NO_ROOM
+from mwc.runtime.disk import NO_ROOM, how_to_make_room
 from mwc.runtime.errors import AudioError
 from mwc.runtime.read_ahead import read_ahead
 from mwc.runtime.spec import SAMPLE_RATE
@@ -274,8 +274,8 @@ def _spool(stream: BinaryIO, name: str) -> BinaryIO:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise AudioError(
                 f"{name} does not fit into {tempfile.gettempdir()} ({error.strerror}), where it is "
-                "copied as it can be read only once; make room there, or name another folder in "
-                "TMPDIR"
+                f"copied as it can be read only once; {how_to_make_room(error)}, or name another "
+                "folder in TMPDIR"
             ) from error
         raise _unreadable(name, error) from error
     return copy

@@ -171,7 +171,7 @@ def test_no_room_where_the_output_goes(artifact: Path) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_disk_that_gets_full_in_the_middle_of_a_write(
+def test_a_file_that_gets_too_large_in_the_middle_of_a_write(
     artifact: Path, tmp_path: Path, unbuffered: str
 ) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3, 3)); "  # bytes
@@ -184,7 +184,8 @@ def test_a_disk_that_gets_full_in_the_middle_of_a_write(
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
-        "mwc: File too large, where the output goes; make room there or write elsewhere\n"
+        "mwc: File too large, where the output goes; raise the limit on the size of a file "
+        "(ulimit -f) or write elsewhere\n"
     )
 
 
