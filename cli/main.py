@@ -170,7 +170,17 @@ def _os_error(error: OSError) -> str:
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     """Leave through the context managers, so that nothing half-written stays behind."""
+    _let_go_of_terminal()
     raise SystemExit(128 + signum)
+
+
+def _let_go_of_terminal() -> None:
+    """Where the terminal has gone, have text for it go nowhere: writing it would be an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 if __name__ == "__main__":

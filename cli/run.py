@@ -125,7 +125,7 @@ def command(
             else:
                 loaded = load(artifact, device=place, threads=n_threads)
                 failed = transcribe_all(loaded, job, display)
-        except (KeyboardInterrupt, DeviceError):
+        except (KeyboardInterrupt, SystemExit, DeviceError):  # a signal's is SystemExit
             _tell_how_to_go_on(job, display)
             raise
     if failed:

@@ -120,6 +120,53 @@ def test_signals(artifact: Path, signum: signal.Signals, code: int) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_tell_how_several_files_go_on(
+    artifact: Path, tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    names = [str(tmp_path / f"{letter}.wav") for letter in "abc"]
+    for name in names:
+        Path(name).touch()
+    (tmp_path / "a.txt").write_text("done")
+    line = [sys.executable, "-c", CODE, "run", str(artifact), *names, "-o", str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signum)
+        _, err = run.communicate(timeout=30)
+    assert run.returncode == code
+    assert err.splitlines()[0] == (
+        f"mwc: 1 of 3 transcripts are in {tmp_path}; the same command with --skip-existing makes "
+        "the others"
+    )
+    assert err.splitlines()[1:] == (["mwc: interrupted"] if signum == signal.SIGINT else [])
+
+
+def test_a_terminal_that_goes_has_its_exit_code(artifact: Path, tmp_path: Path) -> None:
+    """With bars on it and lines to be told, none of which can be written any more."""
+    begin = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from mwc.runtime.progress import ProgressEvent
+"""
+    bars = 'args[2](ProgressEvent("transcribe", 1.0, 9.0, "seconds"))'
+    code = begin + CODE.replace("print(", f"{bars}; print(")
+    line = [sys.executable, "-c", code, "run", str(artifact), "a.wav", "b.wav", "-o", str(tmp_path)]
+    terminal, end = os.openpty()
+    with subprocess.Popen(
+        line, stdin=end, stdout=end, stderr=end, start_new_session=True,
+        env={**os.environ, "TERM": "xterm"},
+    ) as run:  # fmt: skip
+        os.close(end)
+        shown = b""
+        while b"ready" not in shown:
+            shown += os.read(terminal, 1024)
+        os.close(terminal)
+        assert run.wait(timeout=30) == 129
+
+
 def test_a_reader_that_leaves_is_no_error_message(artifact: Path) -> None:
     code = CODE.replace("time.sleep(60)", "print('x' * 10_000_000)")
     reading, writing = os.pipe()
