@@ -83,7 +83,12 @@ def open_artifact(path: str | Path, *, check_max: bool = True) -> Artifact:
         ArtifactError: it is missing, not an artifact, of another format revision or MAX version,
             cut short or altered; the message says what to do.
     """
-    folder = Path(path)
+    try:
+        folder = Path(path)
+    except TypeError:
+        raise ArtifactError(
+            f"{path!r} is not a path; give the folder that mwc convert wrote, as text or a Path."
+        ) from None
     artifact = Artifact(folder, read_manifest(folder))
     if check_max:
         _check_max(artifact)

@@ -9,6 +9,7 @@ import pytest
 from small_artifact import SPEC, TENSORS, provenance, target, write_small_artifact
 
 from mwc.runtime import artifact as artifact_module
+from mwc.runtime import load, load_fleet
 from mwc.runtime import manifest as manifest_module
 from mwc.runtime.artifact import (
     check_hashes,
@@ -71,6 +72,16 @@ def test_what_is_not_there_or_not_an_artifact(tmp_path: Path) -> None:
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(ArtifactError, match="is not an mwc artifact"):
             open_artifact(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"out", ["out"]])
+@pytest.mark.parametrize("read", [open_artifact, load, load_fleet])
+def test_what_is_no_path(read: Callable[..., object], value: object) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        read(value)
+    assert str(caught.value).startswith(
+        f"{value!r} is not a path; give the folder that mwc convert"
+    )
 
 
 def test_another_format_revision(folder: Path) -> None:
