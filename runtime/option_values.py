@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from mwc.runtime.errors import OptionError
 from mwc.runtime.languages import CODE_OF_LANGUAGE
 from mwc.runtime.rules import parse_suppress_tokens
@@ -76,7 +78,7 @@ def _read_task(name: str, value: Any) -> str:
 
 
 def _read_temperature(name: str, value: Any) -> tuple[float, ...]:
-    numbers = _read_numbers(name, [value] if isinstance(value, int | float | str) else value)
+    numbers = _read_numbers(name, value)
     if not numbers or not all(0 <= number <= 2 for number in numbers):
         raise OptionError(f"{name} is {value!r}; it takes numbers from 0 to 2, at least one.")
     return numbers
@@ -123,8 +125,7 @@ def _read_sample_len(name: str, value: Any) -> int | None:
 
 
 def _read_clip_timestamps(name: str, value: Any) -> tuple[float, ...]:
-    items = [item for item in value.split(",") if value] if isinstance(value, str) else value
-    numbers = _read_numbers(name, items)
+    numbers = _read_numbers(name, _split(name, value) if isinstance(value, str) else value)
     if any(number < 0 for number in numbers) or list(numbers) != sorted(numbers):
         raise OptionError(
             f"{name} is {value!r}; it takes seconds from 0 in ascending order, "
@@ -158,22 +159,38 @@ def _read_text(name: str, value: Any) -> str | None:
     return value
 
 
+def _split(name: str, text: str) -> list[float]:
+    """The numbers in a text, separated by commas."""
+    try:
+        return [float(item) for item in text.split(",") if text]
+    except ValueError:
+        raise OptionError(f"{name} is {text!r}; it takes numbers.") from None
+
+
 def _read_number(name: str, value: Any) -> float | None:
-    return None if value is None else _read_numbers(name, [value])[0]
+    return None if value is None else _finite(name, value, [value])[0]
 
 
 def _read_numbers(name: str, values: Any) -> tuple[float, ...]:
-    """Read finite numbers; text counts where it is one, booleans do not."""
+    return _finite(name, values, values if isinstance(values, Iterable) else [values])
+
+
+def _finite(name: str, given: Any, items: Iterable[Any]) -> tuple[float, ...]:
+    """Read the items of what was given: finite numbers, also numpy's; no text, no booleans."""
     try:
-        items = list(values) if isinstance(values, Iterable) else [values]
-        if any(isinstance(item, bool) for item in items):
+        listed = list(items)
+        if any(isinstance(item, _NO_NUMBERS) for item in listed):
             raise TypeError
-        numbers = tuple(float(item) for item in items)
+        numbers = tuple(float(item) for item in listed)
     except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"{name} is {values!r}; it takes numbers.") from None
+        raise OptionError(f"{name} is {given!r}; it takes numbers.") from None
     if not all(math.isfinite(number) for number in numbers):
-        raise OptionError(f"{name} is {values!r}; it takes finite numbers.")
+        raise OptionError(f"{name} is {given!r}; it takes finite numbers.")
     return numbers
+
+
+_NO_NUMBERS = (bool, np.bool_, str, bytes, bytearray)
+"""What Python's float takes, though it is no number."""
 
 
 READERS: dict[str, Callable[[str, Any], Any]] = {

@@ -4,6 +4,7 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_decoder import fake_spec
 
@@ -24,8 +25,11 @@ from mwc.runtime.words import APPEND_PUNCTUATIONS
         ("task", "translate", "translate"),
         ("temperature", 0, (0.0,)),
         ("temperature", [0.0], (0.0,)),
-        ("temperature", (0, "0.5", 1), (0.0, 0.5, 1.0)),
-        ("temperature", "0.2", (0.2,)),
+        ("temperature", (0, 0.5, 1), (0.0, 0.5, 1.0)),
+        ("temperature", np.float32(0.5), (0.5,)),
+        ("temperature", np.int64(1), (1.0,)),
+        ("temperature", np.array([0, 0.5]), (0.0, 0.5)),
+        ("temperature", [np.float16(0.5), 1], (0.5, 1.0)),
         ("beam_size", 5, 5),
         ("beam_size", None, 1),
         ("best_of", 16, 16),
@@ -35,7 +39,8 @@ from mwc.runtime.words import APPEND_PUNCTUATIONS
         ("seed", 2**40, 2**40),
         ("compression_ratio_threshold", 2, 2.0),
         ("no_speech_threshold", None, None),
-        ("no_speech_threshold", "0.5", 0.5),
+        ("no_speech_threshold", np.float32(0.5), 0.5),
+        ("no_speech_threshold", np.array(0.5), 0.5),
         ("logprob_threshold", -2, -2.0),
         ("compression_ratio_threshold", None, None),
         ("suppress_tokens", "-1", (-1,)),
@@ -79,12 +84,20 @@ def test_a_first_timestamp_needs_timestamps() -> None:
         ("temperature", (0.0, 2.1), "from 0 to 2"),
         ("temperature", (), "at least one"),
         ("temperature", "hot", "it takes numbers"),
-        ("temperature", "10", "from 0 to 2"),
+        ("temperature", "10", "temperature is '10'; it takes numbers"),
+        ("temperature", "0", "temperature is '0'; it takes numbers"),
+        ("temperature", (0, "0.5"), "temperature is (0, '0.5'); it takes numbers"),
+        ("temperature", b"0", "it takes numbers"),
+        ("temperature", True, "temperature is True; it takes numbers"),
+        ("temperature", [np.True_], "it takes numbers"),
+        ("temperature", 10, "from 0 to 2"),
         ("temperature", None, "it takes numbers"),
         ("without_timestamps", "yes", "either True or False"),
         ("initial_prompt", ["a"], "it takes text"),
         ("carry_initial_prompt", True, "without an initial_prompt"),
-        ("no_speech_threshold", "high", "it takes numbers"),
+        ("no_speech_threshold", "high", "no_speech_threshold is 'high'; it takes numbers"),
+        ("no_speech_threshold", "0.5", "no_speech_threshold is '0.5'; it takes numbers"),
+        ("no_speech_threshold", [0.5], "no_speech_threshold is [0.5]; it takes numbers"),
         ("no_speech_threshold", True, "it takes numbers"),
         ("logprob_threshold", float("nan"), "finite"),
         ("logprob_threshold", 10**400, "it takes numbers"),
@@ -111,7 +124,9 @@ def test_a_first_timestamp_needs_timestamps() -> None:
         ("sample_len", True, "whole number from 1"),
         ("clip_timestamps", "5,2", "ascending"),
         ("clip_timestamps", "-1", "ascending"),
-        ("clip_timestamps", "a,b", "it takes numbers"),
+        ("clip_timestamps", "a,b", "clip_timestamps is 'a,b'; it takes numbers"),
+        ("clip_timestamps", "0,inf", "it takes finite numbers"),
+        ("clip_timestamps", ["1", "2"], "clip_timestamps is ['1', '2']; it takes numbers"),
         ("word_timestamps", "yes", "either True or False"),
         ("prepend_punctuations", "(", "give word_timestamps=True too"),
         ("prepend_punctuations", None, "every character a mark"),
@@ -256,12 +271,12 @@ def test_speech_is_detected_only_where_something_needs_it(
 
 
 def test_patience_is_taken_with_beams() -> None:
-    options = make_options(beam_size=5, patience="1.5", length_penalty="0.6")
+    options = make_options(beam_size=5, patience=1.5, length_penalty=0.6)
     assert (options.patience, options.length_penalty) == (1.5, 0.6)
 
 
 def test_what_works_on_words_is_taken_with_them() -> None:
-    given = {"append_punctuations": ".", "hallucination_silence_threshold": "1.5"}
+    given = {"append_punctuations": ".", "hallucination_silence_threshold": 1.5}
     options = make_options(word_timestamps=True, prepend_punctuations="", **given)
     assert (options.prepend_punctuations, options.append_punctuations) == ("", ".")
     assert options.hallucination_silence_threshold == 1.5
