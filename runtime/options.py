@@ -36,7 +36,7 @@ class TranscribeOptions:
         best_of: samples at temperatures above 0, of which the likeliest is taken; None is 1.
         patience: beam search ends with round(beam_size * patience) finished transcripts; None is 1.
         length_penalty: 0 to 1, alpha of Google NMT's length penalty; None divides by the length.
-        seed: of the samples; equal seeds give equal transcripts.
+        seed: of the samples at temperatures above 0; equal seeds give equal transcripts.
         without_timestamps: sample text only; every window of 30 s becomes one segment, also with
             `word_timestamps`, where openai/whisper goes on from the last word.
         initial_prompt: text that the first window takes as what was said before it.
@@ -123,6 +123,12 @@ class TranscribeOptions:
         """Rows that a window takes at most: its beams or samples."""
         return max(self.best_of if t > 0 else self.beam_size for t in self.temperature)
 
+    @property
+    def _never_samples(self) -> bool:
+        """Whether nothing is decoded above temperature 0."""
+        falls_back = (self.compression_ratio_threshold, self.logprob_threshold) != (None, None)
+        return not any(self.temperature if falls_back else self.temperature[:1])
+
     @cached_property
     def never_silent(self) -> "TranscribeOptions":
         """The same, but that no window counts as silent."""
@@ -181,11 +187,22 @@ class TranscribeOptions:
                 f"beam_size is {self.beam_size}, which is for temperature 0, and temperature is "
                 f"{temperatures}; give 0 as well, or leave beam_size out."
             )
-        if self.best_of > 1 and not any(self.temperature):
-            raise OptionError(
-                f"best_of is {self.best_of}, which is for temperatures above 0, and temperature "
-                "is 0; give one above 0, or leave best_of out."
-            )
+        for name in _OF_SAMPLES if self._never_samples else ():
+            value = getattr(self, name)
+            if value != _DEFAULTS[name]:
+                raise OptionError(
+                    f"{name} is {value}, which is for temperatures above 0, and "
+                    f"{self._why_at_zero()}, or leave {name} out."
+                )
+
+    def _why_at_zero(self) -> str:
+        """Why no temperature above 0 is tried, and what to do about it."""
+        if not any(self.temperature):
+            return "temperature is 0; give one above 0"
+        return (
+            "after the first, 0, none is tried without compression_ratio_threshold and "
+            "logprob_threshold; give one of them"
+        )
 
     def _check_languages(self) -> None:
         """Options on detecting the language mean nothing where it is given."""
@@ -270,6 +287,9 @@ def check_for_model(options: TranscribeOptions, spec: WhisperSpec) -> None:
             f"sample_len is {options.sample_len}; with word_timestamps give at most {room}."
         )
 
+
+_OF_SAMPLES = ("best_of", "seed")
+"""Options that mean nothing where no temperature above 0 is tried."""
 
 _OF_WORDS = ("prepend_punctuations", "append_punctuations", "hallucination_silence_threshold")
 """Options that mean nothing without `word_timestamps`."""

@@ -181,6 +181,8 @@ def test_temperatures_are_openai_whispers(first: float, increment: float | None)
         ("--length_penalty 2", "from 0 to 1"),
         ("--seed -1", "whole number from 0"),
         ("--seed x", "whole number"),
+        ("--seed 7 --temperature_increment_on_fallback None", "temperature is 0; give one above"),
+        ("--seed 7 --compression_ratio_threshold None --logprob_threshold None", "none is tried"),
         ("--temperature 3", "from 0 to 2"),
         ("--temperature None", "takes a number from 0 to 2, not None"),
         ("--temperature_increment_on_fallback -0.2", "a number from 0.01 to 1"),

@@ -172,6 +172,11 @@ def test_what_cannot_be_done_is_said(name: str, value: Any, message: str) -> Non
             "best_of is 5, which is for temperatures above 0, and temperature is 0; give one "
             "above 0, or leave best_of out.",
         ),
+        (
+            {"seed": 7, "temperature": 0},
+            "seed is 7, which is for temperatures above 0, and temperature is 0; give one above 0, "
+            "or leave seed out.",
+        ),
     ],
 )
 def test_a_search_that_no_temperature_uses_is_refused(given: dict[str, Any], message: str) -> None:
@@ -179,6 +184,30 @@ def test_a_search_that_no_temperature_uses_is_refused(given: dict[str, Any], mes
         make_options(**given)
     assert str(caught.value) == message
     assert make_options(**given | {"temperature": (0.0, 0.2)}).temperature == (0.0, 0.2)
+
+
+@pytest.mark.parametrize("name", ["best_of", "seed"])
+def test_samples_need_a_fallback_or_a_first_temperature_above_0(name: str) -> None:
+    stays = {"compression_ratio_threshold": None, "logprob_threshold": None}
+    with pytest.raises(OptionError) as caught:
+        make_options(**{name: 3}, **stays)
+    assert str(caught.value) == (
+        f"{name} is 3, which is for temperatures above 0, and after the first, 0, none is tried "
+        "without compression_ratio_threshold and logprob_threshold; give one of them, or leave "
+        f"{name} out."
+    )
+    for given in ({**stays, "temperature": (0.5, 0.0)}, *({k: None} for k in stays), {}):
+        assert getattr(make_options(**{name: 3}, **given), name) == 3
+
+
+def test_what_is_given_as_it_is_anyway_is_taken() -> None:
+    assert make_options(temperature=0, seed=0, best_of=1) == make_options(temperature=0)
+
+
+def test_thresholds_count_at_a_single_temperature_too() -> None:
+    """They skip silent windows, and what is reported of a window says what speaks against it."""
+    given = {"no_speech_threshold": 0.5, "logprob_threshold": -2, "compression_ratio_threshold": 2}
+    assert make_options(temperature=0, **given).compression_ratio_threshold == 2
 
 
 def test_a_prefix_is_for_text_without_timestamps() -> None:
