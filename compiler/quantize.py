@@ -26,7 +26,7 @@ OF_ZEROS = 1e-30
 """The scale of a row of zeros: whatever is made of its values comes to nothing."""
 
 BYTE_LIMIT = 220
-"""The largest 8-bit activation on a CPU without VNNI; see kernels/quantized.mojo."""
+"""The largest 8-bit activation on a CPU without VNNI; see kernels/rounding.mojo."""
 
 REST_STEPS = 256
 """Steps of a rest between two bytes, in a token embedding."""

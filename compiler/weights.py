@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mwc.compiler.int8_parts import Int8Form, Quantizer, int8_parts
-from mwc.compiler.int8_parts import scale_name as scale_name
 from mwc.compiler.mel import mel_bands, mel_filters, windowed_dft
 from mwc.compiler.quantize import GROUP_TERMS, LONG_GROUP, fits_packed
 from mwc.compiler.spectrum import LANES, factor_rows, spectrum_factors

@@ -24,7 +24,8 @@ from max.graph import (
     ops,
 )
 
-from mwc.compiler.weights import DRAFT, scale_name
+from mwc.compiler.int8_parts import scale_name
+from mwc.compiler.weights import DRAFT
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"

@@ -10,7 +10,7 @@ from tiny_layouts import to_bfloat16
 from tiny_model import MemoryTensors, TinyModel, tiny_model
 
 from mwc.compiler.checkpoint_tensors import expected_tensors
-from mwc.compiler.int8_parts import Int8Form, Int8Part, Quantizer
+from mwc.compiler.int8_parts import Int8Form, Int8Part, Quantizer, scale_name
 from mwc.compiler.mel import mel_filters, windowed_dft
 from mwc.compiler.quantize import (
     FITTING_STEPS,
@@ -35,7 +35,6 @@ from mwc.compiler.weights import (
     exact_in_float16,
     fit_without_vnni,
     mapped_weights,
-    scale_name,
     weight_rules,
     weight_specs,
 )
