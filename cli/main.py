@@ -96,11 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:
-        _drop_stdout()  # whoever read the text has gone
+        _drop(sys.stdout.fileno())  # whoever read the text has gone
         return 1
     except OSError as error:
         if error.errno in NO_ROOM and not error.filename:
-            _drop_stdout()
+            _drop(sys.stdout.fileno())
         return _failed(_os_error(error), 1, debug)
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -154,9 +154,9 @@ def _buffer_stdout(stdout: io.TextIOWrapper) -> None:
         sys.stdout = open(stdout.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
-def _drop_stdout() -> None:
+def _drop(descriptor: int) -> None:
     """Let go of text that cannot be written, or Python would complain as it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _os_error(error: OSError) -> str:
@@ -180,7 +180,7 @@ def _let_go_of_terminal() -> None:
         try:
             os.write(descriptor, b"")
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            _drop(descriptor)
 
 
 if __name__ == "__main__":

@@ -106,17 +106,23 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_signals(artifact: Path, signum: signal.Signals, code: int) -> None:
-    line = [sys.executable, "-c", CODE, "run", str(artifact), "a.wav"]
+def errors_of_stopped(line: list[str], signum: signal.Signals, code: int) -> str:
+    """What a command says on stderr that a signal ends, with that exit code, once it is ready."""
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signum)
         _, err = run.communicate(timeout=30)
     assert run.returncode == code
+    return err
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals(artifact: Path, signum: signal.Signals, code: int) -> None:
+    line = [sys.executable, "-c", CODE, "run", str(artifact), "a.wav"]
+    err = errors_of_stopped(line, signum, code)
     assert "Traceback" not in err
 
 
@@ -131,12 +137,7 @@ def test_signals_tell_how_several_files_go_on(
         Path(name).touch()
     (tmp_path / "a.txt").write_text("done")
     line = [sys.executable, "-c", CODE, "run", str(artifact), *names, "-o", str(tmp_path)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-        run.send_signal(signum)
-        _, err = run.communicate(timeout=30)
-    assert run.returncode == code
+    err = errors_of_stopped(line, signum, code)
     assert err.splitlines()[0] == (
         f"mwc: 1 of 3 transcripts are in {tmp_path}; the same command with --skip-existing makes "
         "the others"
