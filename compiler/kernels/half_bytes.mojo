@@ -7,7 +7,7 @@ lower halves of a plane's bytes and the next four the upper ones; h is stored as
 
 from std.memory import bitcast
 
-from .linear import fetch_ahead
+from .linear import fetch_in_order
 from .quantized import (
     COLUMNS,
     I8,
@@ -33,6 +33,8 @@ comptime RUN = 4 * OCTET
 """Terms whose products are added in 16 bits: 32 of 15 · 127, two by two, fill a lane."""
 comptime HALF_OFFSET = 8
 """What is added to an upper half to store it."""
+comptime CHAINS = 8
+"""Sums in flight that hide the latency of an instruction of VNNI."""
 
 
 @always_inline
@@ -60,45 +62,44 @@ def join_block(
 
 
 @always_inline
-def sum_halves[rows: Int, blocks: Int](
-    x: Pointer[Int8, _], high: Pointer[UInt8, _], k: Int
-) -> Array[Sums, rows * blocks]:
-    """The sums of x[rows, k] over blocks of upper halves as they are stored, of row i and block b at i * blocks + b.
+def sum_halves[rows: Int](x: Pointer[Int8, _], high: Pointer[UInt8, _], k: Int) -> Array[Sums, rows]:
+    """The sums of x[rows, k] over a block of upper halves as they are stored; 32 divides k.
 
-    The blocks follow each other; 32 divides k.
+    A block is read from end to end: several at once are so many streams, which come from memory a
+    quarter slower. With few rows several chains of each are in flight instead.
     """
     comptime Bytes = SIMD[U8, REGISTER]
-    comptime many = rows * blocks
-    var whole = Array[Sums, length=many](fill=Sums(0))
+    comptime chains = max(1, CHAINS // rows) if VNNI else 1
+    var whole = Array[Sums, length=rows](fill=Sums(0))
     comptime for piece in range(PIECES):
-        var sums = Array[PairSums, length=many](fill=PairSums(0))
+        var sums = Array[PairSums, length=rows * chains](fill=PairSums(0))
         for c in range(0, k, RUN):
-            var run = Array[Words, length=many](fill=Words(0))
+            var run = Array[Words, length=rows](fill=Words(0))
             comptime for at in range(0, RUN, OCTET):
-                var from_here = high.unsafe_offset((c + at) // OCTET * STEP + piece * REGISTER)
-                var first = Array[Bytes, length=blocks](fill=Bytes(0))
-                var second = Array[Bytes, length=blocks](fill=Bytes(0))
-                comptime for b in range(blocks):
-                    var block = from_here.unsafe_offset(b * (COLUMNS * k // 2))
-                    comptime if piece == 0:
-                        fetch_ahead(block)
-                    var bytes = block.unsafe_load[width=REGISTER](0)
-                    first[b] = bytes & 15
-                    second[b] = bytes >> 4
+                var bytes_at = high.unsafe_offset((c + at) // OCTET * STEP + piece * REGISTER)
+                comptime if piece == 0:
+                    fetch_in_order[rows](bytes_at)
+                var bytes = bytes_at.unsafe_load[width=REGISTER](0)
+                var first = bytes & 15
+                var second = bytes >> 4
                 comptime for i in range(rows):
                     var terms = x.unsafe_offset(i * k + c + at)
                     var a = broadcast_signed(terms)
                     var z = broadcast_signed(terms.unsafe_offset(TERMS))
-                    comptime for b in range(blocks):
-                        comptime n = i * blocks + b
-                        comptime if VNNI:
-                            var sum = dot_four_bytes(sums[n], first[b], a)
-                            sums[n] = dot_four_bytes(sum, second[b], z)
-                        else:
-                            run[n] += multiply_pairs(first[b], a) + multiply_pairs(second[b], z)
+                    comptime if VNNI:
+                        # Chains take turns, so that of two products neither waits for the other's sum.
+                        comptime n = i * chains + 2 * (at // OCTET) % chains
+                        comptime m = i * chains + (2 * (at // OCTET) + 1) % chains
+                        sums[n] = dot_four_bytes(sums[n], first, a)
+                        sums[m] = dot_four_bytes(sums[m], second, z)
+                    else:
+                        run[i] += multiply_pairs(first, a) + multiply_pairs(second, z)
             comptime if not VNNI:
-                comptime for n in range(many):
-                    sums[n] = dot_pairs(sums[n], run[n], Words(1))
-        comptime for n in range(many):
-            whole[n] = whole[n].insert[offset=piece * PAIRS](sums[n])
+                comptime for i in range(rows):
+                    sums[i] = dot_pairs(sums[i], run[i], Words(1))
+        comptime for i in range(rows):
+            var sum = sums[i * chains]
+            comptime for chain in range(1, chains):
+                sum += sums[i * chains + chain]
+            whole[i] = whole[i].insert[offset=piece * PAIRS](sum)
     return whole^

@@ -17,11 +17,8 @@ from .rounding import largest_magnitude
 
 comptime TOGETHER = 8 if VNNI else 4
 """Rows that the sieve multiplies together; of those that are left over half as many, and so on."""
-comptime WITH_ROWS = 2 if VNNI else 1
-"""Blocks that it multiplies several rows with: an instruction of VNNI waits for the sum of the one
-before, so that eight sums have to be on their way. Others have enough with one block."""
-comptime WITH_ONE = 4 if VNNI else 1
-"""Blocks that it multiplies a single row with."""
+comptime SPAN = 4 if VNNI else 1
+"""Blocks that all rows are multiplied with before the next ones are."""
 comptime BYTE_TOP = 127
 comptime SPREAD = Float32(6)
 """Standard deviations that a sieved logit may be off by: one of a thousand million is more."""
@@ -85,38 +82,25 @@ def sieve_blocks[origin: Origin](
     """
 
     @always_inline
-    def tile[rows: Int, together: Int](first: Int, block: Int) {imm}:
-        var sums = sum_halves[rows, together](
+    def tile[rows: Int](first: Int, block: Int) {imm}:
+        var sums = sum_halves[rows](
             bytes.unsafe_offset(first * k), high.unsafe_offset(block * COLUMNS * k // 2), k
         )
+        var at = block * COLUMNS
         comptime for i in range(rows):
             var sieve = sieves.unsafe_offset(first + i)
-            comptime for b in range(together):
-                var at = (block + b) * COLUMNS
-                # Twice 16 h + 7.5, in whole numbers.
-                var doubled = 32 * sums[i * together + b] - (32 * HALF_OFFSET - 15) * sieve[].total
-                var values = doubled.cast[F32]() * (0.5 * sieve[].unit)
-                y.unsafe_store(
-                    (first + i) * stride + at, values * scale.unsafe_load[width=COLUMNS](at)
-                )
+            # Twice 16 h + 7.5, in whole numbers.
+            var doubled = 32 * sums[i] - (32 * HALF_OFFSET - 15) * sieve[].total
+            var values = doubled.cast[F32]() * (0.5 * sieve[].unit)
+            y.unsafe_store((first + i) * stride + at, values * scale.unsafe_load[width=COLUMNS](at))
 
-    @always_inline
-    def tiles[rows: Int, together: Int](row: Int, first: Int, last: Int) {imm}:
-        var block = first
-        while block + together <= last:
-            tile[rows, together](row, block)
-            block += together
-        comptime if together > 1:
-            while block < last:
-                tile[rows, 1](row, block)
-                block += 1
-
-    for block in range(0, blocks, WITH_ONE):
-        var end = min(block + WITH_ONE, blocks)
+    for span in range(0, blocks, SPAN):
+        var end = min(span + SPAN, blocks)
         var row = 0
         comptime for halvings in range(4):
             comptime rows = TOGETHER >> halvings
             comptime if rows > 0:
                 while row + rows <= m:
-                    tiles[rows, WITH_ONE if rows == 1 else WITH_ROWS](row, block, end)
+                    for block in range(span, end):
+                        tile[rows](row, block)
                     row += rows

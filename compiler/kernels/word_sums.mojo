@@ -1,6 +1,6 @@
 """Products of 16-bit activations with int8 weights, of few rows with a block of columns."""
 
-from .linear import fetch_ahead
+from .linear import fetch_in_order
 from .quantized import (
     AVX512_WORDS,
     COLUMNS,
@@ -46,7 +46,7 @@ def sum_words[rows: Int](
                 comptime for u in range(unroll):
                     var at = c + TERMS * u
                     comptime if first == 0 and row == 0:
-                        fetch_ahead(w.unsafe_offset(at * COLUMNS))
+                        fetch_in_order[rows](w.unsafe_offset(at * COLUMNS))
                     var terms = Array[Words, length=group](fill=Words(0))
                     comptime for i in range(group):
                         terms[i] = broadcast_words(x.unsafe_offset(at * rows + (row + i) * TERMS))
