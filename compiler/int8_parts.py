@@ -4,7 +4,7 @@
 "x.scale", and others of the matrix's form; quantize.py does the rounding and packing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,20 +124,23 @@ def quantize(value: Float32, form: Int8Form) -> Int8Matrix:
 class Quantizer:
     """Quantizes matrices whose parts are asked for one by one.
 
-    The last matrix is kept until another one is asked for, so parts that follow each other come of
-    one quantization, in any other order of several, and never are two held in memory.
+    The last ones are kept until others are asked for, so parts that follow each other come of one
+    quantization, in any other order of several, and never are two matrices, or two stacks of them,
+    held in memory.
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[str, Int8Matrix] | None = None
+        self._kept: tuple[str, list[Int8Matrix]] | None = None
 
-    def make(self, part: Int8Part, name: str, form: Int8Form, read: Callable[[], Float32]) -> Array:
-        """Make a part of a matrix; `read` gives that, float32 [n, k], where it is not kept."""
+    def make(
+        self, part: Int8Part, name: str, form: Int8Form, reads: Sequence[Callable[[], Float32]]
+    ) -> list[Array]:
+        """Make a part of each matrix; `reads` give those, float32 [n, k], that are not kept."""
         kept = self._kept
         if kept is None or kept[0] != name:
-            kept = self._kept = None  # the other one goes before this one takes room
-            kept = self._kept = name, quantize(read(), form)
-        return part.of(kept[1])
+            kept = self._kept = None  # the others go before these take room
+            kept = self._kept = name, [quantize(read(), form) for read in reads]
+        return [part.of(matrix) for matrix in kept[1]]
 
 
 def _quantize_rows(value: Float32, form: Int8Form) -> Int8Matrix:

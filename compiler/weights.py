@@ -7,7 +7,7 @@ of int8_parts.py. The speech detector's weights, `vad.…`, are not the checkpoi
 makes them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,9 +43,14 @@ AUDIO_CACHES = PRECISIONS
 
 EMBEDDING = "decoder.embed_tokens.weight"
 
+DECODER_LAYERS = "decoder.layers"
+"""What the decoder layers' weights are named with: "decoder.layers.0.fc1.weight". In int8, what a
+step reads of them is stored stacked, with the layers as first axis, for the kernel that runs them
+all: "decoder.layers.fc1.weight" (kernels/decoder_layers_int8.mojo)."""
+
 DRAFT = "draft."
 """What the int8 copies of a float32 model's matrices are named with, which its CPU graphs draft
-tokens by (graphs/drafted_steps.py): "draft.decoder.layers.0.fc1.weight"."""
+tokens by (graphs/drafted_steps.py): "draft.decoder.layers.fc1.weight"."""
 
 QUERY_SCALE = 64.0**-0.5
 """Attention divides scores by sqrt(64); queries carry it (exactly 1/8), so no graph has to."""
@@ -147,10 +152,55 @@ def draft_rules(spec: WhisperSpec) -> dict[str, Rule]:
     drafted is checked, so its token embedding has no rests.
     """
     return {
-        DRAFT + name: replace(rule, int8=replace(rule.int8, rests=0))
+        DRAFT + name: _without_rests(rule)
         for name, rule in weight_rules(spec).items()
-        if name.startswith("decoder.") and rule.int8 is not None and not rule.int8.fits
+        if name == EMBEDDING or _is_stacked(name)
     }
+
+
+def _without_rests(rule: Rule) -> Rule:
+    return rule if rule.int8 is None else replace(rule, int8=replace(rule.int8, rests=0))
+
+
+def _is_stacked(name: str) -> bool:
+    """Whether a tensor is stacked in int8: what a step reads of the decoder's layers."""
+    is_for_encode = ".encoder_attn.kv." in name
+    return name.removeprefix(DRAFT).startswith(f"{DECODER_LAYERS}.") and not is_for_encode
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One or more rules that are stored together.
+
+    Attributes:
+        name: the name that is stored.
+        rules: by their own names.
+        is_stacked: whether what is stored has them as first axis; else it is one.
+    """
+
+    name: str
+    rules: tuple[tuple[str, Rule], ...]
+    is_stacked: bool
+
+    def shape(self, sizes: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """The shape of what is of those sizes in each rule."""
+        return (len(self.rules), *sizes) if self.is_stacked else sizes
+
+    def put_together(self, arrays: Sequence[Array]) -> Array:
+        """What is stored of an array for each rule."""
+        return np.stack(arrays) if self.is_stacked else arrays[0]
+
+
+def _stored_together(rules: Mapping[str, Rule], precision: str) -> list[Stored]:
+    """What is stored of the rules, in file order, for a precision."""
+    members: dict[str, list[tuple[str, Rule]]] = {}
+    for name, rule in rules.items():
+        is_stacked = precision == "int8" and _is_stacked(name)
+        members.setdefault(_role(name) if is_stacked else name, []).append((name, rule))
+    return [
+        Stored(name, tuple(of), precision == "int8" and _is_stacked(of[0][0]))
+        for name, of in members.items()
+    ]
 
 
 def weight_specs(
@@ -159,23 +209,31 @@ def weight_specs(
     """Stored name -> TensorSpec, for a precision of PRECISIONS; with copies to draft by."""
     kinds = [(weight_rules(spec), precision), (draft_rules(spec) if drafts else {}, "int8")]
     return {
-        stored.name: stored
+        tensor.name: tensor
         for rules, precision in kinds
-        for name, rule in rules.items()
-        for stored in _specs_of(name, rule, precision)
+        for stored in _stored_together(rules, precision)
+        for tensor in _specs_of(stored, precision)
     }
 
 
-def _specs_of(name: str, rule: Rule, precision: str) -> tuple[TensorSpec, ...]:
-    """What one rule stores: a tensor; for an int8 matrix its parts."""
+def _specs_of(stored: Stored, precision: str) -> tuple[TensorSpec, ...]:
+    """What is stored: a tensor; of int8 matrices their parts."""
+    rule = stored.rules[0][1]
     if rule.int8 is None or precision != "int8":
-        return (_spec_of(name, rule, precision),)
-    return tuple(part.spec for part in int8_parts(name, rule.shape, rule.int8))
+        return (_spec_of(stored, precision),)
+    parts = int8_parts(stored.name, rule.shape, rule.int8)
+    return tuple(_stacked_spec(stored, part.spec) for part in parts)
 
 
-def _spec_of(name: str, rule: Rule, precision: str) -> TensorSpec:
+def _spec_of(stored: Stored, precision: str) -> TensorSpec:
     """What is stored as one tensor."""
-    return TensorSpec(name, PRECISIONS[precision] if rule.is_matrix else "float32", rule.shape)
+    rule = stored.rules[0][1]
+    dtype = PRECISIONS[precision] if rule.is_matrix else "float32"
+    return TensorSpec(stored.name, dtype, stored.shape(rule.shape))
+
+
+def _stacked_spec(stored: Stored, spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=stored.shape(spec.shape))
 
 
 def mapped_weights(
@@ -200,29 +258,39 @@ def mapped_weights(
     """
     halves = exact_in_float16(tensors, spec) if precision == "f32" else frozenset()
     quantizer = Quantizer()
-    for name, rule in weight_rules(spec).items():
-        kind = "f16" if name in halves else precision
-        yield from _stored(tensors, name, _for_vnni(rule) if vnni else rule, kind, quantizer)
-    for name, rule in draft_rules(spec).items() if drafts else ():
-        yield from _stored(tensors, name, rule, "int8", quantizer)
+    for stored in _stored_together(weight_rules(spec), precision):
+        kind = "f16" if stored.name in halves else precision
+        yield from _made_parts(tensors, _for_vnni(stored) if vnni else stored, kind, quantizer)
+    for stored in _stored_together(draft_rules(spec) if drafts else {}, "int8"):
+        yield from _made_parts(tensors, stored, "int8", quantizer)
 
 
-def _for_vnni(rule: Rule) -> Rule:
+def _for_vnni(stored: Stored) -> Stored:
     """The same, but that its int8 values need not fit CPUs without VNNI."""
-    return rule if rule.int8 is None else replace(rule, int8=replace(rule.int8, fits=False))
+    rules = (
+        (name, rule if rule.int8 is None else replace(rule, int8=replace(rule.int8, fits=False)))
+        for name, rule in stored.rules
+    )
+    return replace(stored, rules=tuple(rules))
 
 
-def _stored(
-    tensors: "Tensors", name: str, rule: Rule, precision: str, quantizer: Quantizer
+def _made_parts(
+    tensors: "Tensors", stored: Stored, precision: str, quantizer: Quantizer
 ) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
-    """What one rule stores, each with a function that makes it."""
-    read = partial(_made, tensors, name, rule)
+    """What is stored, each with a function that makes it."""
+    reads = [partial(_made, tensors, name, rule) for name, rule in stored.rules]
+    rule = stored.rules[0][1]
     if rule.int8 is None or precision != "int8":
-        spec = _spec_of(name, rule, precision)
-        yield spec, lambda: cast_weight(read(), spec)
+        spec = _spec_of(stored, precision)
+        yield spec, lambda: stored.put_together([cast_weight(read(), spec) for read in reads])
     else:
-        for part in int8_parts(name, rule.shape, rule.int8):
-            yield part.spec, partial(quantizer.make, part, name, rule.int8, read)
+        for part in int8_parts(stored.name, rule.shape, rule.int8):
+            make = partial(quantizer.make, part, stored.name, rule.int8, reads)
+            yield _stacked_spec(stored, part.spec), partial(_put_together, stored, make)
+
+
+def _put_together(stored: Stored, make: Callable[[], list[Array]]) -> Array:
+    return stored.put_together(make())
 
 
 def exact_in_float16(tensors: "Tensors", spec: WhisperSpec) -> frozenset[str]:

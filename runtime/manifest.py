@@ -27,7 +27,7 @@ from mwc.runtime.spec import (
 )
 
 FORMAT = "mwc-artifact"
-FORMAT_REVISION = 11
+FORMAT_REVISION = 12
 """Raised with every change of the files or of the graphs' inputs and outputs."""
 MANIFEST_NAME = "manifest.json"
 PARITY_NAME = "parity.json"
@@ -88,9 +88,14 @@ class WeightsEntry:
             (math.prod(map(int, tensor.shape)), ITEM_BYTES[tensor.dtype])
             for tensor in self.tensors
             if tensor.name.startswith(f"{part}.") and len(tensor.shape) > 1
-            if "embed_positions" not in tensor.name
+            if "embed_positions" not in tensor.name and not _is_vectors(tensor.name)
         ]
         return sum(size * item for size, item in matrices) / sum(size for size, _ in matrices)
+
+
+def _is_vectors(name: str) -> bool:
+    """Whether a tensor holds a vector for each layer rather than a matrix."""
+    return name.endswith((".bias", ".scale", "_norm.weight"))
 
 
 @dataclass(frozen=True)

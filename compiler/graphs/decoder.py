@@ -23,6 +23,7 @@ from mwc.compiler.graphs.scope import (
     input_type,
     outputs_of,
 )
+from mwc.compiler.weights import DECODER_LAYERS
 from mwc.runtime.decoder import STEPS_AHEAD
 
 LAYER_WEIGHTS = (
@@ -179,8 +180,8 @@ class Ran(NamedTuple):
     Attributes:
         x: the last hidden states.
         queries: of each layer's cross-attention.
-        layer_graph: the subgraph of a layer, for those who run them again; None where a layer is
-            one kernel, as in int8, and a subgraph's call would only add to it (2 µs on Zen 4).
+        layer_graph: the subgraph of a layer, for those who run them again; None in int8, where all
+            layers are one kernel.
     """
 
     x: TensorValue
@@ -208,21 +209,47 @@ def run_layers(
     embedding = scope.matrix("decoder.embed_tokens")
     x = layers.embed(scope.plan, tokens, positions, embedding, table)
     n_layers = scope.plan.model.n_text_layer if n_layers is None else n_layers
-    is_one_kernel = embedding.scale is not None
-    if layer_graph is None and n_layers and not is_one_kernel:
+    if embedding.scale is not None:
+        others = (rows, positions, windows)
+        return _run_stacked(scope, caches, x, others, range(n_layers))
+    if layer_graph is None and n_layers:
         token_types = [value.type for value in (rows, positions, windows)]
         layer_graph = _layer_subgraph(scope, x.type, token_types, alone)
     queries = []
     for i in range(n_layers):
-        w = scope.weights(f"decoder.layers.{i}", LAYER_WEIGHTS)
+        prefix = f"{DECODER_LAYERS}.{i}"
+        weights = scope.layer_weights(prefix, LAYER_WEIGHTS)
         layer = scope.constant_ids([i])
-        if layer_graph is None:
-            x, query = _layer(scope.plan, caches, x, (rows, positions, windows, layer), w)
-        else:
-            called = ops.call(layer_graph, x, rows, positions, windows, layer, *caches, *w.values())
-            x, query = outputs_of(called)
+        called = ops.call(layer_graph, x, rows, positions, windows, layer, *caches, *weights)
+        x, query = outputs_of(called)
         queries.append(query)
     return Ran(x, queries, layer_graph)
+
+
+def _run_stacked(
+    scope: Scope,
+    caches: Sequence[BufferValue],
+    x: TensorValue,
+    tokens: tuple[TensorValue, TensorValue, TensorValue],
+    which: range,
+) -> Ran:
+    """Run int8 layers, whose weights are stacked, as one kernel.
+
+    `tokens`: their rows, positions and windows.
+    """
+    if not which:
+        return Ran(x, [], None)
+    self_k, self_v, cross_k, cross_v = caches
+    x, queries = layers_int8.decoder_layers(
+        scope.plan,
+        (self_k, self_v, cross_k, cross_v),
+        x,
+        tokens,
+        scope.constant_ids([which.start, which.stop]),
+        len(which),
+        scope.weights(DECODER_LAYERS, LAYER_WEIGHTS),
+    )
+    return Ran(x, [queries[i] for i in range(len(which))], None)
 
 
 def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
@@ -236,7 +263,8 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
         return ops.gather(run_layers(scope, values).x, ends, 0)
     i = plan.model.n_text_layer - 1
     x = run_layers(scope, values, n_layers=i).x
-    w = scope.weights(f"decoder.layers.{i}", LAYER_WEIGHTS)
+    stacked = scope.weights(DECODER_LAYERS, LAYER_WEIGHTS) if plan.int8 else None
+    w = stacked.of_layer(i) if stacked else scope.weights(f"{DECODER_LAYERS}.{i}", LAYER_WEIGHTS)
     layer = scope.constant_ids([i])
     caches = [values[spec.name].buffer for spec in signatures.caches(plan)]
     rows, positions, windows = (values[spec.name].tensor for spec in signatures.TOKEN_INPUTS[1:])
@@ -244,6 +272,8 @@ def _run_to_ends(scope: Scope, values: dict[str, Value]) -> TensorValue:
     qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
     layers.store_text_kv(plan, (caches[0], caches[1]), qkv, rows, positions, layer)
     x, rows, positions, windows = (ops.gather(v, ends, 0) for v in (x, rows, positions, windows))
+    if stacked:
+        return _run_stacked(scope, caches, x, (rows, positions, windows), range(i, i + 1)).x
     x, _ = _layer(plan, caches, x, (rows, positions, windows, layer), w)
     return x
 
@@ -252,19 +282,18 @@ def _layer_subgraph(
     scope: Scope, x_type: TensorType, token_types: Sequence[TensorType], alone: bool
 ) -> Graph:
     """One decoder layer: (x, rows, positions, windows, layer, caches, weights) -> (x, queries)."""
-    plan, prefix = scope.plan, "decoder.layers.0"
-    names = plan.with_scales(prefix, LAYER_WEIGHTS)
+    plan = scope.plan
     types = [
         x_type,
         *token_types,
         TensorType(DType.int32, [1], plan.device),
         *(input_type(spec, plan.device) for spec in signatures.caches(plan)),
-        *scope.weight_types(prefix, names),
+        *scope.weight_types(f"{DECODER_LAYERS}.0", LAYER_WEIGHTS),
     ]
     with scope.subgraph(f"decoder_layer_of_{x_type.shape[0]}", types) as (subgraph, inputs):
         x, *tokens = outputs_of(inputs[:5])
         caches = [value.buffer for value in inputs[5:9]]
-        w = LayerWeights(names, outputs_of(inputs[9:]))
+        w = LayerWeights(LAYER_WEIGHTS, outputs_of(inputs[9:]))
         subgraph.output(*_layer(plan, caches, x, tokens, w, alone=alone))
     return subgraph
 
@@ -285,10 +314,6 @@ def _layer(
     """
     self_k, self_v, cross_k, cross_v = caches
     rows, positions, windows, layer = tokens
-    if w.matrix("fc1").scale is not None:
-        return layers_int8.decoder_layer(
-            plan, (self_k, self_v, cross_k, cross_v), x, (rows, positions, windows, layer), w
-        )
     norm = w.norm("self_attn_layer_norm")
     qkv = layers.norm_linear(plan, x, norm, *w.linear("self_attn.qkv"))
     mixed = layers.self_attention(plan, (self_k, self_v), qkv, rows, positions, layer, alone=alone)

@@ -134,16 +134,20 @@ def norm_choose(
     return chosen[0].tensor, chosen[1].tensor
 
 
-def decoder_layer(
+def decoder_layers(
     plan: Plan,
     caches: tuple[BufferValue, BufferValue, BufferValue, BufferValue],
     x: TensorValue,
-    tokens: tuple[TensorValue, TensorValue, TensorValue, TensorValue],
+    tokens: tuple[TensorValue, TensorValue, TensorValue],
+    which: TensorValue,
+    n_layers: int,
     weights: LayerWeights,
 ) -> tuple[TensorValue, TensorValue]:
-    """A whole decoder layer with int8 weights: x [n, s] -> x and cross-attention queries [n, s].
+    """Decoder layers with int8 weights: x [n, s] -> x and cross-attention queries [n_layers, n, s].
 
-    `caches` are self_k, self_v, cross_k, cross_v; `tokens` rows, positions, windows and the layer.
+    `caches` are self_k, self_v, cross_k, cross_v; `tokens` rows, positions and windows; `which`
+    int32 [2] the first layer that runs and the one after the last of these `n_layers`; `weights`
+    those of all layers, stacked.
     """
     parts: list[TensorValue] = []
     for norm, *linears in DECODER_LAYER_PARTS:
@@ -151,11 +155,14 @@ def decoder_layer(
         for name in linears:
             matrix, bias = weights.linear(name)
             parts += [*matrix.parts(), bias]
+    kinds = [
+        TensorType(DType.float32, shape, plan.device) for shape in (x.shape, [n_layers, *x.shape])
+    ]
     results = ops.inplace_custom(
-        "mwc_decoder_layer_int8",
+        "mwc_decoder_layers_int8",
         plan.device,
-        [*caches, x, *tokens, *parts],
-        [TensorType(DType.float32, x.shape, plan.device)] * 2,
+        [*caches, x, *tokens, which, *parts],
+        kinds,
         parameters={"length": plan.model.n_audio_ctx},
     )
     return results[0].tensor, results[1].tensor

@@ -100,6 +100,10 @@ class LayerWeights:
         """A linear layer."""
         return self.matrix(name), self._values[f"{name}.bias"]
 
+    def of_layer(self, i: int) -> "LayerWeights":
+        """Those of one layer, of weights that are stacked."""
+        return LayerWeights(tuple(self._values), [values[i] for values in self._values.values()])
+
     def norm(self, name: str) -> Norm:
         """A layer norm's weight and bias."""
         return self._values[f"{name}.weight"], self._values[f"{name}.bias"]

@@ -8,7 +8,7 @@ from kernels.attention_int8 import pack_key, pack_values
 from kernels.choose import Scores, best_of, collect_best, find_mass
 from kernels.convolution import pad_frames, repeat_last, rows_to_compute
 from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_run
-from kernels.decoder_layer_int8 import norm_phase, product_phase, quantize_phase
+from kernels.decoder_layers_int8 import Linears, Norms, norm_phase, product_phase, quantize_phase
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
 from kernels.encoder_int8 import convolve_int8
@@ -132,13 +132,18 @@ def decoder_layer() raises:
     var groups = values[DType.uint8]()
     var words = values[DType.int16]()
     var counters = phase_counters(3)
+    var norms = Norms(untracked(gamma.unsafe_ptr()), untracked(beta.unsafe_ptr()), 64)
     norm_phase(
-        words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(),
-        beta.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 0,
+        words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), x.unsafe_ptr(), norms.from_layer(1), 9,
+        counters.unsafe_ptr(), 0,
+    )
+    var linears = Linears(
+        untracked(w.unsafe_ptr()), untracked(gamma.unsafe_ptr()), untracked(groups.unsafe_ptr()),
+        untracked(beta.unsafe_ptr()), 64, 64,
     )
     product_phase[BIAS_RESIDUAL](
-        y.unsafe_ptr(), words.unsafe_ptr(), units.unsafe_ptr(), w.unsafe_ptr(), gamma.unsafe_ptr(),
-        groups.unsafe_ptr(), beta.unsafe_ptr(), x.unsafe_ptr(), 9, 64, 64, 2, counters.unsafe_ptr(), 1,
+        y.unsafe_ptr(), words.unsafe_ptr(), units.unsafe_ptr(), linears.from_layer(1), x.unsafe_ptr(),
+        9, 2, counters.unsafe_ptr(), 1,
     )
     quantize_phase(
         words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 2
@@ -149,6 +154,8 @@ def decoder_layer() raises:
         units.unsafe_ptr(), 9, 64,
     )
     print(y[1], words[1], normed[1])
+    _ = w^
+    _ = groups^
 
 
 def caches_of_bytes() raises:
