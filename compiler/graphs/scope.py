@@ -87,10 +87,6 @@ class LayerWeights:
     def __init__(self, names: Sequence[str], values: Sequence[TensorValue]) -> None:
         self._values = dict(zip(names, values, strict=True))
 
-    def values(self) -> list[TensorValue]:
-        """All of them, in the order of their names as given."""
-        return list(self._values.values())
-
     def matrix(self, name: str) -> Matrix:
         """The matrix of a layer, for example "fc1"."""
         beside = {kind: self._values.get(f"{name}.{kind}") for kind in BESIDE_INT8}
