@@ -86,7 +86,10 @@ def unpack_keys(packed: Array) -> Array:
 
 
 def _decoder_layer() -> dict[str, tuple[Any, ...]]:
-    """(dtype, *sizes) of a decoder layer's weights by name, in the order that the kernel takes."""
+    """(dtype, *sizes) of a decoder layer's weights by name, in the order that the kernel takes.
+
+    It takes those of LAYERS layers, which are its first axis.
+    """
     sizes = {"self_attn.qkv": (3 * STATE, STATE), "fc1": (MLP, STATE), "fc2": (STATE, MLP)}
     types: dict[str, tuple[Any, ...]] = {}
     for norm, *linears in layers_int8.DECODER_LAYER_PARTS:
@@ -118,7 +121,7 @@ class Kernels:
         self._add_cross_attention("int8", audio)
         self._add_cross_kv(audio)
         self._add_int8()
-        self._add_decoder_layer()
+        self._add_decoder_layers()
         self._add("matmul", matmul, x3("k"), ("float32", "n", "k"))
         self._add("encoder_attention", layers.encoder_attention, x3(3 * STATE))
         self._add("layer_norm", layers.layer_norm, x3("k"), ("float32", "k"), ("float32", "k"))
@@ -283,19 +286,21 @@ class Kernels:
             "feed_forward.int8", feed_forward, x3("k"), column, column, *wide, *weight, vector
         )
 
-    def _add_decoder_layer(self) -> None:
-        """A whole decoder layer: caches, x, rows, positions, windows, layer, its weights."""
+    def _add_decoder_layers(self) -> None:
+        """Decoder layers: caches, x, rows, positions, windows, which of them run, their weights."""
 
         def build(plan: Plan, sk: Any, sv: Any, ck: Any, cv: Any, x: Any, *rest: Any) -> Any:
             weights = LayerWeights(tuple(DECODER_LAYER), rest[4:])
-            return layers_int8.decoder_layer(plan, (sk, sv, ck, cv), x, rest[:4], weights)
+            caches = sk, sv, ck, cv
+            return layers_int8.decoder_layers(plan, caches, x, rest[:3], rest[3], LAYERS, weights)
 
-        ids, weights = ("int32", "m"), DECODER_LAYER.values()
+        ids = "int32", "m"
+        weights = [(dtype, LAYERS, *sizes) for dtype, *sizes in DECODER_LAYER.values()]
         text = self._caches("float16", TEXT_KEY_SHAPE, TEXT_VALUE_SHAPE)
         audio = self._caches("uint8", AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
         x = ("float32", "m", STATE)
         self._add(
-            "decoder_layer.int8", build, *text, *audio, x, ids, ids, ids, ("int32", 1), *weights
+            "decoder_layers.int8", build, *text, *audio, x, ids, ids, ids, ("int32", 2), *weights
         )
 
     def _add_attention(self, dtype: str) -> None:

@@ -69,9 +69,11 @@ class Int8Matrix:
     What rounding left is `rests`; with it the matrix is `wide`.
     """
 
-    def __init__(self, n: int, k: int, *, many_rows: bool = False, one_group: bool = False) -> None:
+    def __init__(
+        self, n: int, k: int, *, many_rows: bool = False, one_group: bool = False, seed: int = 1
+    ) -> None:
         terms = k if one_group else LONG_GROUP if many_rows else GROUP_TERMS
-        matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
+        matrix = normal(n, k, seed=seed) / np.float32(math.sqrt(k))
         matrix *= np.exp(np.repeat(normal(n, -(-k // terms), seed=6), terms, 1)[:, :k])
         self.values, self.scale, self.group_scale = quantize_groups(
             matrix, terms, fits=many_rows and not VNNI
@@ -89,7 +91,7 @@ class Embedding:
     """A random token embedding [n, k] for the kernels, and their names: with rests or without."""
 
     def __init__(self, n: int, k: int, *, rests: bool = True) -> None:
-        matrix = normal(n, k, seed=1) / np.float32(math.sqrt(k))
+        matrix = normal(n, k, seed=seed) / np.float32(math.sqrt(k))
         self.bytes, self.rests, self.scale = quantize_with_rests(matrix)
         self.kind = "int8" if rests else "bytes"
         values = self.bytes + (self.rests / 256.0 if rests else 0.0)
@@ -438,21 +440,22 @@ LINEAR_PARTS = ("weight", "scale", "group_scale")
 """What a matrix of the decoder is stored as."""
 
 
-def decoder_layer_weights() -> dict[str, Array]:
+def decoder_layer_weights(layer: int) -> dict[str, Array]:
     """Random weights of a decoder layer by name, as the kernels take them."""
     weights: dict[str, Array] = {}
     for i, (name, (dtype, *shape)) in enumerate(DECODER_LAYER.items()):
         if dtype == "int8":
-            matrix = Int8Matrix(shape[0] * 16, shape[1] * 4)
+            matrix = Int8Matrix(shape[0] * 16, shape[1] * 4, seed=1 + layer)
             parts = (name.replace("weight", part) for part in LINEAR_PARTS)
             weights |= dict(zip(parts, matrix.parts, strict=True))
         elif not name.endswith("scale"):
-            weights[name] = normal(*shape, seed=i) / 4 + name.endswith("norm.weight")
+            values = normal(*shape, seed=100 * layer + i) / 4
+            weights[name] = values + name.endswith("norm.weight")
     return {name: weights[name] for name in DECODER_LAYER}
 
 
 def caches_of(kernels: Kernels, seed: int) -> list[Buffer]:
-    """Random self-attention caches in float16, and cross-attention caches of bytes in layer 1."""
+    """Random self-attention caches in float16, and cross-attention caches of bytes."""
     slots = (LAYERS, SLOTS, HEADS)
     text = [
         to_buffer(normal(*slots, *shape, seed=seed), "float16")
@@ -462,20 +465,22 @@ def caches_of(kernels: Kernels, seed: int) -> list[Buffer]:
         Buffer.from_numpy(np.zeros((*slots, *shape), np.uint8))
         for shape in (AUDIO_KEY_BYTES_SHAPE, AUDIO_VALUE_BYTES_SHAPE)
     ]
-    kv = normal(SLOTS, 1500, 2 * STATE, seed=seed)
-    kernels.run("store_cross_kv.int8", *audio, kv, np.arange(SLOTS), np.array([1]))
+    for layer in range(LAYERS):
+        kv = normal(SLOTS, 1500, 2 * STATE, seed=seed + layer)
+        kernels.run("store_cross_kv.int8", *audio, kv, np.arange(SLOTS), np.array([layer]))
     return [*text, *audio]
 
 
-@pytest.mark.parametrize("m", [1, 3, 9, 40])
-def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
-    x, weights, layer = normal(m, STATE), decoder_layer_weights(), np.array([1])
-    rows, positions = np.full(m, 2), 20 + np.arange(m)
-    windows = np.zeros(m) if m > 8 else np.arange(m) % SLOTS
-    together, apart = caches_of(kernels, seed=7), caches_of(kernels, seed=7)
-    y, queries = kernels.run(
-        "decoder_layer.int8", *together, x, rows, positions, windows, layer, *weights.values()
-    )
+def layer_by_parts(
+    kernels: Kernels,
+    caches: list[Buffer],
+    x: Array,
+    tokens: tuple[Array, Array, Array],
+    layer: int,
+    weights: dict[str, Array],
+) -> tuple[Array, Array]:
+    """A decoder layer's output and the queries of its cross-attention, kernel by kernel."""
+    rows, positions, windows = tokens
 
     def linear(name: str) -> list[Array]:
         return [weights[f"{name}.{part}"] for part in (*LINEAR_PARTS, "bias")]
@@ -487,15 +492,33 @@ def test_a_decoder_layer_is_its_parts(kernels: Kernels, m: int) -> None:
     def closed(mixed: Array, name: str, x: Array) -> Array:
         return kernels.run("linear_residual.int8", mixed, *linear(name), x)
 
+    which = np.array([layer])
     qkv = normed("norm_linear.int8", x, "self_attn_layer_norm", "self_attn.qkv")
-    mixed = kernels.run("self_attention.float16", *apart[:2], qkv, rows, positions, layer)
+    mixed = kernels.run("self_attention.float16", *caches[:2], qkv, rows, positions, which)
     x = closed(mixed, "self_attn.out_proj", x)
     q = normed("norm_linear.int8", x, "encoder_attn_layer_norm", "encoder_attn.q_proj")
-    mixed = kernels.run("cross_attention.int8", *apart[2:], q, windows, layer)
+    mixed = kernels.run("cross_attention.int8", *caches[2:], q, windows, which)
     x = closed(mixed, "encoder_attn.out_proj", x)
     hidden = normed("norm_linear_gelu.int8", x, "final_layer_norm", "fc1")
-    assert np.array_equal(queries, q)
-    assert np.array_equal(y, closed(hidden, "fc2", x))
+    return closed(hidden, "fc2", x), q
+
+
+@pytest.mark.parametrize("m", [1, 3, 9, 40])
+@pytest.mark.parametrize("first", range(LAYERS))
+def test_decoder_layers_are_their_parts(kernels: Kernels, m: int, first: int) -> None:
+    """All layers, and those from one on."""
+    by_layer = [decoder_layer_weights(layer) for layer in range(LAYERS)]
+    stacked = [np.stack([weights[name] for weights in by_layer]) for name in DECODER_LAYER]
+    x, which = normal(m, STATE), np.array([first, LAYERS])
+    rows, positions = np.full(m, 2), 20 + np.arange(m)
+    windows = np.zeros(m) if m > 8 else np.arange(m) % SLOTS
+    tokens = rows, positions, windows
+    together, apart = caches_of(kernels, seed=7), caches_of(kernels, seed=7)
+    y, queries = kernels.run("decoder_layers.int8", *together, x, *tokens, which, *stacked)
+    for layer in range(first, LAYERS):
+        x, q = layer_by_parts(kernels, apart, x, tokens, layer, by_layer[layer])
+        assert np.array_equal(queries[layer - first], q)
+    assert np.array_equal(y, x)
     for ours, theirs in zip(together, apart, strict=True):
         assert np.array_equal(ours.to_numpy(), theirs.to_numpy())
 
