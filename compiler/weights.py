@@ -182,6 +182,11 @@ class Stored:
     rules: tuple[tuple[str, Rule], ...]
     is_stacked: bool
 
+    @property
+    def rule(self) -> Rule:
+        """What all of the rules are like but for their sources."""
+        return self.rules[0][1]
+
     def shape(self, sizes: tuple[int | str, ...]) -> tuple[int | str, ...]:
         """The shape of what is of those sizes in each rule."""
         return (len(self.rules), *sizes) if self.is_stacked else sizes
@@ -193,14 +198,12 @@ class Stored:
 
 def _stored_together(rules: Mapping[str, Rule], precision: str) -> list[Stored]:
     """What is stored of the rules, in file order, for a precision."""
-    members: dict[str, list[tuple[str, Rule]]] = {}
+    members: dict[tuple[str, bool], list[tuple[str, Rule]]] = {}
     for name, rule in rules.items():
         is_stacked = precision == "int8" and _is_stacked(name)
-        members.setdefault(_role(name) if is_stacked else name, []).append((name, rule))
-    return [
-        Stored(name, tuple(of), precision == "int8" and _is_stacked(of[0][0]))
-        for name, of in members.items()
-    ]
+        key = (_role(name) if is_stacked else name, is_stacked)
+        members.setdefault(key, []).append((name, rule))
+    return [Stored(name, tuple(of), is_stacked) for (name, is_stacked), of in members.items()]
 
 
 def weight_specs(
@@ -218,7 +221,7 @@ def weight_specs(
 
 def _specs_of(stored: Stored, precision: str) -> tuple[TensorSpec, ...]:
     """What is stored: a tensor; of int8 matrices their parts."""
-    rule = stored.rules[0][1]
+    rule = stored.rule
     if rule.int8 is None or precision != "int8":
         return (_spec_of(stored, precision),)
     parts = int8_parts(stored.name, rule.shape, rule.int8)
@@ -227,7 +230,7 @@ def _specs_of(stored: Stored, precision: str) -> tuple[TensorSpec, ...]:
 
 def _spec_of(stored: Stored, precision: str) -> TensorSpec:
     """What is stored as one tensor."""
-    rule = stored.rules[0][1]
+    rule = stored.rule
     dtype = PRECISIONS[precision] if rule.is_matrix else "float32"
     return TensorSpec(stored.name, dtype, stored.shape(rule.shape))
 
@@ -279,7 +282,7 @@ def _made_parts(
 ) -> Iterator[tuple[TensorSpec, Callable[[], Array]]]:
     """What is stored, each with a function that makes it."""
     reads = [partial(_made, tensors, name, rule) for name, rule in stored.rules]
-    rule = stored.rules[0][1]
+    rule = stored.rule
     if rule.int8 is None or precision != "int8":
         spec = _spec_of(stored, precision)
         yield spec, lambda: stored.put_together([cast_weight(read(), spec) for read in reads])

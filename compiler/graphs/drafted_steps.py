@@ -64,9 +64,8 @@ def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
     names = [spec.name for spec in draft_caches(scope.plan)]
     values = {**values, **{name.removeprefix("draft_"): values[name] for name in names}}
     steps = [values]
-    layer_graph = None
     while len(steps) < DRAFTED_STEPS:
-        x, _, layer_graph = decoder.run_layers(scope, values, layer_graph)
+        x = decoder.run_layers(scope, values).x
         token, _ = decoder.step_choice(scope, x, values)
         values = decoder.fed(scope, token, values, ending=True)
         steps.append(decoder.fed(scope, token, steps[-1]))
