@@ -222,9 +222,8 @@ def _head_and_choice(cases: Cases, name: str, m: int, k: int, n: int) -> None:
     def build(plan: Plan, x: Any, gamma: Any, beta: Any, *rest: Any) -> Any:
         embedding = Matrix(*rest[:2], None, *rest[2:4])
         bounds, wanted, *rules, ids, ranks = rest[4:]
-        return layers_int8.norm_choose(
-            plan, x, (gamma, beta), embedding, bounds, wanted, rules, ids, ranks
-        )[0]
+        head = layers_int8.Head((gamma, beta), embedding, bounds)
+        return layers_int8.norm_choose(plan, x, head, wanted, rules, ids, ranks)[0]
 
     inputs = [x, ones, zeros, *stored, *asked]
     cases.add(name, build, inputs, 2.0 * m * n * k, stored[0].nbytes / 2, "f32")

@@ -24,9 +24,9 @@ from mwc.runtime.bench_cases import (
     ROWS,
     Case,
     cases_of,
+    drafted_name,
     fill_slots,
     step_name,
-    steps_name,
 )
 from mwc.runtime.floor import Rates, measure_rates
 from mwc.runtime.model import Model, load
@@ -272,7 +272,7 @@ def _clip_time(
     floors = {stage.name: stage.floor for stage in stages}
     mel, encode, prefill, step = (floors[name] for name in (LOG_MEL, ENCODE, PREFILL, step_name(1)))
     floor = None
-    drafted = steps_name(1, drafted=True) in floors  # several tokens for one reading of weights
+    drafted = drafted_name(1) in floors  # several tokens for one reading of weights
     if mel and encode and prefill and step and not drafted:
         floor = transcript.duration / 30 * mel + windows * (encode + prefill) + tokens * step
     return ClipTime(

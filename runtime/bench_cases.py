@@ -10,6 +10,7 @@ from mwc.runtime.decoder import (
     DRAFTED_STEPS,
     PIECE_SAMPLES,
     STEPS_AHEAD,
+    STEPS_UNTIL_END,
     VAD_CONTEXT,
     VAD_FRAME,
     VAD_STATE_SHAPE,
@@ -77,10 +78,14 @@ def step_name(rows: int) -> str:
     return f"step, {rows} row" if rows == 1 else f"step, {rows} rows"
 
 
-def steps_name(rows: int, *, drafted: bool = False) -> str:
-    """What the steps that greedy decoding takes in one call are called."""
-    many = f"{DRAFTED_STEPS} drafted steps" if drafted else f"{STEPS_AHEAD} steps"
-    return f"{many} at once, {rows} row" + ("" if rows == 1 else "s")
+def steps_name(rows: int, steps: str) -> str:
+    """What the steps that greedy decoding takes in one call are called; `steps`: how many."""
+    return f"{steps} at once, {rows} row" + ("" if rows == 1 else "s")
+
+
+def drafted_name(rows: int) -> str:
+    """The same for steps that are drafted."""
+    return steps_name(rows, f"{DRAFTED_STEPS} drafted steps")
 
 
 def cases_of(session: Session) -> Iterator[Case]:
@@ -120,19 +125,18 @@ def cases_of(session: Session) -> Iterator[Case]:
     for rows in ROWS:
         work = decode_work(model, item, cache, rows=rows, new=1, past=POSITION, head_item=head)
         yield Case(step_name(rows), step_call(session, rows, POSITION), work, speedup, tokens=rows)
+    n_steps = STEPS_UNTIL_END if int8 else STEPS_AHEAD
     for rows in ROWS:
         steps = steps_call(session, rows, POSITION)
         if session.drafts:
-            name = steps_name(rows, drafted=True)
-            yield Case(name, steps, None, tokens=rows * DRAFTED_STEPS)
+            yield Case(drafted_name(rows), steps, None, tokens=rows * DRAFTED_STEPS)
             continue
         works = [
             decode_work(model, item, cache, rows=rows, new=1, past=POSITION + i, head_item=head)
-            for i in range(STEPS_AHEAD)
+            for i in range(n_steps)
         ]
-        yield Case(
-            steps_name(rows), steps, sum(works, Work(0, 0)), speedup, tokens=rows * STEPS_AHEAD
-        )
+        name = steps_name(rows, f"{n_steps} steps")
+        yield Case(name, steps, sum(works, Work(0, 0)), speedup, tokens=rows * n_steps)
 
 
 def _noise(rng: np.random.Generator, *shape: int) -> Float32:

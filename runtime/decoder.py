@@ -62,7 +62,11 @@ DRAFTED_STEPS = 6
 """Greedy tokens of a row that one call of `steps` feeds in float32 on a CPU, all but the first
 drafted by int8 copies of the weights: as many as its kernels take at a time."""
 
-MOST_AHEAD = max(STEPS_AHEAD, DRAFTED_STEPS)
+STEPS_UNTIL_END = 16
+"""Greedy tokens of a row that one call of `steps` chooses in int8, unless a row ends: the call ends
+with it, so that nothing is chosen in vain and whoever waits for the row's place gets it."""
+
+MOST_AHEAD = max(STEPS_AHEAD, DRAFTED_STEPS, STEPS_UNTIL_END)
 """Tokens that one call of `Decoder.steps` feeds at most: it needs room for so many."""
 
 ENCODED_TOGETHER = 8
@@ -328,7 +332,7 @@ class Decoder(Protocol):
         Returns:
             Choice of [rows, up to MOST_AHEAD]: the tokens in their order, not candidates of one
             step; the same as `step` would have chosen one by one, as far as a row's length. A row
-            ends with its eot.
+            ends with its eot, and all may end with the first one's.
         """
         ...
 

@@ -27,7 +27,7 @@ from mwc.runtime.spec import (
 )
 
 FORMAT = "mwc-artifact"
-FORMAT_REVISION = 12
+FORMAT_REVISION = 13
 """Raised with every change of the files or of the graphs' inputs and outputs."""
 MANIFEST_NAME = "manifest.json"
 PARITY_NAME = "parity.json"

@@ -361,6 +361,7 @@ def _choice_of(outputs: Mapping[str, Array]) -> Choice:
     """What a step chose; of what was drafted, a row counts as far as it was fed what it chose."""
     chosen, logprobs, fed = outputs["chosen"], outputs["logprobs"], outputs.get("fed")
     if fed is None:
-        return Choice(chosen, logprobs)
+        taken = int(outputs["taken"][0]) if "taken" in outputs else None
+        return Choice(chosen[:, :taken], logprobs[:, :taken])
     right = np.cumprod(chosen[:, :-1] == fed[:, 1:], axis=1)
     return Choice(chosen, logprobs, 1 + right.sum(axis=1, dtype=np.int32))

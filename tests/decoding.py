@@ -18,10 +18,12 @@ from mwc.runtime.transcribe import Transcription
 from mwc.runtime.transcript import Transcript
 
 
-def steps_one_by_one(decoder: Decoder, batch: StepBatch, suppress: Float32) -> Choice:
+def steps_one_by_one(
+    decoder: Decoder, batch: StepBatch, suppress: Float32, n_steps: int = STEPS_AHEAD
+) -> Choice:
     """What `Decoder.steps` gives, by `Decoder.step`."""
     choices = []
-    for _ in range(STEPS_AHEAD):
+    for _ in range(n_steps):
         choices.append(decoder.step(batch, suppress))
         batch = feed(batch, choices[-1].tokens, decoder.spec.tokens.timestamp_begin)
     return Choice(

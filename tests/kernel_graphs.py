@@ -210,9 +210,8 @@ class Kernels:
         def norm_choose(plan: Plan, x: Any, g: Any, b: Any, *given: Any) -> Any:
             *parts, bounds, wanted, suppress, states, heat, uniforms, ids, ranks = given
             rules = suppress, states, heat, uniforms
-            return layers_int8.norm_choose(
-                plan, x, (g, b), embedding(*parts), bounds, wanted, rules, ids, ranks
-            )
+            head = layers_int8.Head((g, b), embedding(*parts), bounds)
+            return layers_int8.norm_choose(plan, x, head, wanted, rules, ids, ranks)
 
         def embed(plan: Plan, t: Any, p: Any, table: Any, *parts: Any) -> Any:
             return layers.embed(plan, t, p, embedding(*parts), table)

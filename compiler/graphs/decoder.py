@@ -24,7 +24,7 @@ from mwc.compiler.graphs.scope import (
     outputs_of,
 )
 from mwc.compiler.weights import DECODER_LAYERS
-from mwc.runtime.decoder import STEPS_AHEAD
+from mwc.runtime.decoder import STEPS_AHEAD, STEPS_UNTIL_END
 
 LAYER_WEIGHTS = (
     "self_attn_layer_norm.weight",
@@ -64,29 +64,22 @@ def step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list[
     return _step_choice(scope, x, values)
 
 
-def fed(
-    scope: Scope, token: TensorValue, values: dict[str, Value], *, ending: bool = False
-) -> dict[str, Value]:
-    """The inputs of the step that feeds a token [n, 1] chosen from those of the last one.
-
-    `ending`: as for `layers.feed`.
-    """
+def fed(scope: Scope, token: TensorValue, values: dict[str, Value]) -> dict[str, Value]:
+    """The inputs of the step that feeds a token [n, 1] chosen from those of the last one."""
     tokens, positions, states = layers.feed(
         scope.plan,
         token,
         values["positions"].tensor,
         values["rule_states"].tensor,
         scope.constant_ids([scope.plan.spec.tokens.timestamp_begin]),
-        ending=ending,
     )
     return {**values, "tokens": tokens, "positions": positions, "rule_states": states}
 
 
 def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
-    """Step STEPS_AHEAD times without the host: what is chosen is fed, whatever it is.
-
-    In int8, steps after every row has ended compute nothing.
-    """
+    """Step several times without the host: what is chosen is fed, whatever it is."""
+    if scope.plan.int8:
+        return list(int8_steps(scope, values, STEPS_UNTIL_END, until_all_end=False))
     chosen, logprobs = [], []
     layer_graph = None
     for _ in range(STEPS_AHEAD):
@@ -94,8 +87,30 @@ def build_steps(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
         token, logprob = step_choice(scope, x, values)
         chosen.append(token)
         logprobs.append(logprob)
-        values = fed(scope, token, values, ending=scope.plan.int8)
+        values = fed(scope, token, values)
     return [ops.concat(chosen, axis=1), ops.concat(logprobs, axis=1)]
+
+
+def int8_steps(
+    scope: Scope, values: dict[str, Value], n_steps: int, *, until_all_end: bool
+) -> tuple[TensorValue, TensorValue, TensorValue]:
+    """`layers_int8.steps` of a graph's inputs."""
+    plan = scope.plan
+    self_k, self_v, cross_k, cross_v = (values[c.name].buffer for c in signatures.caches(plan))
+    tokens, rows, positions, windows = (values[t.name].tensor for t in signatures.TOKEN_INPUTS)
+    rules = [values[name].tensor for name in ("wanted", *RULES)]
+    return layers_int8.steps(
+        plan,
+        (self_k, self_v, cross_k, cross_v),
+        (tokens, rows, positions, windows),
+        scope.constant_ids([0, plan.model.n_text_layer]),
+        scope.weight("decoder.embed_positions.weight"),
+        _int8_head(scope),
+        [*rules, layers.choice_ids(plan)],
+        scope.weights(DECODER_LAYERS, LAYER_WEIGHTS),
+        n_steps,
+        until_all_end=until_all_end,
+    )
 
 
 def build_prefill(scope: Scope, values: dict[str, Value]) -> list[TensorValue]:
@@ -165,13 +180,16 @@ def _step_choice(scope: Scope, x: TensorValue, values: dict[str, Value]) -> list
     """Each row's candidates, from its last hidden state; int8 models write no logits."""
     if not scope.plan.int8:
         return _choose(scope, _logits(scope, x), values)
-    bounds = scope.weight("decoder.embed_tokens.sieve_bounds")
     rules = [values[name].tensor for name in RULES]
     wanted, ranks = values["wanted"].tensor, values["ranks"].tensor
     ids = layers.choice_ids(scope.plan)
     return list(
-        layers_int8.norm_choose(scope.plan, x, *_head(scope), bounds, wanted, rules, ids, ranks)
+        layers_int8.norm_choose(scope.plan, x, _int8_head(scope), wanted, rules, ids, ranks)
     )
+
+
+def _int8_head(scope: Scope) -> layers_int8.Head:
+    return layers_int8.Head(*_head(scope), scope.weight("decoder.embed_tokens.sieve_bounds"))
 
 
 class Ran(NamedTuple):

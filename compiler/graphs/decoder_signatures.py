@@ -5,6 +5,7 @@ from mwc.compiler.graphs.scope import Plan
 from mwc.runtime.decoder import (
     RULE_STATE_SIZE,
     STEPS_AHEAD,
+    STEPS_UNTIL_END,
     TEXT_KEY_SHAPE,
     TEXT_VALUE_SHAPE,
 )
@@ -69,10 +70,16 @@ def steps_inputs(plan: Plan) -> tuple[TensorSpec, ...]:
 
 
 def steps_outputs(plan: Plan) -> tuple[TensorSpec, ...]:
-    """STEPS_AHEAD tokens of each row, each fed to the next step, and their log-probabilities."""
+    """Tokens of each row, each fed to the next step, and their log-probabilities.
+
+    In int8 they end with the step in which a row ends, and `taken` says how many there are.
+    """
+    n_steps = STEPS_UNTIL_END if plan.int8 else STEPS_AHEAD
+    taken = (TensorSpec("taken", "int32", (1,)),) if plan.int8 else ()
     return (
-        TensorSpec("chosen", "int32", ("tokens", STEPS_AHEAD)),
-        TensorSpec("logprobs", "float32", ("tokens", STEPS_AHEAD)),
+        TensorSpec("chosen", "int32", ("tokens", n_steps)),
+        TensorSpec("logprobs", "float32", ("tokens", n_steps)),
+        *taken,
     )
 
 

@@ -63,12 +63,11 @@ def _draft(scope: Scope, values: dict[str, Value]) -> list[dict[str, Value]]:
     scope = scope.for_drafts()
     names = [spec.name for spec in draft_caches(scope.plan)]
     values = {**values, **{name.removeprefix("draft_"): values[name] for name in names}}
+    n_drafted = DRAFTED_STEPS - 1
+    drafted, _, _ = decoder.int8_steps(scope, values, n_drafted, until_all_end=True)
     steps = [values]
-    while len(steps) < DRAFTED_STEPS:
-        x = decoder.run_layers(scope, values).x
-        token, _ = decoder.step_choice(scope, x, values)
-        values = decoder.fed(scope, token, values, ending=True)
-        steps.append(decoder.fed(scope, token, steps[-1]))
+    for i in range(n_drafted):
+        steps.append(decoder.fed(scope, drafted[:, i : i + 1], steps[-1]))
     return steps
 
 

@@ -311,12 +311,8 @@ def feed(
     positions: TensorValue,
     rule_states: TensorValue,
     begin: TensorValue,
-    *,
-    ending: bool = False,
 ) -> tuple[TensorValue, TensorValue, TensorValue]:
     """Tokens [n], positions [n] and rule states [n, 6] of the step that feeds `chosen` [n, 1].
-
-    `ending`: whether nothing is computed once all rows have ended, which only int8 layers know of.
 
     One operation of our own: of slices and sums, MAX 26.7 reused the memory of the positions while
     a layer that was called as a subgraph still read them.
@@ -330,7 +326,6 @@ def feed(
             TensorType(DType.int32, positions.shape, plan.device),
             TensorType(DType.int32, rule_states.shape, plan.device),
         ],
-        parameters={"eot": plan.spec.tokens.eot if ending else -1},
     )
     return fed[0].tensor, fed[1].tensor, fed[2].tensor
 

@@ -1,6 +1,7 @@
 """The layers over int8 weights, on CPUs: several of `layers.py` in one kernel."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from max.dtype import DType
@@ -109,12 +110,23 @@ def embedding_parts(plan: Plan, embedding: Matrix) -> list[TensorValue]:
     return [*embedding.parts(), none]
 
 
+class Head(NamedTuple):
+    """What logits are made with: the last norm, the token embedding, what its sieve leaves out."""
+
+    norm: Norm
+    embedding: Matrix
+    bounds: TensorValue
+
+
+def _head_parts(plan: Plan, head: Head) -> list[TensorValue]:
+    """A head as its kernels take it."""
+    return [*head.norm, *embedding_parts(plan, head.embedding), head.bounds]
+
+
 def norm_choose(
     plan: Plan,
     x: TensorValue,
-    norm: Norm,
-    embedding: Matrix,
-    bounds: TensorValue,
+    head: Head,
     wanted: TensorValue,
     rules: Sequence[TensorValue],
     ids: TensorValue,
@@ -122,14 +134,14 @@ def norm_choose(
 ) -> tuple[TensorValue, TensorValue]:
     """`layers.choose` of `layers.norm_logits`, which are not written: int32 and float32 [n, k].
 
-    Of each row's candidates the best `wanted` [n] are those of the whole product; `bounds` [3] say
-    how far off a sieved logit is (`quantize.sieve_bounds`). `rules`: suppress, rule states,
+    Of each row's candidates the best `wanted` [n] are those of the whole product; the head's bounds
+    [3] say how far off a sieved logit is (`quantize.sieve_bounds`). `rules`: suppress, rule states,
     temperatures and uniforms; `ids`: eot and the first timestamp; k is the length of `ranks`. See
     kernels/likely_choice.mojo.
     """
     shape = [x.shape[0], ranks.shape[0]]
     kinds = [TensorType(dtype, shape, plan.device) for dtype in (DType.int32, DType.float32)]
-    inputs = [x, *norm, *embedding_parts(plan, embedding), bounds, wanted, *rules, ids]
+    inputs = [x, *_head_parts(plan, head), wanted, *rules, ids]
     chosen = ops.custom("mwc_norm_choose_int8", plan.device, inputs, kinds)
     return chosen[0].tensor, chosen[1].tensor
 
@@ -149,20 +161,61 @@ def decoder_layers(
     int32 [2] the first layer that runs and the one after the last of these `n_layers`; `weights`
     those of all layers, stacked.
     """
-    parts: list[TensorValue] = []
-    for norm, *linears in DECODER_LAYER_PARTS:
-        parts += weights.norm(norm)
-        for name in linears:
-            matrix, bias = weights.linear(name)
-            parts += [*matrix.parts(), bias]
     kinds = [
         TensorType(DType.float32, shape, plan.device) for shape in (x.shape, [n_layers, *x.shape])
     ]
     results = ops.inplace_custom(
         "mwc_decoder_layers_int8",
         plan.device,
-        [*caches, x, *tokens, which, *parts],
+        [*caches, x, *tokens, which, *_layer_parts(weights)],
         kinds,
         parameters={"length": plan.model.n_audio_ctx},
     )
     return results[0].tensor, results[1].tensor
+
+
+def _layer_parts(weights: LayerWeights) -> list[TensorValue]:
+    """The weights of decoder layers in the order of their use."""
+    parts: list[TensorValue] = []
+    for norm, *linears in DECODER_LAYER_PARTS:
+        parts += weights.norm(norm)
+        for name in linears:
+            matrix, bias = weights.linear(name)
+            parts += [*matrix.parts(), bias]
+    return parts
+
+
+def steps(
+    plan: Plan,
+    caches: tuple[BufferValue, BufferValue, BufferValue, BufferValue],
+    tokens: tuple[TensorValue, TensorValue, TensorValue, TensorValue],
+    which: TensorValue,
+    table: TensorValue,
+    head: Head,
+    rules: Sequence[TensorValue],
+    weights: LayerWeights,
+    n_steps: int,
+    *,
+    until_all_end: bool,
+) -> tuple[TensorValue, TensorValue, TensorValue]:
+    """Up to `n_steps` steps: chosen and log-probabilities [n, n_steps], and how many it took [1].
+
+    They end after one in which a row ended, or all, `until_all_end`. `tokens`: these, their rows,
+    positions and windows; `which` int32 [2]: 0 and how many layers there are; `table`: of
+    positions; `rules`: wanted, suppress, rule states, temperatures, uniforms, and eot with the
+    first timestamp. See kernels/steps_int8.mojo.
+    """
+    shape = [tokens[0].shape[0], n_steps]
+    kinds = [
+        TensorType(DType.int32, shape, plan.device),
+        TensorType(DType.float32, shape, plan.device),
+        TensorType(DType.int32, [1], plan.device),
+    ]
+    results = ops.inplace_custom(
+        "mwc_steps_int8",
+        plan.device,
+        [*caches, *tokens, which, table, *_head_parts(plan, head), *rules, *_layer_parts(weights)],
+        kinds,
+        parameters={"length": plan.model.n_audio_ctx, "until_all_end": until_all_end},
+    )
+    return results[0].tensor, results[1].tensor, results[2].tensor

@@ -19,6 +19,7 @@ from .convolution import *
 from .attention_ops import *
 from .decode_attention_gpu import *
 from .decoder_layers_int8 import *
+from .steps_int8 import *
 from .matmul_int8 import *
 from .encoder_int8 import *
 from .head_bytes import *

@@ -14,16 +14,14 @@ from std.runtime import parallelism_level
 from .attention import CacheShape, runs_of, self_attend_run
 from .attention_ops import shape_of
 from .cross_attention_int8 import TOGETHER_INT8, U8, ByteCacheShape, attend_run, byte_shape_of
-from .feed import all_ended
 from .linear import BIAS, BIAS_GELU, BIAS_RESIDUAL, layer_norm_rows
 from .linear_int8 import blocks_of, multiply_blocks, quantize_rows, term_groups
 from .parallel import phase_counters, work_through
-from .pointers import Values, untracked
+from .pointers import Numbers, Room, Values, untracked, untracked_mut
 from .quantized import COLUMNS, GROUP_TERMS, TERMS
 
 comptime F32 = DType.float32
 comptime I32 = DType.int32
-comptime PHASES = 14
 comptime ROWS_AT_ONCE = 8
 """Rows that one thread rounds as one item of a phase."""
 comptime SHARES = 2
@@ -161,6 +159,210 @@ def product_phase[epilogue: Int](
     work_through(some_blocks, items, counters, phase)
 
 
+@fieldwise_init
+struct LayerWeights(Copyable, ImplicitlyCopyable, Movable):
+    """The weights of decoder layers, in the order of their use."""
+
+    var self_norms: Norms
+    var qkvs: Linears
+    var self_outs: Linears
+    var cross_norms: Norms
+    var qs: Linears
+    var cross_outs: Linears
+    var final_norms: Norms
+    var fc1s: Linears
+    var fc2s: Linears
+
+
+@fieldwise_init
+struct LayerCaches[KV: DType](Copyable, ImplicitlyCopyable, Movable):
+    """The caches of decoder layers, as those of the first one that runs."""
+
+    var self_k: Pointer[Scalar[Self.KV], MutUntrackedOrigin]
+    var self_v: Pointer[Scalar[Self.KV], MutUntrackedOrigin]
+    var cross_k: Pointer[UInt8, ImmUntrackedOrigin]
+    var cross_v: Pointer[UInt8, ImmUntrackedOrigin]
+    var self_shape: CacheShape
+    var cross_shape: ByteCacheShape
+    var row_slots: Int
+    var window_slots: Int
+
+
+@always_inline
+def caches_of[KV: DType, //](
+    self_k: MutableInputTensor[dtype=KV, rank=6, ...],
+    self_v: MutableInputTensor[dtype=KV, rank=5, ...],
+    cross_k: MutableInputTensor[dtype=U8, rank=5, ...],
+    cross_v: MutableInputTensor[dtype=U8, rank=4, ...],
+    layers: InputTensor[dtype=I32, rank=1, ...],
+) -> LayerCaches[KV]:
+    """The caches of the layers from the first of `layers` on."""
+    return LayerCaches[KV](
+        untracked_mut(self_k.unsafe_ptr()), untracked_mut(self_v.unsafe_ptr()),
+        untracked(cross_k.unsafe_ptr()), untracked(cross_v.unsafe_ptr()),
+        shape_of(self_k, self_v, layers), byte_shape_of(cross_k, cross_v, layers),
+        self_k.dim_size(1), cross_k.dim_size(1),
+    )
+
+
+struct DecoderLayers[KV: DType, length: Int](Movable):
+    """Decoder layers over n tokens whose windows have `length` positions, and what they work in.
+
+    All threads `work` through the `PHASES` of one layer after the other together.
+    """
+
+    comptime PHASES = 14
+
+    var weights: LayerWeights
+    var caches: LayerCaches[Self.KV]
+    var rows: Pointer[Int32, ImmUntrackedOrigin]
+    var positions: Pointer[Int32, ImmUntrackedOrigin]
+    var windows: Pointer[Int32, ImmUntrackedOrigin]
+    var n: Int
+    var first_layer: Int
+    var end_layer: Int
+    var threads: Int
+    var row_starts: List[Int]
+    var window_starts: List[Int]
+    # Queries, keys and values, later the hidden values; what attention mixed; x after each attention.
+    var wide: Room[Float32]
+    var mixed: Room[Float32]
+    var first: Room[Float32]
+    var second: Room[Float32]
+    # Activations as the products take them.
+    var words: Room[Int16]
+    var units: Room[Float32]
+
+    def __init__(
+        out self,
+        weights: LayerWeights,
+        caches: LayerCaches[Self.KV],
+        rows: Pointer[Int32, ImmUntrackedOrigin],
+        positions: Pointer[Int32, ImmUntrackedOrigin],
+        windows: Pointer[Int32, ImmUntrackedOrigin],
+        n: Int,
+        first_layer: Int,
+        end_layer: Int,
+    ):
+        """Of the layers from the first one to before the end; `caches` are those of the first one."""
+        var state = weights.self_norms.k
+        var h = weights.fc1s.n
+        self.weights = weights
+        self.caches = caches
+        self.rows = rows
+        self.positions = positions
+        self.windows = windows
+        self.n = n
+        self.first_layer = first_layer
+        self.end_layer = end_layer
+        self.threads = 1 if n * state * state < SERIAL_LAYER else parallelism_level()
+        self.row_starts = runs_of(rows, n, n)
+        self.window_starts = runs_of(windows, n, TOGETHER_INT8)
+        self.wide = Room[Float32](n * max(3 * state, h))
+        self.mixed = Room[Float32](n * state)
+        self.first = Room[Float32](n * state)
+        self.second = Room[Float32](n * state)
+        self.words = Room[Int16](n * max(state, h))
+        self.units = Room[Float32](n)
+
+    def phases(self) -> Int:
+        """Those of all layers."""
+        return Self.PHASES * (self.end_layer - self.first_layer)
+
+    @always_inline
+    def work(
+        self,
+        y: Numbers,
+        x: Values,
+        queries: Numbers,
+        counters: Pointer[mut=True, Int64, _],
+        phase: Int,
+    ):
+        """Put what the layers make of x [n, state] in y, which may be x, and their queries [n, state].
+
+        The queries of a layer's cross-attention stand behind those of the one before. Phases are
+        counted from `phase` on.
+        """
+        var size = self.n * self.weights.self_norms.k
+        self.run_layer(self.first_layer, y, x, queries, counters, phase)
+        for i in range(1, self.end_layer - self.first_layer):
+            self.run_layer(
+                self.first_layer + i, y, untracked(y), queries.unsafe_offset(i * size), counters,
+                phase + i * Self.PHASES,
+            )
+
+    def run_layer(
+        self,
+        layer: Int,
+        y: Numbers,
+        x: Values,
+        queries: Numbers,
+        counters: Pointer[mut=True, Int64, _],
+        phase: Int,
+    ):
+        """One layer; x is read no more when y is written."""
+        var w = self.weights
+        var caches = self.caches
+        caches.self_shape.first += (layer - self.first_layer) * caches.row_slots
+        caches.cross_shape.first += (layer - self.first_layer) * caches.window_slots
+        var n = self.n
+        var state = w.self_norms.k
+        var threads = self.threads
+        var wide = self.wide.at
+        var mixed = self.mixed.at
+        var first = self.first.at
+        var second = self.second.at
+        var words = self.words.at
+        var units = self.units.at
+        var window_runs = len(self.window_starts) - 1
+        var row_items = (len(self.row_starts) - 1) * caches.self_shape.heads
+
+        def self_attention(item: Int) {imm}:
+            # The item after those that other threads are at.
+            self_attend_run[Self.KV](
+                mixed, caches.self_k, caches.self_v, wide, self.rows, self.positions,
+                self.row_starts.unsafe_ptr(), item, min(item + threads, row_items - 1),
+                caches.self_shape,
+            )
+
+        def cross_attention(item: Int) {imm}:
+            attend_run(
+                mixed, caches.cross_k, caches.cross_v, queries, self.windows,
+                self.window_starts.unsafe_ptr(), window_runs, item, Self.length, caches.cross_shape,
+            )
+
+        norm_phase(words, units, mixed, x, w.self_norms.from_layer(layer), n, counters, phase)
+        product_phase[BIAS](
+            wide, words, units, w.qkvs.from_layer(layer), x, n, threads, counters, phase + 1
+        )
+        work_through(self_attention, row_items, counters, phase + 2)
+        quantize_phase(words, units, mixed, n, state, counters, phase + 3)
+        product_phase[BIAS_RESIDUAL](
+            first, words, units, w.self_outs.from_layer(layer), x, n, threads, counters, phase + 4
+        )
+
+        norm_phase(words, units, mixed, first, w.cross_norms.from_layer(layer), n, counters, phase + 5)
+        product_phase[BIAS](
+            queries, words, units, w.qs.from_layer(layer), first, n, threads, counters, phase + 6
+        )
+        work_through(cross_attention, window_runs * caches.cross_shape.heads, counters, phase + 7)
+        quantize_phase(words, units, mixed, n, state, counters, phase + 8)
+        product_phase[BIAS_RESIDUAL](
+            second, words, units, w.cross_outs.from_layer(layer), first, n, threads, counters, phase + 9
+        )
+
+        norm_phase(
+            words, units, mixed, second, w.final_norms.from_layer(layer), n, counters, phase + 10
+        )
+        product_phase[BIAS_GELU](
+            wide, words, units, w.fc1s.from_layer(layer), second, n, threads, counters, phase + 11
+        )
+        quantize_phase(words, units, wide, n, w.fc1s.n, counters, phase + 12)
+        product_phase[BIAS_RESIDUAL](
+            y, words, units, w.fc2s.from_layer(layer), second, n, threads, counters, phase + 13
+        )
+
+
 @extensibility.register("mwc_decoder_layers_int8")
 struct DecoderLayersInt8:
     """Self-attention, cross-attention and feed-forward of n tokens x f32 [n, state], layer after layer.
@@ -170,7 +372,7 @@ struct DecoderLayersInt8:
     one, and the one after the last. The rest are the weights of all layers in the order of their use,
     with the layers as first axis: a norm is (gamma, beta), a linear layer (w, scale, group_scale, bias)
     as in quantized.mojo. Outputs: x after the layers, and the queries of their cross-attention
-    [layers that run, n, state]; nothing where all rows have ended (feed.mojo).
+    [layers that run, n, state].
     """
 
     @staticmethod
@@ -218,137 +420,35 @@ struct DecoderLayersInt8:
         fc2_bias: InputTensor[dtype=F32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        if all_ended(positions.unsafe_ptr()):
-            return
-        var self_norms = norms_of(self_gamma, self_beta)
-        var qkvs = linears_of(qkv_w, qkv_scale, qkv_group_scale, qkv_bias)
-        var self_outs = linears_of(self_out_w, self_out_scale, self_out_group_scale, self_out_bias)
-        var cross_norms = norms_of(cross_gamma, cross_beta)
-        var qs = linears_of(q_w, q_scale, q_group_scale, q_bias)
-        var cross_outs = linears_of(cross_out_w, cross_out_scale, cross_out_group_scale, cross_out_bias)
-        var final_norms = norms_of(final_gamma, final_beta)
-        var fc1s = linears_of(fc1_w, fc1_scale, fc1_group_scale, fc1_bias)
-        var fc2s = linears_of(fc2_w, fc2_scale, fc2_group_scale, fc2_bias)
-
-        var n = x.dim_size(0)
-        var state = x.dim_size(1)
-        var h = fc1s.n
-        var first_layer = Int(layers.unsafe_ptr()[unsafe_offset=0])
-        var end_layer = Int(layers.unsafe_ptr()[unsafe_offset=1])
-        # qkv and later the hidden values; what attention mixed; x after each of the attentions.
-        var wide_list = List[Float32](length=n * max(3 * state, h), fill=0)
-        var mixed_list = List[Float32](length=n * state, fill=0)
-        var first_list = List[Float32](length=n * state, fill=0)
-        var second_list = List[Float32](length=n * state, fill=0)
-        # Activations as the products take them.
-        var word_list = List[Int16](length=n * max(state, h), fill=0)
-        var unit_list = List[Float32](length=n, fill=0)
-        var row_starts = runs_of(rows.unsafe_ptr(), n, n)
-        var window_starts = runs_of(windows.unsafe_ptr(), n, TOGETHER_INT8)
-        var counter_list = phase_counters(PHASES * (end_layer - first_layer))
-
-        var wide = wide_list.unsafe_ptr()
-        var mixed = mixed_list.unsafe_ptr()
-        var first = first_list.unsafe_ptr()
-        var second = second_list.unsafe_ptr()
-        var words = word_list.unsafe_ptr()
-        var units = unit_list.unsafe_ptr()
+        var weights = LayerWeights(
+            norms_of(self_gamma, self_beta),
+            linears_of(qkv_w, qkv_scale, qkv_group_scale, qkv_bias),
+            linears_of(self_out_w, self_out_scale, self_out_group_scale, self_out_bias),
+            norms_of(cross_gamma, cross_beta),
+            linears_of(q_w, q_scale, q_group_scale, q_bias),
+            linears_of(cross_out_w, cross_out_scale, cross_out_group_scale, cross_out_bias),
+            norms_of(final_gamma, final_beta),
+            linears_of(fc1_w, fc1_scale, fc1_group_scale, fc1_bias),
+            linears_of(fc2_w, fc2_scale, fc2_group_scale, fc2_bias),
+        )
+        var together = DecoderLayers[KV, length](
+            weights, caches_of(self_k, self_v, cross_k, cross_v, layers),
+            untracked(rows.unsafe_ptr()), untracked(positions.unsafe_ptr()),
+            untracked(windows.unsafe_ptr()), x.dim_size(0),
+            Int(layers.unsafe_ptr()[unsafe_offset=0]), Int(layers.unsafe_ptr()[unsafe_offset=1]),
+        )
+        var y_ptr = untracked_mut(y.unsafe_ptr())
+        var x_ptr = untracked(x.unsafe_ptr())
+        var query_ptr = untracked_mut(queries.unsafe_ptr())
+        var counter_list = phase_counters(together.phases())
         var counters = counter_list.unsafe_ptr()
-        var threads = parallelism_level()
-
-        var x_ptr = x.unsafe_ptr()
-        var y_ptr = y.unsafe_ptr()
-        var all_queries = queries.unsafe_ptr()
-        var row_ptr = rows.unsafe_ptr()
-        var position_ptr = positions.unsafe_ptr()
-        var window_ptr = windows.unsafe_ptr()
-        var row_start_ptr = row_starts.unsafe_ptr()
-        var window_start_ptr = window_starts.unsafe_ptr()
-        var self_key_ptr = self_k.unsafe_ptr()
-        var self_value_ptr = self_v.unsafe_ptr()
-        var cross_key_ptr = cross_k.unsafe_ptr()
-        var cross_value_ptr = cross_v.unsafe_ptr()
-        var self_caches = shape_of(self_k, self_v, layers)
-        var cross_caches = byte_shape_of(cross_k, cross_v, layers)
-        var slots = self_k.dim_size(1)
-        var window_slots = cross_k.dim_size(1)
-        var window_runs = len(window_starts) - 1
-        var row_items = (len(row_starts) - 1) * self_caches.heads
-
-        def run_layer(layer: Int, input: Pointer[Float32, ImmUntrackedOrigin]) {imm}:
-            """Put a layer's output in y; `input` may be y, which is read no more by then."""
-            var self_cache = self_caches
-            self_cache.first += (layer - first_layer) * slots
-            var cross_cache = cross_caches
-            cross_cache.first += (layer - first_layer) * window_slots
-            var query_ptr = all_queries.unsafe_offset((layer - first_layer) * n * state)
-            var phase = PHASES * (layer - first_layer)
-
-            def self_attention(item: Int) {imm}:
-                # The item after those that other threads are at.
-                self_attend_run[KV](
-                    mixed, self_key_ptr, self_value_ptr, wide, row_ptr, position_ptr, row_start_ptr,
-                    item, min(item + threads, row_items - 1), self_cache,
-                )
-
-            def cross_attention(item: Int) {imm}:
-                attend_run(
-                    mixed, cross_key_ptr, cross_value_ptr, query_ptr, window_ptr, window_start_ptr,
-                    window_runs, item, length, cross_cache,
-                )
-
-            norm_phase(
-                words, units, mixed, input, self_norms.from_layer(layer), n, counters, phase
-            )
-            product_phase[BIAS](
-                wide, words, units, qkvs.from_layer(layer), input, n, threads, counters, phase + 1
-            )
-            work_through(self_attention, row_items, counters, phase + 2)
-            quantize_phase(words, units, mixed, n, state, counters, phase + 3)
-            product_phase[BIAS_RESIDUAL](
-                first, words, units, self_outs.from_layer(layer), input, n, threads, counters,
-                phase + 4,
-            )
-
-            norm_phase(
-                words, units, mixed, first, cross_norms.from_layer(layer), n, counters, phase + 5
-            )
-            product_phase[BIAS](
-                query_ptr, words, units, qs.from_layer(layer), first, n, threads, counters, phase + 6
-            )
-            work_through(cross_attention, window_runs * cross_cache.heads, counters, phase + 7)
-            quantize_phase(words, units, mixed, n, state, counters, phase + 8)
-            product_phase[BIAS_RESIDUAL](
-                second, words, units, cross_outs.from_layer(layer), first, n, threads, counters,
-                phase + 9,
-            )
-
-            norm_phase(
-                words, units, mixed, second, final_norms.from_layer(layer), n, counters, phase + 10
-            )
-            product_phase[BIAS_GELU](
-                wide, words, units, fc1s.from_layer(layer), second, n, threads, counters, phase + 11
-            )
-            quantize_phase(words, units, wide, n, h, counters, phase + 12)
-            product_phase[BIAS_RESIDUAL](
-                y_ptr, words, units, fc2s.from_layer(layer), second, n, threads, counters, phase + 13
-            )
 
         def task(t: Int) {imm}:
-            run_layer(first_layer, untracked(x_ptr))
-            for layer in range(first_layer + 1, end_layer):
-                run_layer(layer, untracked(y_ptr))
+            together.work(y_ptr, x_ptr, query_ptr, counters, 0)
 
-        if n * state * state < SERIAL_LAYER:
+        if together.threads == 1:
             task(0)
         else:
-            sync_parallelize(task, threads)
-        _ = wide_list^
-        _ = mixed_list^
-        _ = first_list^
-        _ = second_list^
-        _ = word_list^
-        _ = unit_list^
-        _ = row_starts^
-        _ = window_starts^
+            sync_parallelize(task, together.threads)
+        _ = together^
         _ = counter_list^

@@ -9,15 +9,12 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.runtime import parallelism_level
 
-from .feed import ENDED, all_ended
-from .half_bytes import OCTET, join_halves
-from .likely_choice import Rules, choose_likely, norm_rows
+from .likely_choice import Head, Rules, choose_likely, norm_rows
 from .linear_int8 import SERIAL_WORK_INT8, blocks_of, quantize_rows
 from .parallel import share
-from .quantized import COLUMNS, F32, I8, I32, STEP, TERMS, U8
+from .quantized import COLUMNS, F32, I8, I32, U8
 from .pointers import untracked
-from .rules import N_SAMPLED
-from .token_embedding import REST, Embedding, embedding_of
+from .token_embedding import Embedding, embedding_of
 
 
 @always_inline
@@ -97,7 +94,7 @@ struct NormChooseInt8:
     states, temperatures, uniforms and ids (eot, timestamp_begin) as for mwc_choose. `bounds` f32 [3]:
     what the sieve leaves out at most (compiler/quantize.py, `sieve_bounds`). `wanted` int32 [m]: how
     many of a row's candidates are looked at, 0 where it has a temperature; the others need not be the
-    next best. Where all rows have ended (feed.mojo) it is eot, with a log-probability of 0. 32 divides k.
+    next best. 32 divides k.
     """
 
     @staticmethod
@@ -120,11 +117,6 @@ struct NormChooseInt8:
         ids: InputTensor[dtype=I32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        if states.unsafe_ptr()[unsafe_offset=N_SAMPLED] == ENDED:
-            for i in range(x.dim_size(0) * tokens.dim_size(1)):
-                tokens.unsafe_ptr()[unsafe_offset=i] = ids.unsafe_ptr()[unsafe_offset=0]
-                logprobs.unsafe_ptr()[unsafe_offset=i] = 0
-            return
         var n = scale.dim_size(0)
         var k = x.dim_size(1)
         var rules = Rules(
@@ -136,10 +128,12 @@ struct NormChooseInt8:
         var embedding = embedding_of(
             w.unsafe_ptr(), rests.unsafe_ptr(), rests.dim_size(0) > 0, scale.unsafe_ptr(), n, k
         )
+        var head = Head(
+            untracked(gamma.unsafe_ptr()), untracked(beta.unsafe_ptr()),
+            untracked(column_scale.unsafe_ptr()), embedding^, untracked(bounds.unsafe_ptr()),
+        )
         choose_likely(
-            tokens.unsafe_ptr(), logprobs.unsafe_ptr(), x.unsafe_ptr(), gamma.unsafe_ptr(),
-            beta.unsafe_ptr(), column_scale.unsafe_ptr(),
-            embedding, bounds.unsafe_ptr(), rules,
+            tokens.unsafe_ptr(), logprobs.unsafe_ptr(), x.unsafe_ptr(), head, rules,
             x.dim_size(0), tokens.dim_size(1),
         )
 
@@ -148,7 +142,7 @@ struct NormChooseInt8:
 struct EmbedInt8:
     """x[m, k] = the token's row of w + the position's row of `table` f32 [n_ctx, k].
 
-    w and rests as for mwc_norm_logits_int8. Nothing where all rows have ended (feed.mojo).
+    w and rests as for mwc_norm_logits_int8.
     """
 
     @staticmethod
@@ -163,34 +157,14 @@ struct EmbedInt8:
         table: InputTensor[dtype=F32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        if all_ended(positions.unsafe_ptr()):
-            return
         var k = x.dim_size(1)
-        var has_rests = rests.dim_size(0) > 0
-        var plane = blocks_of(scale.dim_size(0)) * COLUMNS * k // 2
+        var embedding = embedding_of(
+            w.unsafe_ptr(), rests.unsafe_ptr(), rests.dim_size(0) > 0, scale.unsafe_ptr(),
+            scale.dim_size(0), k,
+        )
         for i in range(x.dim_size(0)):
-            var token = Int(tokens.unsafe_ptr()[unsafe_offset=i])
             var position = Int(positions.unsafe_ptr()[unsafe_offset=i])
-            var unit = scale.unsafe_ptr()[unsafe_offset=token]
-            var lane = token % COLUMNS
-            var halves = w.unsafe_ptr().unsafe_offset((token - lane) * k // 2 + lane * TERMS)
-            var own_rests = rests.unsafe_ptr().unsafe_offset((token - lane) * k + lane * TERMS)
-            var at = table.unsafe_ptr().unsafe_offset(position * k)
-            var row = x.unsafe_ptr().unsafe_offset(i * k)
-
-            @always_inline
-            def put(c: Int, weights: SIMD[I8, TERMS]) {imm}:
-                var columns = column_scale.unsafe_ptr().unsafe_load[width=TERMS](c) * unit
-                var values = weights.cast[F32]()
-                if has_rests:
-                    var rest = own_rests.unsafe_load[width=TERMS](c * COLUMNS)
-                    values = rest.cast[F32]().fma(REST, values)
-                row.unsafe_store(c, values * columns + at.unsafe_load[width=TERMS](c))
-
-            for octet in range(k // OCTET):
-                var both = join_halves[TERMS](
-                    halves.unsafe_load[width=TERMS](octet * STEP),
-                    halves.unsafe_load[width=TERMS](plane + octet * STEP),
-                )
-                put(octet * OCTET, both[0])
-                put(octet * OCTET + TERMS, both[1])
+            embedding.put_row(
+                x.unsafe_ptr().unsafe_offset(i * k), Int(tokens.unsafe_ptr()[unsafe_offset=i]),
+                column_scale.unsafe_ptr(), table.unsafe_ptr().unsafe_offset(position * k),
+            )

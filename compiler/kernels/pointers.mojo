@@ -1,4 +1,4 @@
-"""Pointers that structs may hold: the compiler does not follow what these point to."""
+"""Pointers that structs may hold, and room they point to: the compiler does not follow these."""
 
 comptime Values = Pointer[Float32, ImmUntrackedOrigin]
 comptime Numbers = Pointer[Float32, MutUntrackedOrigin]
@@ -14,3 +14,15 @@ def untracked[T: AnyType](pointer: Pointer[mut=False, T, _]) -> Pointer[T, ImmUn
 def untracked_mut[T: AnyType](pointer: Pointer[mut=True, T, _]) -> Pointer[T, MutUntrackedOrigin]:
     """The same for what is written to."""
     return pointer.unsafe_origin_cast[MutUntrackedOrigin]()
+
+
+struct Room[T: Copyable & Deinitable](Movable):
+    """Room for values that several threads write to, each its own; not set to anything."""
+
+    var values: List[Self.T]
+    var at: Pointer[Self.T, MutUntrackedOrigin]
+
+    def __init__(out self, size: Int):
+        """For `size` values."""
+        self.values = List[Self.T](unsafe_uninit_length=size)
+        self.at = untracked_mut(self.values.unsafe_ptr())

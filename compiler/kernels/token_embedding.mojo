@@ -6,10 +6,10 @@ three are read, which a step does for few blocks of tokens. Copies that tokens a
 rests.
 """
 
-from .half_bytes import join_block
+from .half_bytes import OCTET, join_block, join_halves
 from .linear_int8 import TILES, blocks_of, load_part, store_part
 from .pointers import Values, untracked
-from .quantized import COLUMNS, F32
+from .quantized import COLUMNS, F32, I8, STEP, TERMS
 from .word_sums import sum_words
 
 comptime REST = Float32(1) / 256
@@ -34,6 +34,37 @@ struct Embedding(Copyable, Movable):
         """Put a block's bytes [k / 4, 16, 4]."""
         var at = block * COLUMNS * self.k // 2
         join_block(weights, self.high.unsafe_offset(at), self.low.unsafe_offset(at), self.k)
+
+    @always_inline
+    def put_row(
+        self,
+        x: Pointer[mut=True, Float32, _],
+        token: Int,
+        columns: Pointer[Float32, _],
+        place: Pointer[Float32, _],
+    ):
+        """Put x[k] = the weights of a token, with the scales of the columns, + place[k]."""
+        var lane = token % COLUMNS
+        var unit = self.scale[unsafe_offset=token]
+        var halves_at = (token - lane) * self.k // 2 + lane * TERMS
+        var rests = self.rests.unsafe_offset((token - lane) * self.k + lane * TERMS)
+
+        @always_inline
+        def put(c: Int, weights: SIMD[I8, TERMS]) {imm}:
+            var values = weights.cast[F32]()
+            if self.has_rests:
+                var rest = rests.unsafe_load[width=TERMS](c * COLUMNS)
+                values = rest.cast[F32]().fma(REST, values)
+            var scales = columns.unsafe_load[width=TERMS](c) * unit
+            x.unsafe_store(c, values * scales + place.unsafe_load[width=TERMS](c))
+
+        for octet in range(self.k // OCTET):
+            var both = join_halves[TERMS](
+                self.high.unsafe_load[width=TERMS](halves_at + octet * STEP),
+                self.low.unsafe_load[width=TERMS](halves_at + octet * STEP),
+            )
+            put(octet * OCTET, both[0])
+            put(octet * OCTET + TERMS, both[1])
 
     @always_inline
     def scales(self, block: Int) -> Block:

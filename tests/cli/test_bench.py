@@ -9,7 +9,7 @@ from stand_ins import BENCH_REPORT as REPORT
 from mwc.cli.bench import format_report
 from mwc.cli.main import main
 from mwc.runtime.bench import bench
-from mwc.runtime.bench_cases import ENCODE, LOG_MEL, PREFILL, VAD, step_name, steps_name
+from mwc.runtime.bench_cases import ENCODE, LOG_MEL, PREFILL, VAD, drafted_name, step_name
 from mwc.runtime.progress import ProgressEvent
 
 Captured = pytest.CaptureFixture[str]
@@ -43,7 +43,7 @@ def test_every_entry_point_of_an_artifact(random_artifact: Path, capsys: Capture
     assert main(["bench", str(random_artifact), "--rounds", "1", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     stages = {stage["name"]: stage for stage in data["stages"]}
-    drafted = [steps_name(1, drafted=True), steps_name(8, drafted=True)]
+    drafted = [drafted_name(1), drafted_name(8)]
     steps = [step_name(1), step_name(8), *drafted]
     assert list(stages) == [LOG_MEL, VAD, ENCODE, PREFILL, *steps]
     for name, stage in stages.items():

@@ -8,12 +8,12 @@ from kernels.attention_int8 import pack_key, pack_values
 from kernels.choose import Scores, best_of, collect_best, find_mass
 from kernels.convolution import pad_frames, repeat_last, rows_to_compute
 from kernels.cross_attention_int8 import ByteCacheShape, attend_bytes, attend_run
-from kernels.decoder_layers_int8 import Linears, Norms, norm_phase, product_phase, quantize_phase
+from kernels.decoder_layers_int8 import DecoderLayers, LayerCaches, LayerWeights, Linears, Norms
 from kernels.encoder_attention import attend_group
 from kernels.encoder_attention_int8 import attend_windows_int8
 from kernels.encoder_int8 import convolve_int8
 from kernels.head_bytes import cross_kv_int8, norm_heads_int8
-from kernels.likely_choice import Rules, choose_likely, norm_rows
+from kernels.likely_choice import Head, Rules, choose_likely
 from kernels.linear import BIAS_GELU, BIAS_RESIDUAL, product
 from kernels.linear_int8 import product_int8
 from kernels.lm_head_int8 import all_logits
@@ -122,38 +122,36 @@ def of_bytes() raises:
     )
 
 
-def decoder_layer() raises:
+def decoder_layers() raises:
     var y = values[DType.float32]()
     var x = values[DType.float32]()
     var gamma = values[DType.float32]()
     var beta = values[DType.float32]()
-    var units = values[DType.float32]()
+    var queries = values[DType.float32]()
     var w = values[DType.int8]()
     var groups = values[DType.uint8]()
-    var words = values[DType.int16]()
-    var counters = phase_counters(3)
+    var keys = values[DType.float16]()
+    var bytes = values[DType.uint8]()
+    var ids = values[DType.int32]()
+    var counters = phase_counters(28)
     var norms = Norms(untracked(gamma.unsafe_ptr()), untracked(beta.unsafe_ptr()), 64)
-    norm_phase(
-        words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), x.unsafe_ptr(), norms.from_layer(1), 9,
-        counters.unsafe_ptr(), 0,
-    )
     var linears = Linears(
         untracked(w.unsafe_ptr()), untracked(gamma.unsafe_ptr()), untracked(groups.unsafe_ptr()),
         untracked(beta.unsafe_ptr()), 64, 64,
     )
-    product_phase[BIAS_RESIDUAL](
-        y.unsafe_ptr(), words.unsafe_ptr(), units.unsafe_ptr(), linears.from_layer(1), x.unsafe_ptr(),
-        9, 2, counters.unsafe_ptr(), 1,
+    var weights = LayerWeights(norms, linears, linears, norms, linears, linears, norms, linears, linears)
+    var caches = LayerCaches[DType.float16](
+        untracked_mut(keys.unsafe_ptr()), untracked_mut(keys.unsafe_ptr()), untracked(bytes.unsafe_ptr()),
+        untracked(bytes.unsafe_ptr()), CacheShape(1, 2048, 2048, 0), ByteCacheShape(1, 2176, 4608, 0), 1, 1,
     )
-    quantize_phase(
-        words.unsafe_ptr(), units.unsafe_ptr(), y.unsafe_ptr(), 9, 64, counters.unsafe_ptr(), 2
+    var pointer = untracked(ids.unsafe_ptr())
+    var layers = DecoderLayers[DType.float16, 17](weights, caches, pointer, pointer, pointer, 9, 0, 2)
+    layers.work(
+        untracked_mut(y.unsafe_ptr()), untracked(x.unsafe_ptr()), untracked_mut(queries.unsafe_ptr()),
+        counters.unsafe_ptr(), 0,
     )
-    var normed = values[DType.float32]()
-    norm_rows(
-        normed.unsafe_ptr(), y.unsafe_ptr(), gamma.unsafe_ptr(), beta.unsafe_ptr(),
-        units.unsafe_ptr(), 9, 64,
-    )
-    print(y[1], words[1], normed[1])
+    print(y[1], queries[1])
+    _ = layers^
     _ = w^
     _ = groups^
 
@@ -195,10 +193,11 @@ def choosing() raises:
         untracked(zeros.unsafe_ptr()), untracked(zeros.unsafe_ptr()), 600, 800,
     )
     var tokens = values[DType.int32]()
-    choose_likely(
-        tokens.unsafe_ptr(), found.unsafe_ptr(), x.unsafe_ptr(), scale.unsafe_ptr(),
-        mask.unsafe_ptr(), logits.unsafe_ptr(), embedding, zeros.unsafe_ptr(), rules, 5, 3,
+    var head = Head(
+        untracked(scale.unsafe_ptr()), untracked(mask.unsafe_ptr()), untracked(logits.unsafe_ptr()),
+        embedding^, untracked(zeros.unsafe_ptr()),
     )
+    choose_likely(tokens.unsafe_ptr(), found.unsafe_ptr(), x.unsafe_ptr(), head, rules, 5, 3)
     var scores = Scores(logits.unsafe_ptr(), mask.unsafe_ptr())
     var best = best_of(scores, 3, 500)
     var wanted = Float32(7)
@@ -238,7 +237,7 @@ def main() raises:
     attention[DType.bfloat16]()
     attention[DType.float16]()
     of_bytes()
-    decoder_layer()
+    decoder_layers()
     caches_of_bytes()
     choosing()
     hearing()

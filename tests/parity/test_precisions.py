@@ -1,12 +1,13 @@
 """bf16, f16 and int8 artifacts: fewer bytes, within their bounds of transformers, in use."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from decoding import steps_one_by_one
 from tiny_model import speech_like
 
 from mwc.compiler import ConvertOptions, ConvertResult, convert, verify_artifact
@@ -14,8 +15,8 @@ from mwc.compiler.convert import SAMPLE
 from mwc.compiler.parity import bounds_of
 from mwc.runtime import load
 from mwc.runtime.artifact import map_weights, open_artifact
-from mwc.runtime.decoder import StepBatch
-from mwc.runtime.rules import rule_state
+from mwc.runtime.decoder import STEPS_UNTIL_END, StepBatch
+from mwc.runtime.rules import feed, rule_state, suppress_mask
 from mwc.runtime.session import Session
 
 pytest.importorskip("transformers")
@@ -126,7 +127,7 @@ def test_it_hears_what_float32_hears(reduced: Reduced) -> None:
 
 
 def test_steps_end_with_their_rows(reduced: Reduced) -> None:
-    """A row ends with its eot; in int8 nothing is computed once all rows have, nor stored."""
+    """A row ends with its eot, in int8 the call with it: nothing more is computed, nor stored."""
     several, single, alone = (
         Session(open_artifact(reduced.artifact), n_windows=1, n_rows=2) for _ in range(3)
     )
@@ -166,6 +167,47 @@ def test_steps_end_with_their_rows(reduced: Reduced) -> None:
     )
     one = alone.steps(second, first_ends)
     assert both.length(0) == 1
-    assert both.length(1) == one.length(0)
-    assert np.array_equal(both.candidates[1], one.candidates[0])
-    assert np.array_equal(both.candidate_logprobs[1], one.candidate_logprobs[0])
+    assert one.length(0) > 1
+    count = both.length(1)
+    assert count == (1 if reduced.precision == "int8" else one.length(0))
+    assert np.array_equal(both.candidates[1, :count], one.candidates[0, :count])
+    assert np.array_equal(both.candidate_logprobs[1, :count], one.candidate_logprobs[0, :count])
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_many_steps_are_single_ones(reduced: Reduced, timed: bool) -> None:
+    """Rows of two windows: tokens, bit for bit, and caches; in int8 until one of them ends."""
+    rows = np.arange(5, dtype=np.int32)
+    several, single = (
+        Session(open_artifact(reduced.artifact), n_windows=2, n_rows=len(rows)) for _ in range(2)
+    )
+    tokens = several.spec.tokens
+    masks = suppress_mask(several.spec, with_timestamps=timed)
+    states = [rule_state([10 + row], timed, tokens, None) for row in rows]
+    batch = StepBatch(
+        tokens=10 + rows,
+        rows=rows,
+        positions=4 + 3 * rows,
+        windows=rows // 3,
+        rule_states=np.array(states, np.int32),
+    )
+    kinds = set()
+    for _ in range(6):
+        ours = several.steps(batch, masks)
+        taken = ours.candidates.shape[1]
+        theirs = steps_one_by_one(single, batch, masks, taken)
+        assert np.array_equal(ours.candidates, theirs.candidates)
+        assert np.array_equal(ours.candidate_logprobs, theirs.candidate_logprobs)
+        ended = ours.candidates == tokens.eot
+        if reduced.precision == "int8":
+            assert not ended[:, :-1].any()
+            assert ended.any() or taken == STEPS_UNTIL_END
+        kinds.add(bool(ended.any()))
+        for name in ("self_k", "self_v"):
+            caches = (session.caller.host_caches("steps")[name] for session in (several, single))
+            assert np.array_equal(*caches)
+        for column in ours.candidates.T:
+            batch = feed(batch, column, tokens.timestamp_begin)
+        if ended.any():
+            batch = replace(batch, tokens=np.where(ended[:, -1], 11, batch.tokens).astype(np.int32))
+    assert False in kinds
