@@ -27,7 +27,8 @@ from mwc.compiler.convert import target_entry
 from mwc.compiler.target import parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import cast_weight, weight_rules, weight_specs
+from mwc.compiler.weight_rules import weight_rules
+from mwc.compiler.weights import cast_weight, weight_specs
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.artifact_write import ArtifactWriter, Contents
 from mwc.runtime.manifest import Provenance, WeightsEntry, read_manifest

@@ -24,7 +24,8 @@ from mwc.compiler.reference import Reference, open_reference
 from mwc.compiler.target import Target, has_vnni, parse_target
 from mwc.compiler.vad_weights import installed_detector
 from mwc.compiler.vocabulary import write_vocabulary
-from mwc.compiler.weights import AUDIO_CACHES, DRAFT, fit_without_vnni, mapped_weights
+from mwc.compiler.weight_rules import DRAFT
+from mwc.compiler.weights import AUDIO_CACHES, fit_without_vnni, mapped_weights
 from mwc.runtime import artifact_edit
 from mwc.runtime.artifact import (
     PARITY_NAME,

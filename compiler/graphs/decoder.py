@@ -23,7 +23,7 @@ from mwc.compiler.graphs.scope import (
     input_type,
     outputs_of,
 )
-from mwc.compiler.weights import DECODER_LAYERS
+from mwc.compiler.weight_rules import DECODER_LAYERS
 from mwc.runtime.decoder import STEPS_AHEAD, STEPS_UNTIL_END
 
 LAYER_WEIGHTS = (

@@ -114,7 +114,7 @@ def encoder_self_attention(
 def encoder_attention(plan: Plan, qkv: TensorValue) -> TensorValue:
     """Full self-attention of fused queries, keys, values: [b, t, 3 * state] -> [b, t, state].
 
-    Queries are already scaled: weights.py folds 64^-0.5 into them.
+    Queries are already scaled: weight_rules.py folds 64^-0.5 into them.
     """
     if plan.on_gpu:
         return layers_gpu.encoder_attention(plan, qkv)

@@ -72,7 +72,7 @@ def norm_heads(
 def encoder_attention(plan: Plan, heads: TensorValue, time: Dim) -> TensorValue:
     """Full self-attention [b, time, state] of what `norm_heads` made of so many positions.
 
-    Queries are already scaled: weights.py folds 64^-0.5 into them.
+    Queries are already scaled: weight_rules.py folds 64^-0.5 into them.
     """
     shape = [heads.shape[0], time, plan.model.n_audio_state]
     output = TensorType(DType.float32, shape, plan.device)

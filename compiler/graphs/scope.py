@@ -25,7 +25,7 @@ from max.graph import (
 )
 
 from mwc.compiler.int8_parts import scale_name
-from mwc.compiler.weights import DRAFT
+from mwc.compiler.weight_rules import DRAFT
 from mwc.runtime.spec import ModelSpec, TensorSpec, WhisperSpec
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"

@@ -13,7 +13,7 @@ import pytest
 from tiny_model import speech_like
 
 from mwc.compiler import ConvertOptions, ConvertResult, compile, convert
-from mwc.compiler.weights import DRAFT
+from mwc.compiler.weight_rules import DRAFT
 from mwc.runtime import Transcript, load
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.child import child_command

@@ -29,14 +29,13 @@ from mwc.compiler.quantize import (
     sums_of_four,
 )
 from mwc.compiler.vad_weights import DETECTOR_RULES
+from mwc.compiler.weight_rules import DRAFT, weight_rules
 from mwc.compiler.weights import (
-    DRAFT,
     PRECISIONS,
     cast_weight,
     exact_in_float16,
     fit_without_vnni,
     mapped_weights,
-    weight_rules,
     weight_specs,
 )
 from mwc.runtime.errors import WeightMismatch
