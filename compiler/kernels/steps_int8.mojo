@@ -16,7 +16,7 @@ from .decoder_layers_int8 import DecoderLayers, LayerWeights, caches_of, linears
 from .feed import feed_rows
 from .likely_choice import Head, LikelyChoice, Rules
 from .parallel import phase_counters, work_through
-from .pointers import Numbers, Room, Values, untracked, untracked_mut
+from .pointers import Room, untracked
 from .quantized import F32, I8, I32
 from .rules import STATE_SIZE
 from .token_embedding import embedding_of
