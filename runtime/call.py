@@ -52,8 +52,16 @@ class Call(Closing):
         """Have a part decoded after those added before, or beside them."""
         self._request.ready.append(part)
 
-    def take(self) -> Decoded | Failed | None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing comes of what was added any more."""
+        return not (self._request.is_busy or self._request.events)
+
+    def take(self, unless: Callable[[], bool] = lambda: False) -> Decoded | Failed | None:
         """The next window that is done, or part that failed; None once all that was added is done.
+
+        Args:
+            unless: asked between the calls of the model; None is returned once it says True.
 
         Raises:
             Cancelled: `stop` said so.
@@ -62,9 +70,8 @@ class Call(Closing):
             BusyError: the model is called from within its own work.
         """
         events = self._request.events
-        if self._engine.work_until(self._request, lambda: bool(events)):
-            return events.popleft()
-        return None
+        self._engine.work_until(self._request, lambda: bool(events) or unless())
+        return events.popleft() if events else None
 
     def detect_language(self, features: Features) -> DetectedLanguage:
         """Tell the language of a file from its first 30 s.

@@ -5,8 +5,8 @@ done, and then let go.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 
 from mwc.runtime.audio import AudioInput, AudioSource
 from mwc.runtime.call import Call
@@ -16,7 +16,7 @@ from mwc.runtime.engine import Engine
 from mwc.runtime.errors import AudioError
 from mwc.runtime.features import Features
 from mwc.runtime.file_transcript import FileTranscript
-from mwc.runtime.hear_ahead import hear_ahead
+from mwc.runtime.hear_ahead import HearAhead
 from mwc.runtime.options import TranscribeOptions
 from mwc.runtime.progress import Progress, ProgressEvent
 from mwc.runtime.speech import Speech
@@ -76,37 +76,45 @@ def transcribe_together(
         )
         return _Begun(number, heard.features, file, file.seconds_done)
 
-    heard = hear_ahead(audios, hear, engine.heard_ahead, stop)
-    with call, closing(heard), _Files(heard, begin) as files:
-        coming = files.parts()
+    heard = HearAhead(audios, hear, engine.heard_ahead, stop)
+    with call, heard, _Files(heard, begin) as files:
+        coming = files.parts(is_patient=lambda: call.is_idle)
         while True:
             while call.has_room and (part := next(coming, None)) is not None:
                 call.add(part)
-            event = call.take()
-            if event is None:
-                break
-            files.take(event)
-            progress(files.progress())
+            event = call.take(unless=lambda: call.has_room and heard.is_next_here)
+            if event is not None:
+                files.take(event)
+                progress(files.progress())
             yield from files.done()
-        yield from files.done()
+            if event is None and call.is_idle:
+                return
 
 
 class _Files(Closing):
     """Files from when they were heard to when they are given back."""
 
     def __init__(
-        self, heard: Iterable[HeardFile | AudioError], begin: Callable[[int, HeardFile], _Begun]
+        self, heard: HearAhead[Audio, HeardFile], begin: Callable[[int, HeardFile], _Begun]
     ) -> None:
-        self._heard = enumerate(heard)
+        self._heard = heard
         self._begin = begin
         self._opened: dict[int, _Begun] = {}
         self._of_part: dict[int, _Begun] = {}
         self._done: list[Completed] = []
         self._seconds_given = 0.0
 
-    def parts(self) -> Iterator[Part]:
-        """What to decode; the next file begins when all parts of the last one are taken."""
-        for number, heard in self._heard:
+    def parts(self, is_patient: Callable[[], bool]) -> Iterator[Part | None]:
+        """What to decode; the next file begins when all parts of the last one are taken.
+
+        While it is late there are Nones, unless `is_patient` says that there is nothing else to do.
+        """
+        for number in count():
+            while not is_patient() and self._heard.is_next_late():
+                yield None
+            heard = next(self._heard, None)
+            if heard is None:
+                return
             if isinstance(heard, AudioError):
                 self._done.append((number, heard))
                 continue

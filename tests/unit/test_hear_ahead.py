@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mwc.runtime import hear_ahead
 from mwc.runtime.errors import AudioError, Cancelled
-from mwc.runtime.hear_ahead import hear_ahead
+from mwc.runtime.hear_ahead import HearAhead
 from mwc.runtime.stop import Stop
 
 LONG = 20.0
@@ -36,7 +37,7 @@ def hearer(audio: Any, stop: Stop) -> int:
 @pytest.mark.parametrize("n_ahead", [0, 1, 4, 50])
 def test_what_was_heard_comes_in_order_with_errors_in_their_place(n_ahead: int) -> None:
     names = [f"bad {i}" if i % 5 == 3 else f"good {i}" for i in range(20)]
-    found = list(hear_ahead(names, hear, n_ahead, never))
+    found = list(HearAhead(names, hear, n_ahead, never))
     assert [str(each) for each in found] == [
         name if name.startswith("bad") else name.upper() for name in names
     ]
@@ -52,7 +53,7 @@ def test_files_are_taken_by_the_caller_and_only_so_far_ahead(n_ahead: int) -> No
             taken.append(threading.get_ident())
             yield f"{i}"
 
-    found = hear_ahead(names(), hear, n_ahead, never)
+    found = HearAhead(names(), hear, n_ahead, never)
     assert not taken
     for n_asked in range(1, 13):
         next(found)
@@ -68,7 +69,7 @@ def test_files_are_heard_beside_each_other() -> None:
         together.wait(LONG)
         return audio
 
-    assert list(hear_ahead(["a", "b", "c"], meet, 3, never)) == ["a", "b", "c"]
+    assert list(HearAhead(["a", "b", "c"], meet, 3, never)) == ["a", "b", "c"]
 
 
 SAMPLES = np.zeros(3, np.float32)
@@ -80,7 +81,7 @@ OTHERS: list[Any] = [io.BytesIO(), bytearray(b"RIFF"), object(), ()]
 @pytest.mark.parametrize("audio", FILES)
 @pytest.mark.parametrize("kind", [list, tuple, iter])
 def test_files_are_heard_by_other_threads(audio: Any, kind: Callable[..., Any]) -> None:
-    found = set(hear_ahead(kind([audio] * 4), hearer, 2, never))
+    found = set(HearAhead(kind([audio] * 4), hearer, 2, never))
     assert threading.get_ident() not in found
 
 
@@ -89,7 +90,7 @@ def test_files_are_heard_by_other_threads(audio: Any, kind: Callable[..., Any]) 
 def test_samples_are_where_they_are_in_a_list(
     audio: Any, kind: Callable[..., Any], is_here: bool
 ) -> None:
-    found = set(hear_ahead(kind([audio] * 4), hearer, 2, never))
+    found = set(HearAhead(kind([audio] * 4), hearer, 2, never))
     assert (threading.get_ident() in found) == is_here
 
 
@@ -102,7 +103,7 @@ def test_what_may_change_is_heard_before_the_next_is_taken(audio: Any) -> None:
             taken.append(each)
             yield each
 
-    found = hear_ahead(audios(), hearer, 2, never)
+    found = HearAhead(audios(), hearer, 2, never)
     assert next(found) != threading.get_ident()
     assert taken == ["a.wav", audio]
     assert next(found) == threading.get_ident()
@@ -116,11 +117,39 @@ def test_other_errors_are_raised_in_the_place_of_their_file() -> None:
             raise ZeroDivisionError(audio)
         return audio
 
-    found = hear_ahead(["a", "b", "c"], fail, 2, never)
+    found = HearAhead(["a", "b", "c"], fail, 2, never)
     assert next(found) == "a"
     with pytest.raises(ZeroDivisionError, match="b"):
         next(found)
-    assert next(found, None) is None
+    assert list(found) == ["c"]
+
+
+def test_a_file_is_late_once_it_has_been_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hear_ahead, "MOMENT", 0.001)
+    may_come = threading.Event()
+
+    def come(audio: str, stop: Stop) -> str:
+        assert may_come.wait(LONG)
+        return audio
+
+    found = HearAhead(["a", "b"], come, 1, never)
+    assert not found.is_next_here
+    assert found.is_next_late()
+    monkeypatch.setattr(hear_ahead, "MOMENT", 2 * LONG)  # waited for no more
+    assert found.is_next_late()
+    may_come.set()
+    assert list(found) == ["a", "b"]
+    assert not found.is_next_late()
+    assert not found.is_next_here
+
+
+@pytest.mark.parametrize("n_ahead", [0, 2])
+def test_what_the_caller_hears_is_never_late(n_ahead: int) -> None:
+    found = HearAhead(iter([SAMPLES, SAMPLES]), hearer, n_ahead, never)
+    assert not found.is_next_late()
+    assert found.is_next_here
+    assert list(found) == [threading.get_ident()] * 2
+    assert not found.is_next_here
 
 
 class Waiting:
@@ -146,17 +175,17 @@ NAMES = [str(i) for i in range(9)]
 
 def test_a_file_that_is_waited_for_is_left_when_the_caller_wants_to_stop() -> None:
     waiting = Waiting()
-    found = hear_ahead(NAMES, waiting.hear, 1, waiting.waits.is_set)
-    assert next(found) == "0"
-    with pytest.raises(Cancelled):
-        next(found)
+    with HearAhead(NAMES, waiting.hear, 1, waiting.waits.is_set) as found:
+        assert next(found) == "0"
+        with pytest.raises(Cancelled):
+            next(found)
     assert waiting.told.acquire(timeout=LONG)
     assert waiting.heard == ["0", "1"]
 
 
 def test_closing_it_waits_for_nothing_and_ends_what_is_heard() -> None:
     waiting = Waiting()
-    found = hear_ahead(NAMES, waiting.hear, 3, never)
+    found = HearAhead(NAMES, waiting.hear, 3, never)
     assert next(found) == "0"
     assert waiting.waits.wait(LONG)
     found.close()

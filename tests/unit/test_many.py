@@ -16,6 +16,8 @@ from fake_decoder import FakeDecoder, fake_spec, noise
 from fake_model import fake_model
 from said import outcome
 
+from mwc.runtime import hear_ahead
+from mwc.runtime.audio import AudioSource
 from mwc.runtime.decoder import Float32
 from mwc.runtime.errors import AudioError, Cancelled, MemoryShortage, OptionError
 from mwc.runtime.features import Features
@@ -59,8 +61,13 @@ class HearingDecoder(FakeDecoder):
         return self.calls[: self.calls.index("steps")]
 
 
+LONG = 20.0
+"""Seconds after which what should have come has not."""
+
+
 @pytest.fixture(params=[(0, 1), (3, 1), (3, 4)], ids=["", "ahead", "together"])
-def decoder(request: pytest.FixtureRequest) -> HearingDecoder:
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> HearingDecoder:
+    monkeypatch.setattr(hear_ahead, "MOMENT", LONG)  # however slow the machine is, none is late
     decoder = HearingDecoder()
     decoder.heard_ahead, decoder.heard_together = request.param
     return decoder
@@ -138,6 +145,28 @@ def test_all_lanes_are_heard_before_any_is_encoded(model: Model, decoder: Hearin
     assert first == second == "encode"
     assert heard == ["log_mel"] * len(heard)
     assert len(heard) <= 8
+
+
+def test_a_file_that_is_long_in_coming_keeps_no_other_waiting(
+    model: Model, decoder: HearingDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder.heard_ahead = 1
+    monkeypatch.setattr(hear_ahead, "MOMENT", 0.001)
+    first_is_done = threading.Event()
+    listen = model._listen
+
+    def listen_slowly(source: AudioSource, *args: Any, **options: Any) -> Any:
+        if source.duration_hint == 3.0:
+            assert first_is_done.wait(LONG)
+        return listen(source, *args, **options)
+
+    monkeypatch.setattr(model, "_listen", listen_slowly)
+    files = [audio(2, 1), audio(3, 2), audio(2, 3)]
+    transcripts = model.transcribe_many(files, language="en", batch_size=3)
+    found = [next(transcripts)]
+    first_is_done.set()
+    found += transcripts
+    assert [transcript.duration for transcript in found] == [2.0, 3.0, 2.0]
 
 
 @pytest.mark.parametrize(("seconds", "n_encoded"), [(30, 1), (29, 2)])
