@@ -25,8 +25,8 @@ Float32 = npt.NDArray[np.float32]
 Vad = Callable[[Float32, Float32], tuple[Float32, Float32]]
 """`Hearing.vad`: float32 [frames, 576] and state [2, 128] -> probabilities [frames] and state."""
 
-FRAMES_PER_CALL = 512
-"""Frames computed in one call while more audio follows: 16 s."""
+FRAMES_PER_CALL = 1024
+"""Frames computed in one call while more audio follows: 33 s, so that a window's are one call."""
 
 CUT_SILENCE_MS = 98
 """A silence longer than this may cut speech that is too long (both sources' constant)."""
@@ -133,7 +133,7 @@ class SpeechSegment:
 class SpeechDetector:
     """The probabilities of one file, which is fed in blocks of any size.
 
-    Nothing of the audio is kept but a buffer of 16 s.
+    Nothing of the audio is kept but a buffer of 33 s.
 
         detector = SpeechDetector(engine.vad)
         for block in source.blocks():

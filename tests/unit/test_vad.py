@@ -9,7 +9,13 @@ import pytest
 from numpy_vad import frames_of
 
 from mwc.runtime.errors import OptionError
-from mwc.runtime.vad import SpeechDetector, SpeechSegment, VadOptions, speech_segments
+from mwc.runtime.vad import (
+    FRAMES_PER_CALL,
+    SpeechDetector,
+    SpeechSegment,
+    VadOptions,
+    speech_segments,
+)
 
 Float32 = npt.NDArray[np.float32]
 
@@ -171,8 +177,10 @@ class Recorder:
         return samples.mean(axis=1), state + np.float32(len(samples))
 
 
-@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 512 * 512, 512 * 512 + 1, 700_001])
-@pytest.mark.parametrize("size", [1000, 262_145, 10**6])
+@pytest.mark.parametrize(
+    "length", [0, 1, 511, 512, 513, FRAMES_PER_CALL * 512, FRAMES_PER_CALL * 512 + 1, 1_300_001]
+)
+@pytest.mark.parametrize("size", [1000, 524_289, 10**6])
 def test_frames_are_cut_with_their_context(length: int, size: int) -> None:
     samples = np.random.default_rng(length).standard_normal(length).astype(np.float32)
     record = Recorder()
@@ -189,4 +197,4 @@ def test_frames_are_cut_with_their_context(length: int, size: int) -> None:
     expected = frames_of(samples)
     assert np.array_equal(np.concatenate(record.calls), expected)
     assert np.array_equal(probabilities, expected.mean(axis=1))
-    assert max(len(call) for call in record.calls) <= 512
+    assert max(len(call) for call in record.calls) <= FRAMES_PER_CALL
