@@ -13,15 +13,25 @@ import numpy as np
 from mwc.runtime import load
 from mwc.runtime.artifact import open_artifact
 from mwc.runtime.bench_cases import POSITION
-from mwc.runtime.decoder import DRAFTED_STEPS, PIECE_SAMPLES, STEPS_AHEAD
+from mwc.runtime.decoder import (
+    DRAFTED_STEPS,
+    PIECE_SAMPLES,
+    STEPS_AHEAD,
+    VAD_CONTEXT,
+    VAD_FRAME,
+    VAD_STATE_SHAPE,
+)
 from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.floor import Rates, Work, decode_work, encode_work, log_mel_work
 from mwc.runtime.rules import rule_state, suppress_mask
 from mwc.runtime.session import Session
-from mwc.runtime.spec import ITEM_BYTES
+from mwc.runtime.spec import ITEM_BYTES, SAMPLE_RATE
 
 WARM_UP, LEAST_RUNS, SECONDS = 3, 6, 0.4
 """Runs that do not count; then as many as fit into so many seconds, at least so many."""
+
+FRAMES_OF_A_WINDOW = -(-30 * SAMPLE_RATE // VAD_FRAME)
+"""Of the speech detector."""
 
 SEED = 20
 """Of the random data: never zeros, which GPUs are quicker with."""
@@ -94,7 +104,7 @@ def parity(run: Run) -> dict[str, Any]:
 
 
 def encoder(run: Run) -> dict[str, Any]:
-    """Log-mel, and the encoder with cross-attention keys and values: executed and replayed."""
+    """What a window is heard with, and the encoder with cross-attention keys and values."""
     return _each(run, _encoder)
 
 
@@ -107,6 +117,8 @@ def _encoder(run: Run, name: str, session: Session) -> dict[str, Any]:
         mel = _times(session, "log_mel", _mel_inputs(session, rows))
         work = _repeat(log_mel_work(model), rows)
         found[f"{name}, log-mel, {rows} windows"] = _told(run, mel, work, "executed ms")
+        speech = _times(session, "vad", _vad_inputs(rows))
+        found[f"{name}, speech, {rows} windows"] = _told(run, speech, None, "executed ms")
         encoded = _times(session, "encode", _encode_inputs(session, rows))
         one = encode_work(model, item, cache)
         more = encode_work(model, 0.0, cache)  # weights are read once for all windows
@@ -161,6 +173,16 @@ def _mel_inputs(session: Session, windows: int) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     samples = rng.normal(0, 0.1, (3 * windows, PIECE_SAMPLES)).astype(np.float32)
     return {"samples": samples}
+
+
+def _vad_inputs(windows: int) -> dict[str, Any]:
+    rng = np.random.default_rng(SEED)
+    shape = (windows * FRAMES_OF_A_WINDOW, VAD_CONTEXT + VAD_FRAME)
+    return {
+        "samples": rng.normal(0, 0.1, shape).astype(np.float32),
+        "state": np.zeros((windows, *VAD_STATE_SHAPE), np.float32),
+        "counts": np.full(windows, FRAMES_OF_A_WINDOW, np.int32),
+    }
 
 
 def _encode_inputs(session: Session, windows: int) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -13,6 +15,7 @@ from machine import memory
 
 from mwc.runtime import Model, Transcript, load
 from mwc.runtime.audio import read_samples
+from mwc.runtime.session import Session
 
 WINDOW_SAMPLES = 480_000
 """Of 30 s."""
@@ -32,6 +35,8 @@ def windows(run: Run) -> dict[str, Any]:
             many = partial(transcribe, model, [samples] * rows, rows, **options)
             transcripts = many()
             seconds = median(timed(many) for _ in range(3))
+            with calls_timed(model.session) as calls:
+                whole = timed(many)
             n_windows = sum(len(transcript.windows) for transcript in transcripts)
             tokens = sum(len(s.tokens) for transcript in transcripts for s in transcript.segments)
             found[f"{path.name}, {rows} at a time"] = {
@@ -40,6 +45,8 @@ def windows(run: Run) -> dict[str, Any]:
                 "windows": n_windows,
                 "tokens a window": round(tokens / n_windows, 1),
                 "texts": len({transcript.text for transcript in transcripts}),
+                "one run, ms": round(1e3 * whole, 1),
+                "of it in calls, ms": {name: call.told() for name, call in calls.items()},
             }
         refused = {str(k): g.refusal for k, g in model.session.device_graphs.items() if g.refusal}
         found[f"{path.name}, steps that are not replayed"] = refused
@@ -96,6 +103,46 @@ def soak(run: Run) -> dict[str, Any]:
         "host MiB after a third, at the end": (memories[third - 1][0], memories[-1][0]),
         "free device MiB after a third, at the end": (memories[third - 1][1], memories[-1][1]),
     }
+
+
+@dataclass
+class Calls:
+    """Calls of an entry point: how many, and how long they took all together."""
+
+    n: int = 0
+    seconds: float = 0.0
+
+    def told(self) -> list[float]:
+        """Milliseconds and number."""
+        return [round(1e3 * self.seconds, 1), self.n]
+
+
+@contextmanager
+def calls_timed(session: Session) -> Iterator[dict[str, Calls]]:
+    """What calls of a session's entry points take meanwhile, by name.
+
+    A GPU goes on after `encode` returns: whoever asks it next waits for that too.
+    """
+    found = {name: Calls() for name in ("log_mel", "vad", "encode", "prefill", "steps", "step")}
+
+    def timing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed_call(*given: Any, **named: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return call(*given, **named)
+            finally:
+                found[name].n += 1
+                found[name].seconds += time.perf_counter() - begin
+
+        return timed_call
+
+    for name in found:
+        setattr(session, name, timing(name, getattr(session, name)))
+    try:
+        yield found
+    finally:
+        for name in found:
+            delattr(session, name)
 
 
 def transcribe(

@@ -9,7 +9,7 @@ from mwc.runtime import scheduling
 from mwc.runtime.decoder import Float32, StepBatch
 from mwc.runtime.device_graph import DeviceGraph
 from mwc.runtime.graph_caller import GraphCaller
-from mwc.runtime.step_inputs import StepInputs
+from mwc.runtime.step_inputs import Mirror, StepInputs
 
 if TYPE_CHECKING:
     from max.driver import Buffer
@@ -36,7 +36,7 @@ class StepCalls:
         self._caller = caller
         self._replays = replays
         self._inputs: dict[tuple[str, int, int], StepInputs] = {}
-        self._mirrors: dict[tuple[str, int, int], dict[str, Buffer]] = {}
+        self._mirrors: dict[tuple[str, int, int], Mirror] = {}
         self._suppress: tuple[Float32, Buffer] | None = None
 
     def run(
@@ -81,11 +81,7 @@ class StepCalls:
         buffers = self._inputs[key].fill(batch)
         if buffers is None or not self._replays:
             return buffers
-        # These copies may go on until the results are fetched; the host's buffers stay till then.
-        mirror = self._mirrors[key]
-        for name, buffer in buffers.items():
-            mirror[name].inplace_copy_from(buffer)
-        return mirror
+        return self._mirrors[key].follow()
 
     def _kept_suppress(self, suppress: Float32) -> "Buffer":
         """The masks; where steps are replayed, always in the one buffer that their graphs know."""

@@ -20,6 +20,8 @@ DOCUMENTS = (
     "benchmarks/README.md",
     "benchmarks/figures.md",
     "benchmarks/cpu-floor.md",
+    "benchmarks/cpu-tried.md",
+    "benchmarks/int8-error.md",
 )
 
 

@@ -41,6 +41,50 @@ def test_graphs_get_what_they_ask_for() -> None:
     assert "wanted" not in without
 
 
+class Copied:
+    """A device's buffer of a few numbers, which counts what is copied into it."""
+
+    def __init__(self, array: Any, fails: bool = False) -> None:
+        self.values = array.tolist()
+        self.copies = 0
+        self.fails = fails
+
+    def inplace_copy_from(self, array: Any) -> None:
+        if self.fails:
+            raise RuntimeError("lost")
+        self.values = array.tolist()
+        self.copies += 1
+
+
+def test_a_device_gets_what_is_new() -> None:
+    kept = StepInputs(signature(WANTED), 2, 5, lambda array: array)
+    mirror = kept.mirror(lambda spec, array: Copied(array))
+    assert {buffer.copies for buffer in mirror.follow().values()} == {0}
+    kept.fill(batch())
+    there = mirror.follow()
+    copied = {*PER_ROW, "wanted"}
+    assert {name for name, buffer in there.items() if buffer.copies == 1} == copied
+    assert there["wanted"].values == [5, 5]
+    kept.fill(batch())
+    assert mirror.follow() is there
+    assert sum(buffer.copies for buffer in there.values()) == len(copied)
+    kept.fill(batch(uniforms=np.array([0.5, 0.0], np.float32)))
+    mirror.follow()
+    assert there["uniforms"].values == [0.5, 0.0]
+    assert sum(buffer.copies for buffer in there.values()) == len(copied) + 1
+
+
+def test_what_could_not_be_copied_is_copied_the_next_time() -> None:
+    kept = StepInputs(signature(WANTED), 2, 5, lambda array: array)
+    mirror = kept.mirror(lambda spec, array: Copied(array, fails=spec.name == "rows"))
+    kept.fill(batch())
+    with pytest.raises(RuntimeError, match="lost"):
+        mirror.follow()
+    kept.fill(batch())
+    with pytest.raises(RuntimeError, match="lost"):
+        mirror.follow()
+
+
 def test_a_wrong_shape_is_told() -> None:
     kept = StepInputs(signature(WANTED), 2, 1, lambda array: array)
     assert kept.fill(batch(3)) is None
