@@ -46,7 +46,7 @@ class Int8Form:
         group_terms: terms of a row of its int8 values that share a scale beside the row's; 0: all.
             Steps wait for memory, so that scales of few terms cost them next to nothing. The
             encoder pays for each group, and has none where that brings least: in fc1, and in the
-            keys and values for the decoder (benchmarks/cpu-floor.md).
+            keys and values for the decoder (benchmarks/int8-error.md).
     """
 
     is_embedding: bool = False

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from accuracy_report import AccuracyReport, ClipTokens
 from accuracy_report import write_report as write_accuracy
 from child import Measured
 from engines import Piece
+from gpu_transcripts import calls_timed
 from quantization import errors_of, ratio_interval
 from quantization import report as quantization_report
 from report import Report, write_report
@@ -214,3 +216,22 @@ def test_larger_models_are_told_by_their_medians_and_ratios() -> None:
     assert row + "800, 1200 |" in text
     head, rule = text.splitlines()[2:4]
     assert head.count("|") == rule.count("|") == row.count("|") + 1
+
+
+def test_calls_of_a_session_are_timed_for_a_while() -> None:
+    class Graphs:
+        def _called(self, value: int) -> int:
+            return value + 1
+
+        log_mel = vad = encode = prefill = steps = step = _called
+
+    graphs: Any = Graphs()
+    with calls_timed(graphs) as calls:
+        assert graphs.steps(1) == 2
+        assert graphs.steps(value=2) == 3
+        with pytest.raises(TypeError):
+            graphs.encode(None)
+    assert graphs.steps(1) == 2
+    assert [calls[name].n for name in ("steps", "encode", "vad")] == [2, 1, 0]
+    assert calls["steps"].seconds > 0
+    assert not vars(graphs)
