@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_sections import Run, encoder, parity, probe, step
+from gpu_trace import trace
 from gpu_transcripts import company, soak, windows
 from gpu_transformers import transformers
 from machine import machine, machine_lines
@@ -26,6 +27,7 @@ from mwc.runtime.floor import Rates
 SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "probe": probe,
     "parity": parity,
+    "trace": trace,
     "encoder": encoder,
     "step": step,
     "windows": windows,

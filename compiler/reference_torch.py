@@ -39,6 +39,12 @@ class TorchReference:
         )
         return np.ascontiguousarray(features["input_features"][0].T, np.float32)
 
+    def in_float64(self) -> "TorchReference":
+        """Itself, from now on with weights and arithmetic of 64 bits; for `trace`."""
+        self.name += " in float64"
+        self._model.double()
+        return self
+
     @torch.inference_mode()
     def trace(self, log_mel: Float32) -> dict[str, Float32]:
         """Every encoder stage; see `Reference.trace`."""
@@ -50,7 +56,8 @@ class TorchReference:
         ]
         hooks.append(encoder.layers[0].register_forward_pre_hook(_keep_input(outputs, "conv")))
         try:
-            out = encoder(torch.from_numpy(np.ascontiguousarray(log_mel.T))[None])
+            features = torch.from_numpy(np.ascontiguousarray(log_mel.T)).to(encoder.dtype)
+            out = encoder(features[None])
         finally:
             for hook in hooks:
                 hook.remove()
@@ -117,7 +124,7 @@ def _keep_input(outputs: dict[str, Float32], name: str) -> Any:
 
 def _numpy(value: torch.Tensor) -> Float32:
     """Drop the batch axis of one and copy out."""
-    array: Float32 = value[0].float().cpu().numpy().copy()
+    array: Float32 = value[0].cpu().numpy().copy()
     return array
 
 

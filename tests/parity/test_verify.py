@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -74,6 +75,68 @@ def test_other_vocabularies_pass_too(vocab):
         FakeSession(model.tensors, model.spec), NumpyReference(model.tensors, model.spec)
     )
     assert report.ok, report.summary()
+
+
+CHAOTIC = 700
+"""A position of the encoder that magnifies every rounding."""
+
+
+class Chaotic(NumpyReference):
+    """Its last layers are a thousand times as sensitive at some positions as elsewhere."""
+
+    positions = slice(CHAOTIC, CHAOTIC + 1)
+
+    def trace(self, log_mel):
+        stages = super().trace(log_mel)
+        out = stages["encoder"].copy()
+        chance = np.random.default_rng(zlib.crc32(log_mel.tobytes()))
+        noise = chance.uniform(-1e-3, 1e-3, out[self.positions].shape)
+        out[self.positions] += (noise * np.abs(out).max()).astype(np.float32)
+        return stages | {"encoder": out}
+
+
+def test_positions_that_float32_leaves_open_are_told(model):
+    report = report_on(FakeSession(model.tensors, model.spec), Chaotic(model.tensors, model.spec))
+    assert report.ok, report.summary()
+    (stage,) = [stage for stage in report.stages if stage.name == "encoder"]
+    assert stage.max_rel > stage.bound
+    assert stage.open_positions == 1
+    assert "in 1 of its positions, where the reference moves too" in report.summary()[1]
+    assert report.to_json()["stages"][5]["open_positions"] == 1
+    layers = [stage for stage in report.stages if stage.name.startswith("encoder.layers")]
+    assert [stage.open_positions for stage in layers] == [0, 0]
+
+
+class ChaoticEverywhere(Chaotic):
+    positions = slice(0, 1500, 50)
+
+
+class FurtherOff(FakeSession):
+    """More than chance brings at the chaotic position, or a little at another."""
+
+    position, off = CHAOTIC, 3e-2
+
+    def trace(self, log_mel, log_mel_max, n_frames):
+        stages = super().trace(log_mel, log_mel_max, n_frames)
+        out = stages["encoder"].copy()
+        out[0, self.position, 3] += np.float32(self.off * np.abs(out).max())
+        return stages | {"encoder": out}
+
+
+class OffElsewhere(FurtherOff):
+    position, off = CHAOTIC + 1, 3e-4
+
+
+@pytest.mark.parametrize(
+    ("session_type", "reference_type"),
+    [(FakeSession, ChaoticEverywhere), (FurtherOff, Chaotic), (OffElsewhere, Chaotic)],
+)
+def test_what_is_no_chance_fails(model, session_type, reference_type):
+    report = report_on(
+        session_type(model.tensors, model.spec), reference_type(model.tensors, model.spec)
+    )
+    assert not report.ok
+    assert "encoder" in failed(report)
 
 
 class WrongMel(FakeSession):
