@@ -112,8 +112,8 @@ def verify(
     report("encoder")
 
     ours = _stage_values(session, expected, features)
-    leeway = partial(leeways, reference, features.normalised, expected)
-    stages += _encoder_stages(ours, expected, bounds, leeway)
+    ask_leeways = partial(leeways, reference, features.normalised, expected)
+    stages += _encoder_stages(ours, expected, bounds, ask_leeways)
     report("cross-attention")
 
     decodings = [decode(session, spec, with_timestamps) for with_timestamps in (False, True)]
@@ -230,11 +230,11 @@ def _encoder_stages(
     ours: dict[str, Float32],
     theirs: dict[str, Float32],
     bounds: Bounds,
-    leeways: Callable[[], dict[str, Float64]],
+    ask_leeways: Callable[[], dict[str, Float64]],
 ) -> list[StageError]:
     """Compare every stage of the encoder, and of keys and values the worse ones.
 
-    Only where one is beyond a bound for largest errors the reference is asked for `leeways`.
+    Only where one is beyond a bound for largest errors the reference is asked for leeways.
     """
 
     def compared(leeway: Mapping[str, Float64]) -> list[StageError]:
@@ -252,7 +252,7 @@ def _encoder_stages(
 
     errors = compared({})
     if not (bounds.rms or all(error.ok for error in errors)):
-        errors = compared(leeways())
+        errors = compared(ask_leeways())
     stages: dict[str, list[StageError]] = {}
     for error in errors:
         stage = error.name.removesuffix(".keys").removesuffix(".values")

@@ -18,6 +18,7 @@ from engines import Piece
 from gpu_transcripts import calls_timed
 from quantization import errors_of, ratio_interval
 from quantization import report as quantization_report
+from refusals import told as refusals_told
 from report import Report, write_report
 from sizes import Measured as OfASize
 from sizes import median_of
@@ -27,6 +28,7 @@ from startup import ConvertTimes
 from text_parity import FirstDifference, TextDifference, agreeing, by_window, cause_of
 from token_parity import TokenDifference, WindowTokens
 
+from mwc.compiler.parity import ParityReport, StageError
 from mwc.compiler.word_errors import WordErrors, word_errors
 
 MACHINE = {
@@ -233,5 +235,19 @@ def test_calls_of_a_session_are_timed_for_a_while() -> None:
             graphs.encode(None)
     assert graphs.steps(1) == 2
     assert [calls[name].n for name in ("steps", "encode", "vad")] == [2, 1, 0]
-    assert calls["steps"].seconds > 0
     assert not vars(graphs)
+
+
+def test_clips_beyond_their_bound_are_told_from_those_refused() -> None:
+    def report(error: float, ok: bool, n_open: int) -> ParityReport:
+        stage = StageError("encoder", error, error, 1e-4, ok, n_open)
+        fine = StageError("conv", 1e-6, 1e-6, 1e-4, True)
+        return ParityReport("numpy", "f32", 1e-4, (fine, stage), 10, 9, (), ok)
+
+    clips = {"a": report(1e-5, True, 0), "b": report(2e-4, True, 1), "c": report(3e-4, False, 0)}
+    first, _, _, _, *rows = refusals_told(clips)
+    assert first == "3 clips: 2 with a stage beyond its bound, 1 refused; 27 of 30 tokens equal."
+    assert rows == [
+        "| b | encoder | 2.0e-04 | 1 | 9 of 10 |  |",
+        "| c | encoder | 3.0e-04 | 0 | 9 of 10 | refused |",
+    ]
