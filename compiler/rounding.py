@@ -4,9 +4,9 @@ Whisper's encoder magnifies what goes into it some hundred to a thousand times a
 positions, those whose values become by far the largest. What float32 gives there is chance:
 transformers itself is off from its own float64 by up to 6.6e-4 of the largest value, and by less
 than 1e-6 at most others. So a right model misses a bound of 1e-4 on one clip in four, and where it
-does, this tells whether the reference knows better. Of 71 clips of speech, repeated to 30 s, 20
-missed the bound with tiny.en, and none does with this (base: 2 of 18, and none), at one or two
-positions.
+does, this tells whether the reference knows better. Of 73 clips of speech, repeated to 30 s, 20
+miss the bound with tiny.en, at one or two positions, and none is refused with this
+(benchmarks/refusals.py).
 
 Measured with tiny.en on 24 of them, 2 CPUs with AVX-512: at 6 positions of 5 clips mwc and
 transformers were more than 1e-4 apart, by 1.1e-4 to 1.3e-3. There transformers moved by 2.6e-5 to
